@@ -1,0 +1,86 @@
+# One environment, .venv, serves every target. Packages come from the lock files only, as wheels, each checked by its
+# hash. The files .venv/.python, .run, .dev and .package say what has been done: a target that finds them current
+# calls no pip and needs no network. All paths are relative, so a checkout below "a folder with blanks" works.
+
+PYTHON ?= python3
+ARGS ?=
+
+PIP := .venv/bin/python -m pip --quiet --disable-pip-version-check
+INSTALL := $(PIP) install --require-hashes --only-binary :all: --requirement
+COMPILE := .venv/bin/uv --quiet pip compile pyproject.toml --universal --python-version 3.11 \
+	--fork-strategy fewest --generate-hashes --no-annotate --custom-compile-command 'make lock'
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help run test check format proof bench lock audit clean FORCE
+
+help: ## lists the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-7s %s\n", $$1, $$2 }' Makefile
+
+run: .venv/.run .venv/.package ## starts segmentd; options in ARGS='--port 9090'
+	@exec .venv/bin/segmentd serve $(ARGS)
+
+test: .venv/.dev .venv/.package ## runs the tests; options of pytest in ARGS
+	.venv/bin/pytest $(ARGS)
+
+check: .venv/.dev .venv/.package ## format, lint, types, and which module may import which
+	.venv/bin/ruff format --check .
+	.venv/bin/ruff check .
+	.venv/bin/mypy
+	.venv/bin/lint-imports
+
+format: .venv/.dev ## formats the code and mends what ruff can mend
+	.venv/bin/ruff check --fix-only .
+	.venv/bin/ruff format .
+
+proof: .venv/.dev .venv/.package ## runs the long proofs that `make test` leaves out
+	.venv/bin/pytest -m proof --timeout 3600 $(ARGS)
+
+bench: .venv/.dev .venv/.package ## measures, each figure against a reference in the same run
+	.venv/bin/python -m bench $(ARGS)
+
+lock: .venv/.dev ## writes both lock files anew; newer versions with ARGS=--upgrade
+	$(COMPILE) --group dev --output-file requirements-dev.lock $(ARGS)
+	$(COMPILE) --group build --constraints requirements-dev.lock --output-file requirements.lock $(ARGS)
+
+audit: ## looks for known holes in the locked packages, where pip-audit is installed
+	@if command -v pip-audit >/dev/null; then \
+		pip-audit --require-hashes --disable-pip --requirement requirements-dev.lock; \
+	else \
+		echo "audit: skipped, there is no pip-audit on this machine"; \
+	fi
+
+clean: ## removes .venv and every cache, never ./data
+	rm -rf .venv .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# "fit", or what is wrong with $(PYTHON). It must be readable to Python 2 as well.
+python_is = $(shell "$(PYTHON)" -c 'import sys; v = sys.version_info; print("is Python %d.%d" % v[:2] if v < (3, 11) \
+	else "fit" if __import__("importlib.util").util.find_spec("ensurepip") \
+	else "comes without venv (on Debian and Ubuntu: install python3-venv)")' 2>/dev/null || echo "cannot be run")
+
+# Made anew when the Python is another one, or the checkout has moved: an environment holds its own path.
+.venv/.python: FORCE
+	$(if $(filter fit,$(python_is)),,$(error segmentd needs Python 3.11 or later, and $(PYTHON) $(python_is); \
+	name another one: make run PYTHON=python3.13))
+	@made_from=$$("$(PYTHON)" -c 'import os, sys; print(sys.version_info[:2], sys.base_prefix, os.getcwd())'); \
+	if [ ! -x .venv/bin/python ] || [ "$$made_from" != "$$(cat $@ 2>/dev/null)" ]; then \
+		echo "making .venv, once" >&2; \
+		"$(PYTHON)" -m venv --clear .venv && printf '%s\n' "$$made_from" > $@; \
+	fi
+
+.venv/.run: .venv/.python requirements.lock
+	@echo "installing requirements.lock into .venv, once" >&2
+	@$(INSTALL) requirements.lock
+	@touch $@
+
+# The development lock holds every line of requirements.lock, so .run is then current too.
+.venv/.dev: .venv/.python requirements-dev.lock
+	@echo "installing requirements-dev.lock into .venv, once" >&2
+	@$(INSTALL) requirements-dev.lock
+	@touch .venv/.run $@
+
+# After .run or .dev, which bring the build backend.
+.venv/.package: .venv/.run pyproject.toml src/segmentd/__init__.py
+	@$(PIP) install --no-index --no-deps --no-build-isolation --editable .
+	@touch $@

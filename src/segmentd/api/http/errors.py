@@ -1,0 +1,78 @@
+"""Errors as problem documents (RFC 9457)."""
+
+from collections.abc import Mapping
+from typing import Final
+
+import msgspec
+import structlog
+from litestar import Request, Response
+from litestar.datastructures import State
+from litestar.exceptions import HTTPException, ValidationException
+from litestar.types import ExceptionHandlersMap
+
+from segmentd.api.problems import HTTP_PROBLEMS, Problem, problem_of
+from segmentd.domain.errors import Fault, Invalid, SegmentdError
+
+PROBLEM_JSON: Final = "application/problem+json"
+
+_log = structlog.get_logger(__name__)
+
+AnyRequest = Request[object, object, State]
+
+
+def problem_response(
+    problem: Problem,
+    detail: str,
+    extra: Mapping[str, object] | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> Response[bytes]:
+    """The problem as an answer; `extra` are the members that the kind adds."""
+    document = {"type": problem.type, "title": problem.title, "status": problem.status, "detail": detail}
+    return Response(
+        msgspec.json.encode(document | dict(extra or {})),
+        status_code=problem.status,
+        media_type=PROBLEM_JSON,
+        headers=dict(headers or {})
+        | ({"Retry-After": str(problem.retry_after)} if problem.retry_after else {}),
+    )
+
+
+def refused(_: AnyRequest, error: SegmentdError) -> Response[bytes]:
+    """Whatever the use cases refuse."""
+    return problem_response(problem_of(type(error)), error.detail, error.extra)
+
+
+def invalid_parameter(request: AnyRequest, error: ValidationException) -> Response[bytes]:
+    """A path or query parameter that is not what it must be, or a body that is missing."""
+    extra = error.extra if isinstance(error.extra, list) else []
+    faults = [
+        Fault(f"/{item.get('key', '')}", str(item.get("message", "")))
+        for item in extra
+        if isinstance(item, dict) and item.get("key") != "data"
+    ]
+    if not faults:
+        return problem_response(HTTP_PROBLEMS[400], "The body is missing; a JSON object is expected.")
+    return refused(request, Invalid(*faults))
+
+
+def http_error(_: AnyRequest, error: HTTPException) -> Response[bytes]:
+    """What only HTTP can get wrong: an unknown path, a wrong method, broken JSON and the like."""
+    problem = HTTP_PROBLEMS.get(error.status_code) or Problem(
+        "http", "HTTP error", error.status_code, "UNKNOWN"
+    )
+    details = {404: "There is nothing at this address.", 405: "This address does not take this method."}
+    return problem_response(problem, details.get(error.status_code, error.detail), headers=error.headers)
+
+
+def failed(request: AnyRequest, error: Exception) -> Response[bytes]:
+    """A mistake of ours: the whole story into the log, nothing of it into the answer."""
+    _log.error("request failed", method=request.method, path=request.url.path, exc_info=error)
+    return problem_response(HTTP_PROBLEMS[500], "Something went wrong on our side; the log has the details.")
+
+
+EXCEPTION_HANDLERS: Final[ExceptionHandlersMap] = {
+    SegmentdError: refused,
+    ValidationException: invalid_parameter,
+    HTTPException: http_error,
+    Exception: failed,
+}

@@ -1,0 +1,288 @@
+"""A user's segments: read, change, explain, history; and the segments of many users."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Annotated, Final, TypeVar
+
+from litestar import Response, Router, get, post
+from litestar.params import JSONBody, QueryParameter
+from msgspec import Meta, Struct
+
+from segmentd.api.http.strict_json import StrictJson
+from segmentd.api.http.types import (
+    INSTANT,
+    NO_NUL,
+    Caller,
+    CursorParameter,
+    InstantParameter,
+    InstantText,
+    LimitParameter,
+    RequestBody,
+    SlugParameter,
+    SlugValue,
+    UseCases,
+    UserIdParameter,
+    UserIdValue,
+    instant,
+)
+from segmentd.domain.errors import Fault, Invalid
+from segmentd.domain.identifiers import Slug, UserId
+from segmentd.domain.instants import in_utc, rfc3339
+from segmentd.domain.memberships import (
+    MOST_SLUGS,
+    Addition,
+    Because,
+    Change,
+    Changed,
+    Event,
+    Evidence,
+    Membership,
+    Source,
+    UserSegments,
+)
+from segmentd.domain.pages import USUAL_PAGE
+from segmentd.domain.segments import shortest
+
+Content = TypeVar("Content")
+
+MOST_USERS: Final = 1000
+
+
+class Term(RequestBody, frozen=True):
+    """A segment to be in for a while: until an instant, or for some seconds."""
+
+    slug: SlugValue
+    until: Annotated[datetime, Meta(tz=True)] | None = None
+    ttl_seconds: Annotated[int, Meta(ge=1, le=10**12)] | None = None
+
+
+class MembershipChange(RequestBody, frozen=True):
+    """What shall be true: all of it, or none."""
+
+    add: Annotated[Sequence[SlugValue | Term], Meta(max_length=MOST_SLUGS)] = ()
+    remove: Annotated[Sequence[SlugValue], Meta(max_length=MOST_SLUGS)] = ()
+    reason: Annotated[str, Meta(max_length=500, pattern=NO_NUL)] | None = None
+
+    def to_change(self) -> Change:
+        """In the words of the domain. Raises Invalid for a time out of the years 1 to 9999."""
+        return Change(
+            [_addition(index, item) for index, item in enumerate(self.add)], self.remove, self.reason
+        )
+
+
+class ChangedBody(Struct, frozen=True):
+    """What the user is in now, and what the change did."""
+
+    user_id: UserId
+    segments: Sequence[Slug]
+    added: Sequence[Slug]
+    removed: Sequence[Slug]
+    updated: Sequence[Slug]
+    unchanged: Sequence[Slug]
+
+    @classmethod
+    def of(cls, changed: Changed) -> "ChangedBody":
+        """As clients see it."""
+        return cls(
+            changed.user_id,
+            changed.segments,
+            changed.added,
+            changed.removed,
+            changed.updated,
+            changed.unchanged,
+        )
+
+
+class MembershipBody(Struct, frozen=True):
+    """A segment that the user is in, with the why."""
+
+    slug: Slug
+    source: Source
+    since: InstantText
+    until: InstantText | None
+
+    @classmethod
+    def of(cls, membership: Membership) -> "MembershipBody":
+        """As clients see it."""
+        return cls(membership.slug, membership.source, rfc3339(membership.since), _text(membership.until))
+
+
+class UserSegmentsBody(Struct, frozen=True):
+    """The segments that a user is in, by slug; with `detail=true` each with its why."""
+
+    user_id: UserId
+    segments: Sequence[Slug | MembershipBody]
+
+
+class LookupRequest(RequestBody, frozen=True):
+    """Whose segments are asked for."""
+
+    user_ids: Annotated[Sequence[UserIdValue], Meta(max_length=MOST_USERS)]
+
+
+class LookupBody(Struct, frozen=True):
+    """The segments of many users, in the order asked."""
+
+    users: Sequence[UserSegments]
+
+
+class ExplanationBody(Struct, frozen=True):
+    """Whether the user is in, and why; null where it does not apply. Covered means `bucket < threshold`."""
+
+    user_id: UserId
+    slug: Slug
+    member: bool
+    because: Because
+    since: InstantText | None
+    until: InstantText | None
+    percent: int | float | None
+    bucket: int | None
+    threshold: int | None
+    salt: str | None
+
+    @classmethod
+    def of(cls, user_id: UserId, slug: Slug, evidence: Evidence) -> "ExplanationBody":
+        """As clients see it."""
+        because = evidence.because()
+        rolled_out = evidence.percent is not None
+        return cls(
+            user_id,
+            slug,
+            because.member,
+            because,
+            _text(evidence.last_change),
+            _text(evidence.until),
+            None if evidence.percent is None else shortest(evidence.percent),
+            evidence.bucket if rolled_out else None,
+            evidence.threshold,
+            str(evidence.salt) if rolled_out else None,
+        )
+
+
+class EventBody(Struct, frozen=True):
+    """One time that the user got in or out."""
+
+    segment: Slug
+    operation: str
+    at: InstantText
+    source: Source
+    cause: str
+    actor: str
+    reason: str | None
+    until: InstantText | None
+
+    @classmethod
+    def of(cls, event: Event) -> "EventBody":
+        """As clients see it."""
+        return cls(
+            event.segment,
+            event.operation,
+            rfc3339(event.at),
+            event.source,
+            event.cause,
+            event.actor,
+            event.reason,
+            _text(event.until),
+        )
+
+
+class HistoryPage(Struct, frozen=True):
+    """A user's events, oldest first."""
+
+    user_id: UserId
+    events: Sequence[EventBody]
+    next_cursor: str | None
+
+
+@get("/users/{user_id:str}/segments")
+async def get_user_segments(
+    user_id: UserIdParameter,
+    service: UseCases,
+    *,
+    detail: Annotated[bool, QueryParameter(description="with the why")] = False,
+    at: InstantParameter = None,
+) -> Response[UserSegmentsBody]:
+    """Read the segments that a user is in, now or at an instant of the past, on request with the why."""
+    if not detail and at is None:
+        [user] = await service.segments_of([user_id])
+        return _fresh(UserSegmentsBody(user_id, user.segments))
+    memberships = await service.segments_at(user_id, instant("at", at))
+    if detail:
+        return _fresh(
+            UserSegmentsBody(user_id, [MembershipBody.of(membership) for membership in memberships])
+        )
+    return _fresh(UserSegmentsBody(user_id, [*dict.fromkeys(membership.slug for membership in memberships)]))
+
+
+@post("/users/{user_id:str}/segments", status_code=200, dto=StrictJson[MembershipChange])
+async def change_user_segments(
+    user_id: UserIdParameter,
+    data: JSONBody[MembershipChange],
+    service: UseCases,
+    actor: Caller,
+) -> ChangedBody:
+    """Add and remove segments of a user in one transaction."""
+    return ChangedBody.of(await service.change_memberships(user_id, data.to_change(), actor))
+
+
+@get("/users/{user_id:str}/segments/{slug:str}")
+async def explain_membership(
+    user_id: UserIdParameter,
+    slug: SlugParameter,
+    service: UseCases,
+    at: InstantParameter = None,
+) -> ExplanationBody:
+    """Explain why a user is or is not in a segment, now or at an instant of the past."""
+    return ExplanationBody.of(user_id, slug, await service.explain(user_id, slug, instant("at", at)))
+
+
+@get("/users/{user_id:str}/history")
+async def get_history(
+    user_id: UserIdParameter,
+    service: UseCases,
+    begin: Annotated[str | None, QueryParameter(name="from", description=INSTANT)] = None,
+    end: Annotated[str | None, QueryParameter(name="to", description=INSTANT)] = None,
+    limit: LimitParameter = USUAL_PAGE,
+    cursor: CursorParameter = None,
+) -> HistoryPage:
+    """List every time that the user got in or out, oldest first, from `from` to before `to`."""
+    page = await service.list_events(user_id, _period(begin, end), limit, cursor)
+    return HistoryPage(user_id, [EventBody.of(event) for event in page.items], page.next_cursor)
+
+
+@post("/lookup", status_code=200, dto=StrictJson[LookupRequest])
+async def lookup(data: JSONBody[LookupRequest], service: UseCases) -> Response[LookupBody]:
+    """Read the segments of up to 1,000 users, in the order asked."""
+    return _fresh(LookupBody(await service.segments_of(data.user_ids)))
+
+
+def _addition(index: int, item: Slug | Term) -> Addition:
+    if not isinstance(item, Term):
+        return Addition(item)
+    try:
+        return Addition(item.slug, None if item.until is None else in_utc(item.until), item.ttl_seconds)
+    except ValueError as error:
+        raise Invalid(Fault(f"/add/{index}/until", str(error))) from None
+
+
+def _period(begin: str | None, end: str | None) -> tuple[datetime | None, datetime | None]:
+    period = instant("from", begin), instant("to", end)
+    if period[0] and period[1] and period[0] >= period[1]:
+        raise Invalid(Fault("/to", "the end of the period must be after its beginning"))
+    return period
+
+
+def _text(moment: datetime | None) -> str | None:
+    return None if moment is None else rfc3339(moment)
+
+
+def _fresh(body: Content) -> Response[Content]:
+    """An answer straight from the database."""
+    return Response(body, headers={"Age": "0"})
+
+
+memberships_router = Router(
+    "/",
+    tags=["A user's segments"],
+    route_handlers=[get_user_segments, change_user_segments, explain_membership, get_history, lookup],
+)

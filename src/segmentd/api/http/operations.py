@@ -1,0 +1,90 @@
+"""What operators ask: is the process alive, can it serve; and the documentation."""
+
+from importlib import resources
+from typing import Final
+
+from litestar import MediaType, Response, Router, get
+from litestar.exceptions import NotFoundException
+from litestar.openapi.config import OpenAPIConfig
+from litestar.openapi.plugins import JsonRenderPlugin
+from litestar.params import FromPath
+from msgspec import Struct
+
+from segmentd import __version__
+from segmentd.api.http.types import UseCases
+
+DOCS_CSP: Final = (
+    "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
+    "connect-src 'self'"
+)
+
+# The assets of Swagger UI come with the package swagger-ui-py, so the page works without the internet.
+_ASSETS: Final = {"swagger-ui-bundle.js": "text/javascript", "swagger-ui.css": "text/css"}
+
+_DOCS_PAGE: Final = """<!doctype html>
+<html lang="en">
+<head>
+  <meta charset="utf-8">
+  <meta name="viewport" content="width=device-width, initial-scale=1">
+  <title>segmentd API</title>
+  <link rel="icon" href="data:,">
+  <link rel="stylesheet" href="/docs/swagger-ui.css">
+</head>
+<body>
+  <div id="swagger-ui"></div>
+  <script src="/docs/swagger-ui-bundle.js"></script>
+  <script src="/docs/start.js"></script>
+</body>
+</html>
+"""
+_START_SCRIPT: Final = (
+    'SwaggerUIBundle({url: "/openapi.json", dom_id: "#swagger-ui", deepLinking: true, validatorUrl: null});\n'
+)
+
+OPENAPI: Final = OpenAPIConfig(
+    title="segmentd",
+    version=__version__,
+    description="Which segments is each user in, since when, and why.",
+    create_examples=False,
+    path="/",
+    render_plugins=[JsonRenderPlugin(path="/openapi.json")],
+)
+
+
+class Status(Struct, frozen=True):
+    """`status` is "ok"."""
+
+    status: str = "ok"
+
+
+@get("/livez", tags=["Operations"])
+async def livez() -> Status:
+    """The process is alive."""
+    return Status()
+
+
+@get("/readyz", tags=["Operations"])
+async def readyz(service: UseCases) -> Status:
+    """The service can serve; 503 says why not."""
+    await service.check_ready()
+    return Status()
+
+
+@get("/docs", media_type=MediaType.HTML, include_in_schema=False)
+async def docs() -> Response[str]:
+    """The API's documentation as a page."""
+    return Response(_DOCS_PAGE, headers={"Content-Security-Policy": DOCS_CSP})
+
+
+@get("/docs/{name:str}", include_in_schema=False)
+async def docs_asset(name: FromPath[str]) -> Response[bytes]:
+    """What the page loads."""
+    if name == "start.js":
+        return Response(_START_SCRIPT.encode(), media_type="text/javascript")
+    if name not in _ASSETS:
+        raise NotFoundException
+    content = resources.files("swagger_ui").joinpath("static", name).read_bytes()
+    return Response(content, media_type=_ASSETS[name], headers={"Cache-Control": "max-age=86400"})
+
+
+operations_router = Router("/", route_handlers=[livez, readyz, docs, docs_asset])

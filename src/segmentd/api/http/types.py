@@ -1,0 +1,64 @@
+"""What appears in requests and answers: parameters, and values common to several bodies."""
+
+from datetime import datetime
+from typing import Annotated, Final
+
+from litestar.di import NamedDependency
+from litestar.params import PathParameter, QueryParameter
+from msgspec import Meta, Struct
+
+from segmentd.domain.errors import Fault, Invalid
+from segmentd.domain.identifiers import INT64_MAX, SLUG_PATTERN, Slug, UserId
+from segmentd.domain.instants import in_utc
+from segmentd.domain.memberships import Actor
+from segmentd.domain.pages import LARGEST_PAGE
+from segmentd.service import Service
+
+UseCases = NamedDependency[Service]
+Caller = NamedDependency[Actor]
+
+NO_NUL: Final = "^[^\u0000]*$"
+
+UserIdValue = Annotated[UserId, Meta(ge=1, le=INT64_MAX, description="from 1 to 2^63 - 1", examples=[1000])]
+SlugValue = Annotated[
+    Slug,
+    Meta(
+        min_length=1,
+        max_length=128,
+        pattern=SLUG_PATTERN,
+        description="1 to 128 of A-Z a-z 0-9 _ . -, beginning with a letter or a digit",
+        examples=["AVITO_VOICE_MESSAGES"],
+    ),
+]
+InstantText = Annotated[
+    str, Meta(description="RFC 3339, UTC, microseconds", extra_json_schema={"format": "date-time"})
+]
+
+INSTANT: Final = "RFC 3339, with an offset"
+
+UserIdParameter = Annotated[UserId, PathParameter(ge=1, le=INT64_MAX, description="from 1 to 2^63 - 1")]
+SlugParameter = Annotated[
+    Slug, PathParameter(min_length=1, max_length=128, pattern=SLUG_PATTERN, description="a segment's slug")
+]
+LimitParameter = Annotated[int, QueryParameter(ge=1, le=LARGEST_PAGE, description="rows of a page, at most")]
+CursorParameter = Annotated[str | None, QueryParameter(description="next_cursor of the page before; opaque")]
+InstantParameter = Annotated[str | None, QueryParameter(description=INSTANT)]
+
+
+class RequestBody(Struct, frozen=True, forbid_unknown_fields=True):
+    """A request's body: a field that nobody knows is a mistake, not a wish."""
+
+
+def instant(name: str, text: str | None) -> datetime | None:
+    """A query parameter as an instant in UTC. Raises Invalid."""
+    if text is None:
+        return None
+    try:
+        return in_utc(datetime.fromisoformat(text))
+    except ValueError:
+        example = "2026-11-20T10:15:30Z"
+        raise Invalid(
+            Fault(
+                f"/{name}", f"a time is written like {example}, with an offset (mind that + is %2B in a URL)"
+            )
+        ) from None

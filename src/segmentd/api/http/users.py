@@ -1,0 +1,87 @@
+"""/users: register, list, read, delete."""
+
+from collections.abc import Sequence
+from typing import Annotated
+
+from litestar import Response, Router, delete, get, post
+from litestar.params import JSONBody
+from msgspec import Meta, Struct
+
+from segmentd.api.http.strict_json import StrictJson
+from segmentd.api.http.types import (
+    NO_NUL,
+    Caller,
+    CursorParameter,
+    InstantText,
+    LimitParameter,
+    RequestBody,
+    UseCases,
+    UserIdParameter,
+    UserIdValue,
+)
+from segmentd.domain.identifiers import UserId
+from segmentd.domain.instants import rfc3339
+from segmentd.domain.pages import USUAL_PAGE
+from segmentd.domain.users import User
+
+NameValue = Annotated[str, Meta(max_length=256, pattern=NO_NUL)]
+
+
+class Registration(RequestBody, frozen=True):
+    """A user to register; without an id the service assigns one."""
+
+    id: UserIdValue | None = None
+    name: NameValue | None = None
+
+
+class UserBody(Struct, frozen=True):
+    """A registered user."""
+
+    id: UserId
+    name: str | None
+    registered_at: InstantText
+
+    @classmethod
+    def of(cls, user: User) -> "UserBody":
+        """As clients see them."""
+        return cls(user.id, user.name, rfc3339(user.registered_at))
+
+
+class UserPage(Struct, frozen=True):
+    """Users, by id."""
+
+    users: Sequence[UserBody]
+    next_cursor: str | None
+
+
+@post("/", dto=StrictJson[Registration])
+async def register_user(data: JSONBody[Registration], service: UseCases) -> Response[UserBody]:
+    """Register a user. Nobody has to: the first change of a user's segments does it."""
+    user = await service.register_user(data.id, data.name)
+    return Response(UserBody.of(user), headers={"Location": f"/api/v1/users/{user.id}"})
+
+
+@get("/")
+async def list_users(
+    service: UseCases, limit: LimitParameter = USUAL_PAGE, cursor: CursorParameter = None
+) -> UserPage:
+    """List the registered users, by id."""
+    page = await service.list_users(limit, cursor)
+    return UserPage([UserBody.of(user) for user in page.items], page.next_cursor)
+
+
+@get("/{user_id:str}")
+async def get_user(user_id: UserIdParameter, service: UseCases) -> UserBody:
+    """Read one registered user."""
+    return UserBody.of(await service.get_user(user_id))
+
+
+@delete("/{user_id:str}")
+async def delete_user(user_id: UserIdParameter, service: UseCases, actor: Caller) -> None:
+    """Delete a user: memberships and exclusions end, the history stays."""
+    await service.delete_user(user_id, actor)
+
+
+users_router = Router(
+    "/users", tags=["Users"], route_handlers=[register_user, list_users, get_user, delete_user]
+)

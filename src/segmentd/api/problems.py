@@ -1,0 +1,56 @@
+"""The one table of problems: error → kind, title, HTTP and gRPC status. Every door reads it."""
+
+from collections.abc import Mapping
+from typing import Final, NamedTuple
+
+from segmentd.domain import errors
+
+
+class Problem(NamedTuple):
+    """How an error looks from outside (RFC 9457); `retry_after` in whole seconds, where a retry may help."""
+
+    kind: str
+    title: str
+    status: int
+    grpc_status: str
+    retry_after: int | None = None
+
+    @property
+    def type(self) -> str:
+        """The relative URI that names the kind."""
+        return f"/problems/{self.kind}"
+
+
+PROBLEMS: Final[Mapping[type[errors.SegmentdError], Problem]] = {
+    errors.Invalid: Problem("validation", "The request is not acceptable", 422, "INVALID_ARGUMENT"),
+    errors.NotFound: Problem("not-found", "Not found", 404, "NOT_FOUND"),
+    errors.SegmentNotFound: Problem("segment-not-found", "Segment not found", 404, "NOT_FOUND"),
+    errors.UserNotFound: Problem("user-not-found", "User not found", 404, "NOT_FOUND"),
+    errors.ReportNotFound: Problem("report-not-found", "Report not found", 404, "NOT_FOUND"),
+    errors.Conflict: Problem("conflict", "Conflict", 409, "ALREADY_EXISTS"),
+    errors.SegmentExists: Problem("segment-exists", "Segment exists", 409, "ALREADY_EXISTS"),
+    errors.UserExists: Problem("user-exists", "User exists", 409, "ALREADY_EXISTS"),
+    errors.ReportNotReady: Problem(
+        "report-not-ready", "Report not ready", 409, "FAILED_PRECONDITION", retry_after=1
+    ),
+    errors.Gone: Problem("gone", "Gone", 410, "NOT_FOUND"),
+    errors.ReportExpired: Problem("report-expired", "Report expired", 410, "NOT_FOUND"),
+    errors.Unavailable: Problem("unavailable", "Unavailable", 503, "UNAVAILABLE", retry_after=1),
+    errors.StartupFailed: Problem("internal", "Internal error", 500, "INTERNAL"),
+    errors.SegmentdError: Problem("internal", "Internal error", 500, "INTERNAL"),
+}
+
+# What only HTTP can get wrong, by status.
+HTTP_PROBLEMS: Final[Mapping[int, Problem]] = {
+    400: Problem("malformed", "Malformed request", 400, "INVALID_ARGUMENT"),
+    404: PROBLEMS[errors.NotFound],
+    405: Problem("method-not-allowed", "Method not allowed", 405, "UNIMPLEMENTED"),
+    413: Problem("body-too-large", "Body too large", 413, "RESOURCE_EXHAUSTED"),
+    415: Problem("unsupported-media-type", "Unsupported media type", 415, "INVALID_ARGUMENT"),
+    500: PROBLEMS[errors.SegmentdError],
+}
+
+
+def problem_of(error: type[errors.SegmentdError]) -> Problem:
+    """The entry of an error, or of its nearest ancestor that has one."""
+    return next(PROBLEMS[ancestor] for ancestor in error.__mro__ if ancestor in PROBLEMS)

@@ -1,0 +1,136 @@
+"""Settings: what they are, and where each one came from: flags, environment, a TOML file, or the default."""
+
+import os
+import tomllib
+import typing
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Final, NamedTuple
+from urllib.parse import urlsplit, urlunsplit
+
+import msgspec
+from msgspec import UNSET, Meta, Struct
+
+Port = Annotated[int, Meta(ge=0, le=65535)]
+
+
+class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Everything that can be set. Each field is also a flag and an environment variable SEGMENTD_*."""
+
+    host: Annotated[str, Meta(min_length=1, description="Address to listen on.")] = "127.0.0.1"
+    port: Annotated[Port, Meta(description="Port of HTTP; 0 takes any free one.")] = 8080
+    grpc_port: Annotated[
+        int, Meta(ge=0, le=0, description="Port of gRPC; 0 is off, the only value so far.")
+    ] = 0
+    workers: Annotated[int, Meta(ge=0, le=256, description="HTTP processes; 0 is one for each core.")] = 0
+    data_dir: Annotated[str, Meta(min_length=1, description="Folder of everything that this node keeps.")] = (
+        "data"
+    )
+    database_url: Annotated[
+        str | None, Meta(description="A PostgreSQL to use (15 or newer); without it an embedded one is run.")
+    ] = None
+    pool_size: Annotated[
+        int, Meta(ge=1, le=1000, description="Database connections of each process, at most.")
+    ] = 10
+    shutdown_seconds: Annotated[
+        float, Meta(ge=0, le=3600, description="Time for running requests at a stop.")
+    ] = 10.0
+    log_level: typing.Literal["debug", "info", "warning", "error"] = "info"
+
+
+SECRETS: Final = frozenset({"database_url"})
+PREFIX: Final = "SEGMENTD_"
+
+
+class ConfigurationError(Exception):
+    """A setting is not acceptable; the message is one line that says which, from where, and why."""
+
+
+class Configuration(NamedTuple):
+    """The settings in force, and for each the source it came from."""
+
+    settings: Settings
+    sources: Mapping[str, str]
+
+    def shown(self) -> Iterator[tuple[str, str, str]]:
+        """Name, value with secrets hidden, and source of each setting."""
+        for name in Settings.__struct_fields__:
+            value = getattr(self.settings, name)
+            yield name, hidden(name, value), self.sources[name]
+
+
+def load(flags: Mapping[str, object], environment: Mapping[str, str] = os.environ) -> Configuration:
+    """The settings: a flag outweighs the environment, that outweighs the file named by SEGMENTD_CONFIG.
+
+    A plain DATABASE_URL is taken where nothing says otherwise. Raises ConfigurationError.
+    """
+    values: dict[str, object] = {}
+    sources = dict.fromkeys(Settings.__struct_fields__, "default")
+
+    def take(name: str, value: object, source: str) -> None:
+        values[name] = _converted(name, value, source)
+        sources[name] = source
+
+    if url := environment.get("DATABASE_URL"):
+        take("database_url", url, "DATABASE_URL")
+    config = flags.get("config") or environment.get(f"{PREFIX}CONFIG")
+    if config:
+        for name, value in _read_file(Path(str(config))).items():
+            take(name, value, str(config))
+    for name in Settings.__struct_fields__:
+        variable = PREFIX + name.upper()
+        # Compose files pass unset variables on as empty ones.
+        if environment.get(variable):
+            take(name, environment[variable], variable)
+        if flags.get(name) is not None:
+            take(name, flags[name], f"--{name.replace('_', '-')}")
+    return Configuration(msgspec.convert(values, Settings), sources)
+
+
+def hidden(name: str, value: object) -> str:
+    """A value as it may be shown: no passwords."""
+    if value is None:
+        return "-"
+    if name not in SECRETS:
+        return str(value)
+    parts = urlsplit(str(value))
+    if parts.password is None:
+        return "***" if "password" in str(value) else str(value)
+    return urlunsplit(parts._replace(netloc=parts.netloc.replace(f":{parts.password}@", ":***@")))
+
+
+def described() -> Iterator[tuple[str, str, str, str]]:
+    """Flag, environment variable, default and description of each setting: the README's table."""
+    for field in msgspec.structs.fields(Settings):
+        default = "" if field.default is None or field.default is UNSET else str(field.default)
+        yield (
+            f"--{field.name.replace('_', '-')}",
+            PREFIX + field.name.upper(),
+            default,
+            _description(field.type),
+        )
+
+
+def _read_file(path: Path) -> dict[str, object]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigurationError(f"cannot read the configuration {path}: {error}") from None
+
+
+def _converted(name: str, value: object, source: str) -> object:
+    field = next((field for field in msgspec.structs.fields(Settings) if field.name == name), None)
+    if field is None:
+        raise ConfigurationError(f"{source}: there is no setting named {name}")
+    try:
+        return msgspec.convert(value, field.type, strict=False)
+    except msgspec.ValidationError as error:
+        raise ConfigurationError(f"{source}: {hidden(name, value)!r} is not acceptable: {error}") from None
+
+
+def _description(annotation: object) -> str:
+    for part in (annotation, *typing.get_args(annotation)):
+        for meta in getattr(part, "__metadata__", ()):
+            if isinstance(meta, Meta) and meta.description:
+                return meta.description
+    return ""

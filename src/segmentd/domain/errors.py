@@ -1,0 +1,104 @@
+"""Everything that segmentd refuses, as one tree; the docstring is the default message.
+
+SegmentdError
+├── Invalid
+├── NotFound ─── SegmentNotFound, UserNotFound, ReportNotFound
+├── Conflict ─── SegmentExists, UserExists, ReportNotReady
+├── Gone ─────── ReportExpired
+├── Unavailable
+└── StartupFailed
+"""
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+
+class Fault(NamedTuple):
+    """One bad value: where it stands (an RFC 6901 pointer) and what is wrong with it."""
+
+    pointer: str
+    detail: str
+
+
+class SegmentdError(Exception):
+    """Something went wrong."""
+
+    def __init__(self, detail: str | None = None, **extra: object) -> None:
+        self.detail = detail or (inspect.getdoc(type(self)) or "").partition("\n")[0]
+        self.extra: Mapping[str, object] = extra
+        super().__init__(self.detail)
+
+
+class Invalid(SegmentdError):
+    """A value of the request is not acceptable."""
+
+    def __init__(self, *faults: Fault) -> None:
+        super().__init__(
+            "; ".join(f"{fault.pointer or 'the body'}: {fault.detail}" for fault in faults) or None,
+            errors=[fault._asdict() for fault in faults],
+        )
+        self.faults = faults
+
+
+class NotFound(SegmentdError):
+    """There is nothing at this address."""
+
+
+class SegmentNotFound(NotFound):
+    """No living segment has this slug."""
+
+    def __init__(self, slugs: Sequence[str]) -> None:
+        names = ", ".join(slugs)
+        super().__init__(f"No living segment has the slug {names}.", segments=[*slugs])
+
+
+class UserNotFound(NotFound):
+    """No user with this id is registered."""
+
+    def __init__(self, user_id: int) -> None:
+        super().__init__(f"This service does not know the user {user_id}.", user_id=user_id)
+
+
+class ReportNotFound(NotFound):
+    """There is no such report, or the link's signature is wrong."""
+
+
+class Conflict(SegmentdError):
+    """The request does not fit the present state."""
+
+
+class SegmentExists(Conflict):
+    """A living segment has this slug, or one that differs only in case."""
+
+    def __init__(self, slug: str) -> None:
+        super().__init__(
+            f"A living segment has the slug {slug}, or one that differs only in case.", slug=slug
+        )
+
+
+class UserExists(Conflict):
+    """A user with this id is registered already."""
+
+    def __init__(self, user_id: int) -> None:
+        super().__init__(f"The user {user_id} is registered already.", user_id=user_id)
+
+
+class ReportNotReady(Conflict):
+    """The report is not ready yet; ask again in a moment."""
+
+
+class Gone(SegmentdError):
+    """What was here is gone for good."""
+
+
+class ReportExpired(Gone):
+    """The report's link has expired; order the report again."""
+
+
+class Unavailable(SegmentdError):
+    """The database cannot be reached at the moment; try again shortly."""
+
+
+class StartupFailed(SegmentdError):
+    """The service cannot start."""

@@ -1,0 +1,53 @@
+"""A segment and its percentage."""
+
+from datetime import datetime
+from decimal import Decimal
+
+import msgspec
+
+from segmentd.domain.identifiers import Salt, Slug
+
+Percent = Decimal
+"""From 0 to 100, with at most four decimals."""
+
+
+class NewSegment(msgspec.Struct, frozen=True):
+    """A segment to make."""
+
+    slug: Slug
+    description: str
+    percent: Percent | None
+    salt: Salt
+
+
+class Segment(msgspec.Struct, frozen=True):
+    """A named set of users. `percent` is None where no share of all users is in it."""
+
+    slug: Slug
+    description: str
+    percent: Percent | None
+    salt: Salt
+    created_at: datetime
+
+
+class SegmentUpdate(msgspec.Struct, frozen=True):
+    """What shall be different; UNSET leaves a thing as it is, and `percent` None ends the rollout."""
+
+    slug: Slug | msgspec.UnsetType = msgspec.UNSET
+    description: str | msgspec.UnsetType = msgspec.UNSET
+    percent: Percent | msgspec.UnsetType | None = msgspec.UNSET
+
+
+def exact_percent(number: float) -> Percent:
+    """A JSON number as a percentage. Raises ValueError unless it is 0 to 100 with at most four decimals."""
+    percent = Decimal(repr(number))
+    if not 0 <= percent <= 100:  # noqa: PLR2004 - a hundred per cent
+        raise ValueError("a percentage is from 0 to 100")
+    if percent != percent.quantize(Decimal("0.0001")):
+        raise ValueError("a percentage has at most four decimals")
+    return percent
+
+
+def shortest(percent: Percent) -> int | float:
+    """The JSON number for a percentage in its shortest form: 10 for 10.0000, 12.5 for 12.5000."""
+    return int(percent) if percent == percent.to_integral_value() else float(percent)

@@ -1,0 +1,78 @@
+"""What a supervised process and its supervisor say to each other.
+
+The supervisor writes one line of JSON, the assignment, to the standard input of the child and keeps that pipe
+open: its end means stop, whether the supervisor asks for it or was killed. The child writes `ready` to its
+standard output once.
+"""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+
+import msgspec
+import uvloop
+
+from segmentd.config import Settings
+from segmentd.observability import set_up_logging
+
+
+class Assignment(msgspec.Struct, frozen=True):
+    """What a child needs to know. `listener` is the number of an inherited, listening socket."""
+
+    settings: Settings
+    database_url: str
+    listener: int | None = None
+
+
+class Duty:
+    """A child's side of the conversation: `stop` is set when it has to end."""
+
+    def __init__(self) -> None:
+        self.stop = asyncio.Event()
+
+    @staticmethod
+    def report_ready() -> None:
+        """Tells the supervisor that this process does its work."""
+        os.write(sys.stdout.fileno(), b"ready\n")
+
+    async def watch(self) -> None:
+        """Sets `stop` when the supervisor closes the pipe, or on SIGTERM."""
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, self.stop.set)
+        # Ctrl-C reaches the whole group; when to stop is the supervisor's business.
+        loop.add_signal_handler(signal.SIGINT, lambda: None)
+        lifeline = asyncio.StreamReader()
+        await loop.connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(lifeline), os.fdopen(0, "rb", buffering=0)
+        )
+        await lifeline.read()
+        self.stop.set()
+
+
+def run_child(work: Callable[[Assignment, Duty], Awaitable[None]]) -> None:
+    """The main function of a child process."""
+    assignment = msgspec.json.decode(_first_line(), type=Assignment)
+    set_up_logging(assignment.settings.log_level)
+    uvloop.run(_run(work, assignment))
+
+
+async def _run(work: Callable[[Assignment, Duty], Awaitable[None]], assignment: Assignment) -> None:
+    duty = Duty()
+    watching = asyncio.create_task(duty.watch(), name="watch the supervisor")
+    try:
+        await work(assignment, duty)
+    finally:
+        watching.cancel()
+
+
+def _first_line() -> bytes:
+    """Reads up to the line feed and not a byte further: the rest of the pipe belongs to the event loop."""
+    line = bytearray()
+    while not line.endswith(b"\n"):
+        byte = os.read(0, 1)
+        if not byte:
+            sys.exit(1)
+        line += byte
+    return bytes(line)

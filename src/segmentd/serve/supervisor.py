@@ -1,0 +1,145 @@
+"""Starts the processes of `segmentd serve`, restarts those that die, and stops them in order."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+import structlog
+
+from segmentd.config import Settings
+from segmentd.domain.errors import StartupFailed
+from segmentd.serve.child import Assignment
+
+SHORTEST_PAUSE_S: Final = 0.1
+LONGEST_PAUSE_S: Final = 10.0
+# A process that lived this long was healthy; its next restart is quick again.
+HEALTHY_AFTER_S: Final = 30.0
+# What a child may take on top of the time for running requests, before it is killed.
+SPARE_SECONDS: Final = 5.0
+
+_log = structlog.get_logger(__name__)
+
+
+class Supervisor:
+    """One node's processes: `workers` times HTTP, restarted with growing pauses while they die young."""
+
+    def __init__(self, settings: Settings, database_url: str, listener: socket.socket) -> None:
+        self._settings = settings
+        self._listener = listener
+        self._assignment = Assignment(settings, database_url, listener.fileno())
+        self._stop = asyncio.Event()
+
+    async def run(self) -> None:
+        """Runs until SIGTERM or SIGINT. Raises StartupFailed when a process dies before it was ever ready."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop.set)
+        kept = [
+            Kept("segmentd.serve.http_worker", self._assignment) for _ in range(worker_count(self._settings))
+        ]
+        async with asyncio.TaskGroup() as tasks:
+            for process in kept:
+                tasks.create_task(process.keep(self._stop))
+            announcing = tasks.create_task(self._announce(kept))
+            await self._stop.wait()
+            announcing.cancel()
+
+    async def _announce(self, kept: Sequence["Kept"]) -> None:
+        for process in kept:
+            await process.ready.wait()
+        print(f"segmentd is ready on {address(self._listener)}", flush=True)  # noqa: T201 - the promised line
+
+
+class Kept:
+    """One child process, kept alive until the stop."""
+
+    def __init__(self, module: str, assignment: Assignment) -> None:
+        self._module = module
+        self._assignment = assignment
+        self.ready = asyncio.Event()
+
+    async def keep(self, stop: asyncio.Event) -> None:
+        """Starts the process again whenever it ends, until `stop`; then stops it in order."""
+        loop = asyncio.get_running_loop()
+        pause = SHORTEST_PAUSE_S
+        while not stop.is_set():
+            started = loop.time()
+            code = await self._run_once(stop)
+            if stop.is_set():
+                return
+            if not self.ready.is_set():
+                stop.set()
+                raise StartupFailed(f"{self._module} ended with exit code {code} before it was ready")
+            if loop.time() - started > HEALTHY_AFTER_S:
+                pause = SHORTEST_PAUSE_S
+            _log.warning(
+                "process died, starting it again", process=self._module, exit_code=code, pause_s=pause
+            )
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), pause)
+            pause = min(pause * 2, LONGEST_PAUSE_S)
+
+    async def _run_once(self, stop: asyncio.Event) -> int:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", self._module,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            pass_fds=[] if self._assignment.listener is None else [self._assignment.listener],
+        )  # fmt: skip
+        assert process.stdin is not None  # noqa: S101 - asked for above
+        process.stdin.write(msgspec.json.encode(self._assignment) + b"\n")
+        ended = asyncio.create_task(process.wait())
+        listening = asyncio.create_task(self._hear(process))
+        stopping = asyncio.create_task(stop.wait())
+        await asyncio.wait([ended, stopping], return_when=asyncio.FIRST_COMPLETED)
+        process.stdin.close()
+        try:
+            return await asyncio.wait_for(ended, self._assignment.settings.shutdown_seconds + SPARE_SECONDS)
+        except TimeoutError:
+            _log.warning("process did not stop in time, killing it", process=self._module, pid=process.pid)
+            process.kill()
+            return await process.wait()
+        finally:
+            stopping.cancel()
+            await listening
+
+    async def _hear(self, process: asyncio.subprocess.Process) -> None:
+        assert process.stdout is not None  # noqa: S101 - asked for by the caller
+        async for line in process.stdout:
+            if line == b"ready\n":
+                self.ready.set()
+
+
+def worker_count(settings: Settings) -> int:
+    """How many HTTP processes: as set, or one for each core that this process may use."""
+    if settings.workers:
+        return settings.workers
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def bind(settings: Settings) -> socket.socket:
+    """A bound socket that does not listen yet. Raises StartupFailed for a busy port or a foreign address."""
+    try:
+        [(family, kind, protocol, _, target), *_] = socket.getaddrinfo(
+            settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+        bound = socket.socket(family, kind, protocol)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(target)
+    except OSError as error:
+        place = f"{settings.host}, port {settings.port}"
+        raise StartupFailed(f"cannot listen on {place}: {error.strerror or error}") from None
+    bound.set_inheritable(True)
+    return bound
+
+
+def address(listener: socket.socket) -> str:
+    """The URL of a bound socket."""
+    host, port, *_ = listener.getsockname()
+    return f"http://[{host}]:{port}" if listener.family == socket.AF_INET6 else f"http://{host}:{port}"

@@ -1,0 +1,118 @@
+"""The pool of connections: statements with retries, and errors in the words of the domain."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Final, LiteralString, Self, TypeVar
+
+import msgspec
+import psycopg
+import structlog
+from psycopg.rows import class_row
+from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
+
+from segmentd.domain.errors import Unavailable
+
+Row = TypeVar("Row")
+Parameters = Sequence[object] | Mapping[str, object] | None
+
+# Nothing was done: PostgreSQL undid the statement, so it is safe to send it again.
+_UNDONE: Final = (
+    psycopg.errors.DeadlockDetected,
+    psycopg.errors.SerializationFailure,
+    psycopg.errors.LockNotAvailable,
+)
+_OUT_OF_REACH: Final = (
+    psycopg.OperationalError,
+    psycopg.InterfaceError,
+    psycopg.errors.ReadOnlySqlTransaction,
+    PoolTimeout,
+    PoolClosed,
+)
+_ATTEMPTS: Final = 4
+_LONGEST_WAIT_S: Final = 3.0
+
+# JIT costs more than these short statements. A request is over long before its statement may be.
+_SESSION: Final = (
+    "SET timezone = 'UTC'; SET jit = off; SET statement_timeout = '30s'; SET lock_timeout = '10s'"
+)
+
+_log = structlog.get_logger(__name__)
+
+
+class Succeeded(msgspec.Struct, frozen=True):
+    """The answer of an SQL function that finds something to do, or not."""
+
+    succeeded: bool
+
+
+class Database:
+    """PostgreSQL behind a pool; every statement is a transaction of its own unless `transaction` is used."""
+
+    def __init__(self, url: str, *, pool_size: int = 10) -> None:
+        self._pool = AsyncConnectionPool(
+            url,
+            min_size=1,
+            max_size=pool_size,
+            open=False,
+            timeout=_LONGEST_WAIT_S,
+            # Each attempt doubles its pause; short attempts that begin anew find a returned database at once.
+            reconnect_timeout=_LONGEST_WAIT_S,
+            configure=_configure,
+            kwargs={"autocommit": True, "connect_timeout": 5, "application_name": "segmentd"},
+        )
+        self._checking: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        await self._pool.open()
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        if self._checking is not None:
+            await asyncio.wait([self._checking])
+        await self._pool.close()
+
+    async def all(self, row: type[Row], query: LiteralString, parameters: Parameters = None) -> list[Row]:
+        """The rows of one statement, as objects whose fields are the columns. Raises Unavailable."""
+        for attempt in range(1, _ATTEMPTS + 1):
+            try:
+                async with (
+                    self._connection() as connection,
+                    connection.cursor(row_factory=class_row(row)) as cursor,
+                ):
+                    await cursor.execute(query, parameters)
+                    return await cursor.fetchall()
+            except _UNDONE as error:
+                _log.info("undone, trying again", attempt=attempt, error=type(error).__name__)
+                await asyncio.sleep(random.uniform(0, 0.02 * 2**attempt))  # noqa: S311 - spreads retries, no secret
+        raise Unavailable("The database is too busy with conflicting changes; try again shortly.")
+
+    async def one(self, row: type[Row], query: LiteralString, parameters: Parameters = None) -> Row | None:
+        """The only row of one statement, or None. Raises Unavailable."""
+        rows = await self.all(row, query, parameters)
+        return rows[0] if rows else None
+
+    @asynccontextmanager
+    async def _connection(self) -> AsyncIterator[psycopg.AsyncConnection]:
+        try:
+            async with self._pool.connection() as connection:
+                yield connection
+        except _UNDONE:
+            raise
+        except _OUT_OF_REACH as error:
+            _log.warning(
+                "database out of reach",
+                error=str(error).splitlines()[0] if str(error) else type(error).__name__,
+            )
+            self._check_the_others()
+            raise Unavailable from error
+
+    def _check_the_others(self) -> None:
+        """Where one connection broke, the idle ones are suspect: replace those that no longer answer."""
+        if self._checking is None or self._checking.done():
+            self._checking = asyncio.create_task(self._pool.check(), name="check connections")
+
+
+async def _configure(connection: psycopg.AsyncConnection) -> None:
+    await connection.execute(_SESSION)

@@ -1,0 +1,100 @@
+"""When the answer to "is the user in?" changed, and why (migrations/0005_history.sql)."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Final, LiteralString
+
+import msgspec
+
+from segmentd.domain.errors import Fault, Invalid, SegmentNotFound
+from segmentd.domain.identifiers import Slug, UserId
+from segmentd.domain.memberships import Event, Evidence, Membership
+from segmentd.storage.database import Database
+
+
+class HistoryKey(msgspec.Struct, frozen=True, array_like=True):
+    """Where a page of history ended: events are ordered by time, then slug, then segment."""
+
+    at: datetime
+    slug: Slug
+    segment_id: int
+
+
+EARLIEST: Final = datetime(1, 1, 1, tzinfo=UTC)
+
+USER_HISTORY: Final[LiteralString] = """
+    SELECT s.slug AS segment, c.operation, c.at, c.source, c.cause, c.actor, c.reason, c.until, c.segment_id
+    FROM effective_changes(%(as_of)s) c
+    JOIN segments s ON s.id = c.segment_id
+    WHERE c.user_id = %(user_id)s
+      AND c.at >= %(begin)s
+      AND c.at < %(end)s
+      AND (c.at, s.slug, c.segment_id) > (%(after_at)s, %(after_slug)s, %(after_id)s)
+    ORDER BY c.at, s.slug, c.segment_id
+    LIMIT %(limit)s
+"""
+
+
+async def events_after(
+    database: Database,
+    user_id: UserId,
+    period: tuple[datetime | None, datetime | None],
+    after: HistoryKey | None,
+    limit: int,
+) -> Sequence[Event]:
+    """Up to `limit` of the user's events in the half-open period, oldest first. Raises Unavailable."""
+    now = await instant(database)
+    begin, end = period
+    return await database.all(
+        Event,
+        USER_HISTORY,
+        {
+            "as_of": now,
+            "user_id": user_id,
+            # The cursor's time stands here too, so that earlier partitions are not even looked at.
+            "begin": max([begin or EARLIEST, after.at if after else EARLIEST]),
+            "end": end or "infinity",
+            "after_at": after.at if after else EARLIEST,
+            "after_slug": after.slug if after else "",
+            "after_id": after.segment_id if after else 0,
+            "limit": limit,
+        },
+    )
+
+
+async def segments_at(database: Database, user_id: UserId, at: datetime | None) -> Sequence[Membership]:
+    """The user's segments at an instant (None: now) with their why, by slug. Raises Invalid, Unavailable."""
+    return await database.all(
+        Membership,
+        "SELECT slug, source, since, until FROM segments_at(%s, %s) ORDER BY slug",
+        [user_id, await _asked_instant(database, at)],
+    )
+
+
+async def explain(database: Database, user_id: UserId, slug: Slug, at: datetime | None) -> Evidence:
+    """What decides at an instant (None: now). Raises SegmentNotFound, Invalid, Unavailable."""
+    evidence = await database.one(
+        Evidence,
+        "SELECT * FROM explain_membership(%s, %s, %s)",
+        [user_id, slug, await _asked_instant(database, at)],
+    )
+    if evidence is None:
+        raise SegmentNotFound([slug])
+    return evidence
+
+
+async def instant(database: Database) -> datetime:
+    """The database's clock, the only one that counts. Raises Unavailable."""
+    [now] = await database.all(_Instant, "SELECT reading_instant() AS now")
+    return now.now
+
+
+async def _asked_instant(database: Database, at: datetime | None) -> datetime:
+    now = await instant(database)
+    if at is not None and at > now:
+        raise Invalid(Fault("/at", "this time is in the future"))
+    return at or now
+
+
+class _Instant(msgspec.Struct, frozen=True):
+    now: datetime

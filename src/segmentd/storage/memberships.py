@@ -1,0 +1,171 @@
+"""Memberships in PostgreSQL: changes of one user's segments, and who is in what."""
+
+from collections.abc import Mapping, Sequence
+from typing import Final, LiteralString
+
+import msgspec
+import psycopg
+
+from segmentd.domain.errors import Fault, Invalid, SegmentNotFound
+from segmentd.domain.identifiers import Slug, UserId
+from segmentd.domain.memberships import Actor, Change, Changed, UserSegments
+from segmentd.storage.database import Database
+
+# How many candidates one page of a segment's users looks at: a page's cost is bounded, also where a small
+# percentage covers few of them.
+SCANNED_USERS: Final = 10_000
+
+
+async def change(database: Database, user_id: UserId, change: Change, actor: Actor) -> Changed:
+    """Adds and removes segments of one user, all or nothing.
+
+    Raises SegmentNotFound with every unknown slug, Invalid for a term that is not ahead, Unavailable.
+    """
+    try:
+        [row] = await database.all(
+            _ChangedRow,
+            "SELECT segments, added, removed, updated, unchanged FROM change_memberships("
+            "  %(user_id)s, %(slugs)s::text[], %(adds)s::boolean[],"
+            "  %(untils)s::timestamptz[], %(ttls)s::bigint[], %(actor)s, %(reason)s)",
+            {
+                "user_id": user_id,
+                "slugs": [*(addition.slug for addition in change.add), *change.remove],
+                "adds": [True] * len(change.add) + [False] * len(change.remove),
+                "untils": [addition.until for addition in change.add] + [None] * len(change.remove),
+                "ttls": [addition.ttl_seconds for addition in change.add] + [None] * len(change.remove),
+                "actor": actor,
+                "reason": change.reason,
+            },
+        )
+    except psycopg.DatabaseError as error:
+        raise _refusal(error, change) from None
+    return Changed(user_id, row.segments, row.added, row.removed, row.updated, row.unchanged)
+
+
+async def segments_of(database: Database, user_ids: Sequence[UserId]) -> Sequence[UserSegments]:
+    """Who is in what now, in the order asked, repetitions included. Raises Unavailable."""
+    rows = await database.all(
+        UserSegments,
+        "SELECT user_id, array_agg(slug ORDER BY slug) AS segments"
+        " FROM current_segments(%s, reading_instant()) GROUP BY user_id",
+        [[*dict.fromkeys(user_ids)]],
+    )
+    found = {row.user_id: row for row in rows}
+    return [found.get(user_id, UserSegments(user_id, [])) for user_id in user_ids]
+
+
+class MembersPage(msgspec.Struct, frozen=True):
+    """Some members of a segment, and the id after which the walk goes on; None at its end."""
+
+    user_ids: Sequence[UserId]
+    walked_to: UserId | None
+
+
+async def members_after(database: Database, slug: Slug, after: UserId | None, limit: int) -> MembersPage:
+    """Up to `limit` members with ids above `after`, in order; maybe fewer or none, with more to come.
+
+    Raises SegmentNotFound, Unavailable.
+    """
+    segment = await database.one(
+        _SegmentRow,
+        "SELECT s.id, s.salt, r.threshold FROM segments s"
+        " LEFT JOIN rollouts r ON r.segment_id = s.id AND r.ended_at IS NULL"
+        " WHERE lower(s.slug) = lower(%(slug)s) AND s.slug = %(slug)s AND s.deleted_at IS NULL",
+        {"slug": slug},
+    )
+    if segment is None:
+        raise SegmentNotFound([slug])
+    rows = await database.all(
+        _CandidateRow,
+        MEMBERS_BY_OVERRIDE if not segment.threshold else MEMBERS_BY_BUCKET,
+        {
+            "segment_id": segment.id,
+            "salt": segment.salt,
+            "threshold": segment.threshold,
+            "after": after or 0,
+            "scanned": SCANNED_USERS,
+            "limit": limit,
+        },
+    )
+    # The last row is where the walk stopped, member or not.
+    members = [row.user_id for row in rows if row.member]
+    ended = not rows or rows[-1].ends_walk
+    return MembersPage(members, None if ended else rows[-1].user_id)
+
+
+# Both walk an index from `after` on, at most `scanned` entries, and give the members and the last entry seen.
+_WALK: Final[LiteralString] = """
+    , judged AS (
+        SELECT user_id, member, row_number() OVER by_id AS entry,
+               count(*) FILTER (WHERE member) OVER by_id AS members,
+               lead(user_id) OVER by_id IS NULL AS last_seen
+        FROM candidates
+        WINDOW by_id AS (ORDER BY user_id)
+    )
+    SELECT user_id, member, last_seen AND (SELECT count(*) FROM candidates) < %(scanned)s AS ends_walk
+    FROM judged
+    WHERE (member OR last_seen) AND members <= %(limit)s
+    ORDER BY user_id
+"""
+
+MEMBERS_BY_OVERRIDE: Final[LiteralString] = f"""
+    WITH candidates AS MATERIALIZED (
+        SELECT user_id, included AND (until IS NULL OR until > reading_instant()) AS member
+        FROM memberships
+        WHERE segment_id = %(segment_id)s AND user_id > %(after)s AND ended_at IS NULL
+        ORDER BY user_id
+        LIMIT %(scanned)s
+    )
+    {_WALK}
+"""
+
+MEMBERS_BY_BUCKET: Final[LiteralString] = f"""
+    WITH known AS MATERIALIZED (
+        SELECT id FROM users WHERE deleted_at IS NULL AND id > %(after)s ORDER BY id LIMIT %(scanned)s
+    )
+    , candidates AS (
+        SELECT u.id AS user_id, coalesce(m.included, bucket(u.id, %(salt)s) < %(threshold)s) AS member
+        FROM known u
+        LEFT JOIN memberships m
+               ON m.user_id = u.id AND m.segment_id = %(segment_id)s AND m.ended_at IS NULL
+              AND (m.until IS NULL OR m.until > reading_instant())
+    )
+    {_WALK}
+"""
+
+
+class _ChangedRow(msgspec.Struct, frozen=True):
+    segments: Sequence[Slug]
+    added: Sequence[Slug]
+    removed: Sequence[Slug]
+    updated: Sequence[Slug]
+    unchanged: Sequence[Slug]
+
+
+class _SegmentRow(msgspec.Struct, frozen=True):
+    id: int
+    salt: int
+    threshold: int | None
+
+
+class _CandidateRow(msgspec.Struct, frozen=True):
+    user_id: UserId
+    member: bool
+    ends_walk: bool
+
+
+def _refusal(error: psycopg.DatabaseError, change: Change) -> Exception:
+    """What change_memberships refused, in the words of the domain; anything else as it is."""
+    detail = error.diag.message_detail
+    if detail is None or error.sqlstate not in {"SG404", "SG422"}:
+        return error
+    slugs = msgspec.json.decode(detail, type=list[Slug])
+    if error.sqlstate == "SG404":
+        return SegmentNotFound(slugs)
+    terms: Mapping[Slug, str] = {
+        addition.slug: f"/add/{index}/{'until' if addition.until is not None else 'ttl_seconds'}"
+        for index, addition in enumerate(change.add)
+    }
+    return Invalid(
+        *(Fault(terms[slug], "the term must end in the future, before the year 10000") for slug in slugs)
+    )

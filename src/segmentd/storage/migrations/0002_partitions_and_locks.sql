@@ -1,0 +1,41 @@
+-- Locks that all writers agree on, and the months of the history.
+
+-- Writers share this lock; whoever changes segments or rollouts takes it alone. So an event's `effective` is
+-- judged by the rollouts that hold at its instant, and no row lock on a popular segment queues.
+CREATE FUNCTION catalog_lock() RETURNS bigint LANGUAGE sql IMMUTABLE RETURN 7236837901;
+CREATE FUNCTION partition_lock() RETURNS bigint LANGUAGE sql IMMUTABLE RETURN 7236837902;
+
+-- Makes the partition of the month that `p_at` falls in (UTC), if it is not there.
+-- CREATE TABLE … PARTITION OF would lock out every reader and writer; ATTACH does not.
+CREATE FUNCTION ensure_event_partition(p_at timestamptz) RETURNS void
+    LANGUAGE plpgsql AS $$
+DECLARE
+    first_day date := (date_trunc('month', p_at AT TIME ZONE 'UTC'))::date;
+    next_month date := (first_day + interval '1 month')::date;
+    partition text := 'membership_events_' || to_char(first_day, 'YYYY_MM');
+BEGIN
+    IF to_regclass(partition) IS NOT NULL THEN
+        RETURN;
+    END IF;
+    PERFORM pg_advisory_xact_lock(partition_lock());
+    IF to_regclass(partition) IS NOT NULL THEN
+        RETURN;
+    END IF;
+    EXECUTE format('CREATE TABLE %I (LIKE membership_events INCLUDING ALL)', partition);
+    EXECUTE format(
+        'ALTER TABLE membership_events ATTACH PARTITION %I FOR VALUES FROM (%L) TO (%L)',
+        partition, first_day || ' 00:00:00+00', next_month || ' 00:00:00+00'
+    );
+END
+$$;
+
+-- This month and as many after it as asked for.
+CREATE FUNCTION make_event_partitions(p_months_ahead integer) RETURNS void
+    LANGUAGE sql AS $$
+    SELECT ensure_event_partition(
+        date_trunc('month', clock_instant() AT TIME ZONE 'UTC') AT TIME ZONE 'UTC' + month * interval '1 month'
+    )
+    FROM generate_series(0, p_months_ahead) AS month
+$$;
+
+SELECT make_event_partitions(3);

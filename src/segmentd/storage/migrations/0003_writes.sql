@@ -1,0 +1,290 @@
+-- Every change of memberships and users, each one call in one transaction.
+
+-- Locks the user's row, or makes it, and gives the time of the change.
+-- The time is read after the row lock: ON CONFLICT evaluates its SET list under that lock.
+-- `begins_life`: the user was unknown or deleted until now; their life begins a microsecond before the change.
+CREATE FUNCTION lock_user(p_user_id bigint, OUT at timestamptz, OUT version bigint, OUT begins_life boolean)
+    LANGUAGE plpgsql AS $$
+DECLARE
+    old_deletion timestamptz;
+    catalog_at timestamptz := (SELECT c.last_at FROM catalog c);
+BEGIN
+    INSERT INTO users AS u (id, registered_at, last_at)
+    VALUES (p_user_id, '-infinity', greatest(clock_instant(), catalog_at + interval '2 microseconds'))
+    ON CONFLICT (id) DO UPDATE
+    SET version = u.version + 1,
+        last_at = greatest(clock_instant(), u.last_at + interval '2 microseconds', catalog_at + interval '2 microseconds')
+    RETURNING u.last_at, u.version, u.deleted_at, u.registered_at = '-infinity'
+    INTO at, version, old_deletion, begins_life;
+
+    begins_life := begins_life OR old_deletion IS NOT NULL;
+    IF begins_life THEN
+        UPDATE users SET registered_at = at - interval '1 microsecond', deleted_at = NULL WHERE id = p_user_id;
+        INSERT INTO registrations (user_id, registered_at) VALUES (p_user_id, at - interval '1 microsecond');
+    END IF;
+END
+$$;
+
+-- Writes down what is due by `p_at` for these users, whose rows the caller has locked: terms that ended, and
+-- segments that were deleted. An event bears exactly the time at which readers saw the change.
+-- Returns the latest of these times, or null.
+CREATE FUNCTION settle(p_user_ids bigint[], p_at timestamptz) RETURNS timestamptz
+    LANGUAGE plpgsql AS $$
+DECLARE
+    events membership_events[];
+    due_month timestamptz;
+BEGIN
+    WITH closed AS (
+        UPDATE memberships m
+        SET ended_at = least(m.until, s.deleted_at)
+        FROM segments s
+        WHERE s.id = m.segment_id
+          AND m.user_id = ANY (p_user_ids)
+          AND m.ended_at IS NULL
+          AND least(m.until, s.deleted_at) <= p_at
+        RETURNING m.user_id, m.segment_id, m.included, m.until, m.ended_at, s.salt
+    )
+    SELECT array_agg(ROW (
+        c.user_id, c.segment_id, c.ended_at, 'remove',
+        -- A term's end changes nothing for those whom the percentage of that instant covers.
+        c.included AND NOT coalesce(bucket(c.user_id, c.salt) < r.threshold, false),
+        c.until,
+        CASE WHEN c.ended_at = c.until THEN 'expiry' ELSE 'segment-deleted' END,
+        'segmentd', NULL, pg_current_xact_id()
+    )::membership_events)
+    INTO events
+    FROM closed c
+    LEFT JOIN rollouts r
+           ON r.segment_id = c.segment_id
+          AND r.started_at <= c.ended_at
+          AND (r.ended_at IS NULL OR r.ended_at > c.ended_at);
+
+    IF events IS NULL THEN
+        RETURN NULL;
+    END IF;
+    FOR due_month IN SELECT DISTINCT date_trunc('month', e.at, 'UTC') FROM unnest(events) e LOOP
+        PERFORM ensure_event_partition(due_month);
+    END LOOP;
+    INSERT INTO membership_events SELECT * FROM unnest(events);
+    RETURN (SELECT max(e.at) FROM unnest(events) e);
+END
+$$;
+
+-- Settles one user before a change at `p_at`, and gives the time of the change. The end of a term and what
+-- follows it are two instants, so that history can tell their order.
+CREATE FUNCTION settle_before_change(p_user_id bigint, p_at timestamptz) RETURNS timestamptz
+    LANGUAGE plpgsql AS $$
+DECLARE
+    now_at timestamptz := p_at;
+BEGIN
+    WHILE settle(ARRAY [p_user_id], now_at) = now_at LOOP
+        now_at := now_at + interval '1 microsecond';
+        UPDATE users SET last_at = now_at WHERE id = p_user_id;
+    END LOOP;
+    RETURN now_at;
+END
+$$;
+
+-- Who is in, at an instant that is not before the latest write: an override that holds decides, else the rollout.
+CREATE FUNCTION current_segments(p_user_ids bigint[], p_at timestamptz)
+    RETURNS TABLE (user_id bigint, slug text)
+    LANGUAGE sql STABLE AS $$
+    SELECT m.user_id, s.slug
+    FROM memberships m
+    JOIN segments s ON s.id = m.segment_id
+    WHERE m.user_id = ANY (p_user_ids)
+      AND m.ended_at IS NULL
+      AND m.included
+      AND (m.until IS NULL OR m.until > p_at)
+      AND s.deleted_at IS NULL
+    UNION ALL
+    SELECT u.user_id, s.slug
+    FROM unnest(p_user_ids) AS u (user_id)
+    CROSS JOIN rollouts r
+    JOIN segments s ON s.id = r.segment_id
+    WHERE r.ended_at IS NULL
+      AND bucket(u.user_id, s.salt) < r.threshold
+      AND NOT EXISTS (
+          SELECT FROM memberships m
+          WHERE m.user_id = u.user_id
+            AND m.segment_id = r.segment_id
+            AND m.ended_at IS NULL
+            AND (m.until IS NULL OR m.until > p_at)
+      )
+$$;
+
+-- One requested change, with what it does. `outcome`: added, removed, updated or unchanged.
+CREATE TYPE membership_change AS (
+    segment_id bigint,
+    slug       text,
+    adds       boolean,
+    until      timestamptz,
+    overridden boolean,
+    outcome    text
+);
+
+-- Adds and removes segments of one user, all or nothing, in one call.
+-- The four arrays are parallel: slug, add or remove, and for an add its term, as an instant or in seconds.
+-- Raises SG404 with the unknown slugs, SG422 with the slugs whose term is not ahead or ends after the year 9999
+-- (each as a JSON array in DETAIL).
+CREATE FUNCTION change_memberships(
+    p_user_id bigint,
+    p_slugs text[],
+    p_adds boolean[],
+    p_untils timestamptz[],
+    p_ttl_seconds bigint[],
+    p_actor text,
+    p_reason text,
+    OUT version bigint,
+    OUT segments text[],
+    OUT added text[],
+    OUT removed text[],
+    OUT updated text[],
+    OUT unchanged text[]
+)
+    LANGUAGE plpgsql AS $$
+DECLARE
+    changes membership_change[];
+    bad_slugs jsonb;
+    now_at timestamptz;
+BEGIN
+    PERFORM pg_advisory_xact_lock_shared(catalog_lock());
+
+    SELECT jsonb_agg(slug ORDER BY slug)
+    INTO bad_slugs
+    FROM unnest(p_slugs) AS wanted (slug)
+    WHERE NOT EXISTS (
+        SELECT FROM segments s
+        WHERE lower(s.slug) = lower(wanted.slug COLLATE "C") AND s.slug = wanted.slug AND s.deleted_at IS NULL
+    );
+    IF bad_slugs IS NOT NULL THEN
+        RAISE EXCEPTION 'unknown segments' USING ERRCODE = 'SG404', DETAIL = bad_slugs;
+    END IF;
+
+    SELECT l.at, l.version INTO now_at, version FROM lock_user(p_user_id) l;
+
+    now_at := settle_before_change(p_user_id, now_at);
+
+    SELECT array_agg(ROW (
+        d.segment_id, d.slug, d.adds, d.until, d.included IS NOT NULL,
+        CASE
+            WHEN d.adds AND NOT d.was_in THEN 'added'
+            WHEN d.adds AND (d.included IS NULL OR d.until IS DISTINCT FROM d.old_until) THEN 'updated'
+            WHEN NOT d.adds AND d.was_in THEN 'removed'
+            -- Somebody who is out is excluded for the future only where there is a percentage to be excluded from.
+            WHEN NOT d.adds AND d.included IS NULL AND d.has_percentage THEN 'updated'
+            ELSE 'unchanged'
+        END
+    )::membership_change)
+    INTO changes
+    FROM (
+        SELECT s.id AS segment_id, s.slug, w.adds, m.included, m.until AS old_until,
+               coalesce(w.until, now_at + w.ttl_seconds * interval '1 second') AS until,
+               r.segment_id IS NOT NULL AS has_percentage,
+               coalesce(m.included, bucket(p_user_id, s.salt) < r.threshold, false) AS was_in
+        FROM unnest(p_slugs, p_adds, p_untils, p_ttl_seconds) AS w (slug, adds, until, ttl_seconds)
+        JOIN segments s
+          ON lower(s.slug) = lower(w.slug COLLATE "C") AND s.slug = w.slug AND s.deleted_at IS NULL
+        LEFT JOIN rollouts r ON r.segment_id = s.id AND r.ended_at IS NULL
+        LEFT JOIN memberships m ON m.user_id = p_user_id AND m.segment_id = s.id AND m.ended_at IS NULL
+    ) d;
+
+    SELECT jsonb_agg(c.slug)
+    INTO bad_slugs
+    FROM unnest(changes) c
+    WHERE c.until <= now_at OR c.until >= '10000-01-01 00:00:00+00';
+    IF bad_slugs IS NOT NULL THEN
+        RAISE EXCEPTION 'terms out of range' USING ERRCODE = 'SG422', DETAIL = bad_slugs;
+    END IF;
+
+    UPDATE memberships m
+    SET ended_at = now_at
+    FROM unnest(changes) c
+    WHERE c.overridden AND c.outcome <> 'unchanged'
+      AND m.user_id = p_user_id AND m.segment_id = c.segment_id AND m.ended_at IS NULL;
+
+    INSERT INTO memberships (user_id, segment_id, included, since, until)
+    SELECT p_user_id, c.segment_id, c.adds, now_at, c.until
+    FROM unnest(changes) c
+    WHERE c.outcome <> 'unchanged'
+      AND (c.adds OR EXISTS (SELECT FROM rollouts r WHERE r.segment_id = c.segment_id AND r.ended_at IS NULL));
+
+    PERFORM ensure_event_partition(now_at);
+    INSERT INTO membership_events (user_id, segment_id, at, operation, effective, until, cause, actor, reason)
+    SELECT p_user_id, c.segment_id, now_at, CASE WHEN c.adds THEN 'add' ELSE 'remove' END,
+           c.outcome IN ('added', 'removed'), c.until, 'request', p_actor, p_reason
+    FROM unnest(changes) c
+    WHERE c.outcome <> 'unchanged';
+
+    SELECT coalesce(array_agg(c.slug ORDER BY c.slug COLLATE "C") FILTER (WHERE c.outcome = 'added'), '{}'),
+           coalesce(array_agg(c.slug ORDER BY c.slug COLLATE "C") FILTER (WHERE c.outcome = 'removed'), '{}'),
+           coalesce(array_agg(c.slug ORDER BY c.slug COLLATE "C") FILTER (WHERE c.outcome = 'updated'), '{}'),
+           coalesce(array_agg(c.slug ORDER BY c.slug COLLATE "C") FILTER (WHERE c.outcome = 'unchanged'), '{}')
+    INTO added, removed, updated, unchanged
+    FROM unnest(changes) c;
+
+    SELECT coalesce(array_agg(c.slug ORDER BY c.slug COLLATE "C"), '{}')
+    INTO segments
+    FROM current_segments(ARRAY [p_user_id], now_at) c;
+END
+$$;
+
+-- Registers a user; without an id, gives out one that nobody has ever had. No row: the user is registered already.
+CREATE FUNCTION register_user(p_user_id bigint, p_name text)
+    RETURNS TABLE (id bigint, name text, registered_at timestamptz)
+    LANGUAGE plpgsql AS $$
+#variable_conflict use_column
+DECLARE
+    new_id bigint := p_user_id;
+    stride bigint := 1;
+BEGIN
+    PERFORM pg_advisory_xact_lock_shared(catalog_lock());
+    IF new_id IS NULL THEN
+        LOOP
+            new_id := nextval('assigned_user_ids');
+            EXIT WHEN NOT EXISTS (SELECT FROM users u WHERE u.id = new_id);
+            -- Ids that clients brought along lie densely: leap over them in growing steps.
+            PERFORM setval('assigned_user_ids', new_id + stride);
+            stride := stride * 2;
+        END LOOP;
+    ELSIF EXISTS (SELECT FROM users u WHERE u.id = new_id AND u.deleted_at IS NULL) THEN
+        RETURN;
+    END IF;
+    -- Of two that register one id at once, the second finds a life that has begun.
+    IF NOT (SELECT l.begins_life FROM lock_user(new_id) l) THEN
+        RETURN;
+    END IF;
+    RETURN QUERY
+        UPDATE users u SET name = p_name WHERE u.id = new_id RETURNING u.id, u.name, u.registered_at;
+END
+$$;
+
+-- Ends a user's life, memberships and exclusions, and keeps the history. False: there is no such user.
+CREATE FUNCTION delete_user(p_user_id bigint, p_actor text) RETURNS boolean
+    LANGUAGE plpgsql AS $$
+DECLARE
+    now_at timestamptz;
+BEGIN
+    PERFORM pg_advisory_xact_lock_shared(catalog_lock());
+    PERFORM FROM users u WHERE u.id = p_user_id AND u.deleted_at IS NULL FOR UPDATE;
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+    SELECT l.at INTO now_at FROM lock_user(p_user_id) l;
+    now_at := settle_before_change(p_user_id, now_at);
+
+    PERFORM ensure_event_partition(now_at);
+    WITH closed AS (
+        UPDATE memberships m SET ended_at = now_at
+        WHERE m.user_id = p_user_id AND m.ended_at IS NULL
+        RETURNING m.segment_id, m.included, m.until
+    )
+    INSERT INTO membership_events (user_id, segment_id, at, operation, effective, until, cause, actor)
+    SELECT p_user_id, c.segment_id, now_at, 'remove', c.included, c.until, 'user-deleted', p_actor
+    FROM closed c;
+
+    UPDATE registrations SET ended_at = now_at WHERE user_id = p_user_id AND ended_at IS NULL;
+    UPDATE users SET deleted_at = now_at, last_at = now_at, name = NULL WHERE id = p_user_id;
+    RETURN true;
+END
+$$;

@@ -1,0 +1,162 @@
+-- The one history: when the answer to "is the user in?" changed, and why. Histories, `?at=`, explain and the
+-- reports all read `effective_changes`; none of them has rules of its own.
+
+-- Each instant at which the threshold of a segment changed: buckets from `least` to below `greatest` of the two
+-- flipped then.
+CREATE VIEW rollout_edges AS
+SELECT v.segment_id, v.started_at AS at, coalesce(before.threshold, 0) AS threshold_before,
+       v.threshold AS threshold_after, 'rollout' AS cause
+FROM rollouts v
+LEFT JOIN rollouts before ON before.segment_id = v.segment_id AND before.ended_at = v.started_at
+UNION ALL
+SELECT v.segment_id, v.ended_at, v.threshold, 0,
+       CASE WHEN s.deleted_at = v.ended_at THEN 'segment-deleted' ELSE 'rollout' END
+FROM rollouts v
+JOIN segments s ON s.id = v.segment_id
+WHERE v.ended_at IS NOT NULL
+  AND NOT EXISTS (SELECT FROM rollouts after WHERE after.segment_id = v.segment_id AND after.started_at = v.ended_at);
+
+-- The overrides with the instant at which each ceased to hold, written down already or not; null: it has no end yet.
+CREATE VIEW override_spans AS
+SELECT m.user_id, m.segment_id, m.included, m.since, m.until, least(m.ended_at, m.until, s.deleted_at) AS ends_at
+FROM memberships m
+JOIN segments s ON s.id = m.segment_id;
+
+-- Everything up to `p_as_of`; conditions on user_id, segment_id and at reach the indexes and partitions, because
+-- the planner opens this function up like a view (tests/storage/test_plans.py holds it to that).
+-- Within a life of the user, additions and removals of a segment alternate.
+CREATE FUNCTION effective_changes(p_as_of timestamptz)
+    RETURNS TABLE (
+        user_id bigint, segment_id bigint, at timestamptz, operation text, source text,
+        cause text, actor text, reason text, until timestamptz
+    )
+    LANGUAGE sql STABLE AS $$
+    -- What is written.
+    SELECT e.user_id, e.segment_id, e.at, e.operation, 'explicit', e.cause, e.actor, e.reason, e.until
+    FROM membership_events e
+    WHERE e.effective
+
+    UNION ALL
+    -- Terms that ended and are not written yet; an end changes nothing for those whom the percentage covers.
+    SELECT m.user_id, m.segment_id, m.until, 'remove', 'explicit', 'expiry', 'segmentd', NULL, m.until
+    FROM memberships m
+    JOIN segments s ON s.id = m.segment_id AND (s.deleted_at IS NULL OR s.deleted_at >= m.until)
+    LEFT JOIN rollouts r
+           ON r.segment_id = m.segment_id AND r.started_at <= m.until AND (r.ended_at IS NULL OR r.ended_at > m.until)
+    WHERE m.ended_at IS NULL
+      AND m.until <= p_as_of
+      AND (r.threshold IS NULL OR bucket(m.user_id, s.salt) >= r.threshold)
+
+    UNION ALL
+    -- Memberships of deleted segments that are not closed yet.
+    SELECT m.user_id, m.segment_id, s.deleted_at, 'remove', 'explicit', 'segment-deleted', 'segmentd', NULL, m.until
+    FROM segments s
+    JOIN memberships m ON m.segment_id = s.id AND m.ended_at IS NULL AND m.included
+    WHERE s.deleted_at <= p_as_of
+      AND (m.until IS NULL OR m.until > s.deleted_at)
+
+    UNION ALL
+    -- A life begins under the percentages that hold.
+    SELECT l.user_id, r.segment_id, l.registered_at, 'add', 'rollout', 'rollout', 'segmentd', NULL, NULL
+    FROM registrations l
+    JOIN rollouts r ON r.started_at <= l.registered_at AND (r.ended_at IS NULL OR r.ended_at > l.registered_at)
+    JOIN segments s ON s.id = r.segment_id
+    WHERE bucket(l.user_id, s.salt) < r.threshold
+
+    UNION ALL
+    -- A percentage changes within a life, unless an override decides then; one that ends at that very instant
+    -- tells the change itself.
+    SELECT l.user_id, e.segment_id, e.at, CASE WHEN e.threshold_after > e.threshold_before THEN 'add' ELSE 'remove' END,
+           'rollout', e.cause, 'segmentd', NULL, NULL
+    FROM rollout_edges e
+    JOIN segments s ON s.id = e.segment_id
+    JOIN registrations l ON l.registered_at < e.at AND (l.ended_at IS NULL OR l.ended_at > e.at)
+    WHERE bucket(l.user_id, s.salt)
+          BETWEEN least(e.threshold_before, e.threshold_after) AND greatest(e.threshold_before, e.threshold_after) - 1
+      AND NOT EXISTS (
+          SELECT FROM memberships m
+          WHERE m.segment_id = e.segment_id AND m.user_id = l.user_id AND m.since <= e.at
+            AND (m.ended_at IS NULL OR m.ended_at >= e.at) AND (m.until IS NULL OR m.until >= e.at)
+      )
+
+    UNION ALL
+    -- A life ends under the percentages that hold.
+    SELECT l.user_id, r.segment_id, l.ended_at, 'remove', 'rollout', 'user-deleted', 'segmentd', NULL, NULL
+    FROM registrations l
+    JOIN rollouts r ON r.started_at < l.ended_at AND (r.ended_at IS NULL OR r.ended_at >= l.ended_at)
+    JOIN segments s ON s.id = r.segment_id
+    WHERE bucket(l.user_id, s.salt) < r.threshold
+      AND NOT EXISTS (
+          SELECT FROM memberships m
+          WHERE m.segment_id = r.segment_id AND m.user_id = l.user_id AND m.since <= l.ended_at
+            AND (m.ended_at IS NULL OR m.ended_at >= l.ended_at) AND (m.until IS NULL OR m.until >= l.ended_at)
+      )
+$$;
+
+-- The latest change of each segment for one user, up to and with `p_at`: within the life that `p_at` falls in, from
+-- the history; outside of every life, from the percentages alone, as for an id that nobody has heard of.
+CREATE FUNCTION latest_changes(p_user_id bigint, p_at timestamptz)
+    RETURNS TABLE (segment_id bigint, at timestamptz, operation text, cause text)
+    LANGUAGE sql STABLE AS $$
+    WITH life AS MATERIALIZED (
+        SELECT l.registered_at
+        FROM registrations l
+        WHERE l.user_id = p_user_id AND l.registered_at <= p_at AND (l.ended_at IS NULL OR l.ended_at > p_at)
+    )
+    SELECT * FROM (
+        SELECT DISTINCT ON (c.segment_id) c.segment_id, c.at, c.operation, c.cause
+        FROM effective_changes(p_at) c
+        WHERE c.user_id = p_user_id
+          AND c.at >= (SELECT registered_at FROM life)
+          AND c.at <= p_at
+        ORDER BY c.segment_id, c.at DESC
+    ) known
+    UNION ALL
+    SELECT * FROM (
+        SELECT DISTINCT ON (e.segment_id) e.segment_id, e.at,
+               CASE WHEN e.threshold_after > e.threshold_before THEN 'add' ELSE 'remove' END, e.cause
+        FROM rollout_edges e
+        JOIN segments s ON s.id = e.segment_id
+        WHERE NOT EXISTS (SELECT FROM life)
+          AND e.at <= p_at
+          AND bucket(p_user_id, s.salt)
+              BETWEEN least(e.threshold_before, e.threshold_after) AND greatest(e.threshold_before, e.threshold_after) - 1
+        ORDER BY e.segment_id, e.at DESC
+    ) unknown
+$$;
+
+-- The segments that a user was in at `p_at`, since when and why.
+CREATE FUNCTION segments_at(p_user_id bigint, p_at timestamptz)
+    RETURNS TABLE (slug text, source text, since timestamptz, until timestamptz)
+    LANGUAGE sql STABLE AS $$
+    SELECT s.slug, CASE WHEN o.included THEN 'explicit' ELSE 'rollout' END, c.at, o.until
+    FROM latest_changes(p_user_id, p_at) c
+    JOIN segments s ON s.id = c.segment_id
+    LEFT JOIN override_spans o
+           ON o.segment_id = c.segment_id AND o.user_id = p_user_id
+          AND o.since <= p_at AND (o.ends_at IS NULL OR o.ends_at > p_at)
+    WHERE c.operation = 'add'
+$$;
+
+-- Why a user was or was not in a segment at `p_at`. Where a renamed segment took the slug of a deleted one, the
+-- living one is meant. No row: no segment with this slug lived then.
+CREATE FUNCTION explain_membership(p_user_id bigint, p_slug text, p_at timestamptz)
+    RETURNS TABLE (
+        included boolean, until timestamptz, covered boolean, last_change timestamptz, last_operation text,
+        last_cause text, percent numeric, bucket bigint, threshold bigint, salt bigint
+    )
+    LANGUAGE sql STABLE AS $$
+    SELECT o.included, o.until, bucket(p_user_id, s.salt) < r.threshold, c.at, c.operation, c.cause,
+           r.percent, bucket(p_user_id, s.salt), r.threshold, s.salt
+    FROM (
+        SELECT * FROM segments
+        WHERE slug = p_slug AND created_at <= p_at AND (deleted_at IS NULL OR deleted_at > p_at)
+        ORDER BY deleted_at DESC NULLS FIRST
+        LIMIT 1
+    ) s
+    LEFT JOIN rollouts r ON r.segment_id = s.id AND r.started_at <= p_at AND (r.ended_at IS NULL OR r.ended_at > p_at)
+    LEFT JOIN override_spans o
+           ON o.segment_id = s.id AND o.user_id = p_user_id
+          AND o.since <= p_at AND (o.ends_at IS NULL OR o.ends_at > p_at)
+    LEFT JOIN latest_changes(p_user_id, p_at) c ON c.segment_id = s.id
+$$;

@@ -1,0 +1,78 @@
+"""Segments and their rollouts in PostgreSQL (migrations/0004_catalog.sql)."""
+
+from collections.abc import Sequence
+from typing import Final, LiteralString
+
+import psycopg
+from msgspec import UNSET
+
+from segmentd.domain.errors import SegmentExists, SegmentNotFound
+from segmentd.domain.identifiers import Slug
+from segmentd.domain.segments import NewSegment, Segment, SegmentUpdate
+from segmentd.storage.database import Database, Succeeded
+
+_COLUMNS: Final[LiteralString] = "slug, description, percent, salt, created_at"
+
+
+async def create(database: Database, segment: NewSegment) -> Segment:
+    """Makes a segment. Raises SegmentExists, Unavailable."""
+    try:
+        [created] = await database.all(
+            Segment,
+            f"SELECT {_COLUMNS} FROM create_segment(%s, %s, %s, %s)",
+            [segment.slug, segment.description, segment.percent, segment.salt],
+        )
+    except psycopg.errors.UniqueViolation:
+        raise SegmentExists(segment.slug) from None
+    return created
+
+
+async def get(database: Database, slug: Slug) -> Segment:
+    """The living segment with exactly this slug. Raises SegmentNotFound, Unavailable."""
+    found = await database.one(
+        Segment,
+        f"SELECT {_COLUMNS} FROM living_segments WHERE lower(slug) = lower(%(slug)s) AND slug = %(slug)s",
+        {"slug": slug},
+    )
+    if found is None:
+        raise SegmentNotFound([slug])
+    return found
+
+
+async def list_after(database: Database, after: Slug | None, limit: int) -> Sequence[Segment]:
+    """Up to `limit` living segments that sort after `after`, bytewise by slug. Raises Unavailable."""
+    return await database.all(
+        Segment,
+        f"SELECT {_COLUMNS} FROM living_segments WHERE slug > %s ORDER BY slug LIMIT %s",
+        [after or "", limit],
+    )
+
+
+async def update(database: Database, slug: Slug, update: SegmentUpdate) -> Segment:
+    """Makes the changes asked for. Raises SegmentNotFound, SegmentExists, Unavailable."""
+    new_slug = None if update.slug is UNSET else update.slug
+    try:
+        updated = await database.one(
+            Segment,
+            f"SELECT {_COLUMNS} FROM update_segment(%s, %s, %s, %s, %s)",
+            [
+                slug,
+                new_slug,
+                None if update.description is UNSET else update.description,
+                None if update.percent is UNSET else update.percent,
+                update.percent is None,
+            ],
+        )
+    except psycopg.errors.UniqueViolation:
+        raise SegmentExists(new_slug or slug) from None
+    if updated is None:
+        raise SegmentNotFound([slug])
+    return updated
+
+
+async def delete(database: Database, slug: Slug) -> None:
+    """Ends every membership in it at once, keeps the history. Raises SegmentNotFound, Unavailable."""
+    if await database.one(Succeeded, "SELECT delete_segment(%s) AS succeeded", [slug]) != Succeeded(
+        succeeded=True
+    ):
+        raise SegmentNotFound([slug])

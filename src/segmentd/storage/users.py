@@ -1,0 +1,46 @@
+"""Users and their lives in PostgreSQL (migrations/0003_writes.sql)."""
+
+from collections.abc import Sequence
+
+from segmentd.domain.errors import UserExists, UserNotFound
+from segmentd.domain.identifiers import UserId
+from segmentd.domain.memberships import Actor
+from segmentd.domain.users import User
+from segmentd.storage.database import Database, Succeeded
+
+
+async def register(database: Database, user_id: UserId | None, name: str | None) -> User:
+    """Begins a user's life; without an id, under one that nobody ever had. Raises UserExists, Unavailable."""
+    user = await database.one(
+        User, "SELECT id, name, registered_at FROM register_user(%s, %s)", [user_id, name]
+    )
+    if user is None:
+        assert user_id is not None, "an id that the service gives out is free"  # noqa: S101 - tells mypy and readers
+        raise UserExists(user_id)
+    return user
+
+
+async def get(database: Database, user_id: UserId) -> User:
+    """A living user. Raises UserNotFound, Unavailable."""
+    user = await database.one(
+        User, "SELECT id, name, registered_at FROM users WHERE id = %s AND deleted_at IS NULL", [user_id]
+    )
+    if user is None:
+        raise UserNotFound(user_id)
+    return user
+
+
+async def list_after(database: Database, after: UserId | None, limit: int) -> Sequence[User]:
+    """Up to `limit` living users with ids above `after`, in their order. Raises Unavailable."""
+    return await database.all(
+        User,
+        "SELECT id, name, registered_at FROM users WHERE deleted_at IS NULL AND id > %s ORDER BY id LIMIT %s",
+        [after or 0, limit],
+    )
+
+
+async def delete(database: Database, user_id: UserId, actor: Actor) -> None:
+    """Ends the life, the memberships and the exclusions; history stays. Raises UserNotFound, Unavailable."""
+    deleted = await database.one(Succeeded, "SELECT delete_user(%s, %s) AS succeeded", [user_id, actor])
+    if deleted != Succeeded(succeeded=True):
+        raise UserNotFound(user_id)

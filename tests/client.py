@@ -1,0 +1,66 @@
+"""The API as a client sees it, with short words for what tests do often."""
+
+from collections.abc import Awaitable
+from typing import Any, cast
+
+import httpx
+from litestar import Litestar
+
+Json = Any
+
+
+class Api(httpx.AsyncClient):
+    """An HTTP client of one application; paths are below /api/v1 unless they begin with a slash."""
+
+    def __init__(self, app: Litestar) -> None:
+        transport = httpx.ASGITransport(app=cast("Any", app))  # two libraries spell ASGI's types differently
+        super().__init__(transport=transport, base_url="http://segmentd.test/api/v1/")
+
+    async def create(self, slug: str, **fields: Json) -> Json:
+        """Makes a segment."""
+        return await self._ok(self.post("segments", json={"slug": slug, **fields}), 201)
+
+    async def change_segment(self, slug: str, **fields: Json) -> Json:
+        """Renames, describes or changes the percentage."""
+        return await self._ok(self.patch(f"segments/{slug}", json=fields))
+
+    async def add(self, user_id: int, *segments: str | dict[str, Json]) -> Json:
+        """Adds segments, each a slug or a slug with a term."""
+        return await self.change(user_id, add=[*segments])
+
+    async def remove(self, user_id: int, *slugs: str) -> Json:
+        """Removes segments."""
+        return await self.change(user_id, remove=[*slugs])
+
+    async def change(self, user_id: int, **change: Json) -> Json:
+        """Adds and removes in one request."""
+        return await self._ok(self.post(f"users/{user_id}/segments", json=change))
+
+    async def segments(self, user_id: int, **query: str) -> Json:
+        """The segments that the user is in."""
+        return (await self._ok(self.get(f"users/{user_id}/segments", params=query)))["segments"]
+
+    async def explain(self, user_id: int, slug: str, **query: str) -> Json:
+        """Why the user is in or not."""
+        return await self._ok(self.get(f"users/{user_id}/segments/{slug}", params=query))
+
+    async def history(self, user_id: int, **query: str) -> Json:
+        """The first page of the user's events."""
+        return (await self._ok(self.get(f"users/{user_id}/history", params=query)))["events"]
+
+    async def walk(self, path: str, key: str, limit: int) -> list[Json]:
+        """All items of a list, page by page."""
+        items: list[Json] = []
+        query: dict[str, str] = {"limit": str(limit)}
+        while True:
+            page = await self._ok(self.get(path, params=query))
+            assert len(page[key]) <= limit
+            items += page[key]
+            if page["next_cursor"] is None:
+                return items
+            query["cursor"] = page["next_cursor"]
+
+    async def _ok(self, request: Awaitable[httpx.Response], status: int = 200) -> Json:
+        answer = await request
+        assert answer.status_code == status, answer.text
+        return answer.json()

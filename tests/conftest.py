@@ -1,0 +1,75 @@
+"""The fixtures that all tests may use."""
+
+import os
+from collections.abc import AsyncIterator, Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from segmentd.api.http.app import create_app
+from segmentd.service import Service
+from segmentd.storage.database import Database
+from tests.client import Api
+from tests.clock import Clock
+from tests.postgres import migrated_template, new_database, quick_server, shared_by_workers
+
+
+@pytest.fixture(scope="session")
+def shared_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all workers of this run see, and no other run."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+
+@pytest.fixture(scope="session")
+def postgres_url(shared_dir: Path) -> Iterator[str]:
+    """Where databases can be made: SEGMENTD_TEST_DATABASE_URL, or else one embedded server a run."""
+    if given := os.environ.get("SEGMENTD_TEST_DATABASE_URL"):
+        yield given
+        return
+    with shared_by_workers(shared_dir / "server", partial(quick_server, shared_dir)) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def template_database(postgres_url: str, shared_dir: Path) -> Iterator[str]:
+    """The name of the migrated database that each test's own is cloned from."""
+    with shared_by_workers(shared_dir / "template", partial(migrated_template, postgres_url)) as name:
+        yield name
+
+
+@pytest.fixture
+def database_url(postgres_url: str, template_database: str) -> Iterator[str]:
+    """A database of this test alone, with the schema."""
+    with new_database(postgres_url, template_database) as url:
+        yield url
+
+
+@pytest.fixture
+def empty_database_url(postgres_url: str) -> Iterator[str]:
+    """A database of this test alone, with nothing in it."""
+    with new_database(postgres_url, "template1") as url:
+        yield url
+
+
+@pytest.fixture
+async def database(database_url: str) -> AsyncIterator[Database]:
+    """The service's own access to this test's database."""
+    async with Database(database_url) as database:
+        yield database
+
+
+@pytest.fixture
+async def api(database: Database) -> AsyncIterator[Api]:
+    """The whole service, called as a client does."""
+    async with Api(create_app(Service(database))) as api:
+        yield api
+
+
+@pytest.fixture
+def clock(database_url: str) -> Iterator[Clock]:
+    """Time that the test moves; it passes at its usual pace until then."""
+    clock = Clock(database_url)
+    yield clock
+    clock.close()

@@ -1,0 +1,121 @@
+"""Real PostgreSQL for the tests: one server and one migrated template a run, one database a test."""
+
+import asyncio
+import fcntl
+import os
+import secrets
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import LiteralString
+from urllib.parse import urlsplit
+
+import psycopg
+from psycopg import sql
+
+from segmentd.storage import embedded
+from segmentd.storage.migrate import migrate
+
+
+@contextmanager
+def shared_by_workers(place: Path, made: Callable[[], AbstractContextManager[str]]) -> Iterator[str]:
+    """One value for all workers of a run: the first makes it, and ends it when the last has done with it.
+
+    The locks at `place` are the system's, so a worker that is killed holds up no one.
+    """
+    with _opened(place.with_suffix(".gate")) as gate, _opened(place.with_suffix(".users")) as users:
+        value = place.with_suffix(".value")
+        with _locked(gate):
+            if maker := not value.exists():
+                resource = made()
+                value.write_text(resource.__enter__(), "utf-8")
+            fcntl.flock(users, fcntl.LOCK_SH)
+        try:
+            yield value.read_text("utf-8")
+        finally:
+            fcntl.flock(users, fcntl.LOCK_UN)
+            if maker:
+                _end_after_the_last_user(gate, users, value, resource)
+
+
+def _end_after_the_last_user(
+    gate: int, users: int, value: Path, resource: AbstractContextManager[str]
+) -> None:
+    while True:
+        fcntl.flock(users, fcntl.LOCK_EX)  # waits, with the gate open, for all who use it now
+        fcntl.flock(users, fcntl.LOCK_UN)
+        with _locked(gate):
+            try:
+                fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:  # another came between the two locks
+                continue
+            value.unlink()
+            resource.__exit__(None, None, None)
+            return
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[int]:
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _locked(descriptor: int) -> Iterator[None]:
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
+
+
+@contextmanager
+def quick_server(folder: Path) -> Iterator[str]:
+    """The embedded PostgreSQL on a new data directory in `folder`; a crash would ruin its data."""
+    with TemporaryDirectory(prefix="postgres-", dir=folder) as data_dir:
+        server = embedded.start(Path(data_dir))
+        try:
+            url = with_database(server.url, "postgres")
+            for setting in ("fsync", "synchronous_commit", "full_page_writes"):
+                execute(url, "ALTER SYSTEM SET {} = off", setting)
+            execute(url, "SELECT pg_reload_conf()")
+            yield url
+        finally:
+            server.stop()
+
+
+@contextmanager
+def migrated_template(server_url: str) -> Iterator[str]:
+    """The name of a database that has the schema and nothing else, for others to be cloned from."""
+    with new_database(server_url, "template1") as url:
+        with ThreadPoolExecutor(1) as apart:  # a loop of its own, which pytest-asyncio need not know of
+            apart.submit(asyncio.run, migrate(url)).result()
+        yield urlsplit(url).path.removeprefix("/")
+
+
+@contextmanager
+def new_database(server_url: str, template: str) -> Iterator[str]:
+    """The URL of a database cloned from `template`, which goes away with whoever is still connected to it."""
+    name = f"segmentd_test_{secrets.token_hex(6)}"
+    # Copying files takes 48 ms for the migrated template, writing them to the log as by default 99 ms.
+    execute(server_url, "CREATE DATABASE {} TEMPLATE {} STRATEGY file_copy", name, template)
+    try:
+        yield with_database(server_url, name)
+    finally:
+        execute(server_url, "DROP DATABASE {} WITH (FORCE)", name)
+
+
+def with_database(url: str, name: str) -> str:
+    """The URL of another database on the same server."""
+    return urlsplit(url)._replace(path=f"/{name}").geturl()
+
+
+def execute(url: str, statement: LiteralString, *names: str) -> None:
+    """Runs one statement, outside a transaction, on a connection of its own."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(sql.SQL(statement).format(*map(sql.Identifier, names)))
