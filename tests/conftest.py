@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from segmentd.api.http.app import create_app
-from segmentd.service import Service
+from segmentd.config import Settings
+from segmentd.serve.wiring import service
 from segmentd.storage.database import Database
 from tests.client import Api
 from tests.clock import Clock
@@ -61,9 +62,9 @@ async def database(database_url: str) -> AsyncIterator[Database]:
 
 
 @pytest.fixture
-async def api(database: Database) -> AsyncIterator[Api]:
+async def api(database: Database, tmp_path: Path) -> AsyncIterator[Api]:
     """The whole service, called as a client does."""
-    async with Api(create_app(Service(database))) as api:
+    async with Api(create_app(service(database, Settings(data_dir=str(tmp_path))))) as api:
         yield api
 
 

@@ -27,19 +27,39 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         "data"
     )
     database_url: Annotated[
-        str | None, Meta(description="A PostgreSQL to use (15 or newer); without it an embedded one is run.")
+        Annotated[str, Meta(min_length=1)] | None,
+        Meta(description="A PostgreSQL to use (15 or newer); without it an embedded one is run."),
     ] = None
     pool_size: Annotated[
         int, Meta(ge=1, le=1000, description="Database connections of each process, at most.")
     ] = 10
+    max_age_seconds: Annotated[
+        float, Meta(gt=0, le=60, description="How old an answer of the node's own copy may be.")
+    ] = 50.0
+    serve_stale: Annotated[
+        bool, Meta(description="Answer from an older copy, with its age, while the database is away.")
+    ] = False
     shutdown_seconds: Annotated[
         float, Meta(ge=0, le=3600, description="Time for running requests at a stop.")
     ] = 10.0
-    log_level: typing.Literal["debug", "info", "warning", "error"] = "info"
+    report_store: Annotated[
+        str | None,
+        Meta(description="Where report files are, such as s3://bucket/reports; else in data_dir."),
+    ] = None
+    report_days: Annotated[float, Meta(gt=0, le=3650, description="How long a report's link works.")] = 7.0
+    report_key: Annotated[
+        Annotated[str, Meta(min_length=32)] | None,
+        Meta(description="Signs the links of reports; else a key in the database does."),
+    ] = None
+    log_level: Annotated[
+        typing.Literal["debug", "info", "warning", "error"],
+        Meta(description="The least weight of log lines."),
+    ] = "info"
 
 
-SECRETS: Final = frozenset({"database_url"})
+SECRETS: Final = frozenset({"database_url", "report_key"})
 PREFIX: Final = "SEGMENTD_"
+_HIDDEN: Final = "***"
 
 
 class ConfigurationError(Exception):
@@ -78,25 +98,26 @@ def load(flags: Mapping[str, object], environment: Mapping[str, str] = os.enviro
         for name, value in _read_file(Path(str(config))).items():
             take(name, value, str(config))
     for name in Settings.__struct_fields__:
-        variable = PREFIX + name.upper()
         # Compose files pass unset variables on as empty ones.
-        if environment.get(variable):
-            take(name, environment[variable], variable)
+        if environment.get(variable(name)):
+            take(name, environment[variable(name)], variable(name))
         if flags.get(name) is not None:
             take(name, flags[name], f"--{name.replace('_', '-')}")
     return Configuration(msgspec.convert(values, Settings), sources)
 
 
+def variable(name: str) -> str:
+    """The environment variable of a setting."""
+    return PREFIX + name.upper()
+
+
 def hidden(name: str, value: object) -> str:
-    """A value as it may be shown: no passwords."""
+    """A value as it may be shown: no passwords and no keys."""
     if value is None:
         return "-"
     if name not in SECRETS:
         return str(value)
-    parts = urlsplit(str(value))
-    if parts.password is None:
-        return "***" if "password" in str(value) else str(value)
-    return urlunsplit(parts._replace(netloc=parts.netloc.replace(f":{parts.password}@", ":***@")))
+    return _without_password(str(value)) if name == "database_url" else _HIDDEN
 
 
 def described() -> Iterator[tuple[str, str, str, str]]:
@@ -105,10 +126,24 @@ def described() -> Iterator[tuple[str, str, str, str]]:
         default = "" if field.default is None or field.default is UNSET else str(field.default)
         yield (
             f"--{field.name.replace('_', '-')}",
-            PREFIX + field.name.upper(),
+            variable(field.name),
             default,
             _description(field.type),
         )
+
+
+def _without_password(url: str) -> str:
+    """The URL with its password hidden; all of it is, where one cannot tell which part the password is."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return _HIDDEN
+    login, at, host = parts.netloc.rpartition("@")
+    rest = url.partition(parts.netloc)[2] if parts.netloc else url
+    if parts.scheme not in {"postgresql", "postgres"} or "@" in rest or "password" in rest.lower():
+        return _HIDDEN
+    user, colon, _ = login.partition(":")
+    return urlunsplit(parts._replace(netloc=f"{user}:{_HIDDEN}{at}{host}")) if colon else url
 
 
 def _read_file(path: Path) -> dict[str, object]:

@@ -1,22 +1,62 @@
 """Every use case by name: what segmentd does, in the order of the contract."""
 
-from collections.abc import Sequence
-from datetime import datetime
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from datetime import datetime, timedelta
+from typing import Final, NamedTuple
 
+from segmentd.domain.errors import ReportExpired, ReportNotFound, ReportNotReady, Unavailable
 from segmentd.domain.identifiers import Slug, UserId
 from segmentd.domain.memberships import Actor, Change, Changed, Event, Evidence, Membership, UserSegments
 from segmentd.domain.pages import Page, decode_cursor, encode_cursor
+from segmentd.domain.reports import Report, ReportId, ReportOrder, Status
 from segmentd.domain.segments import NewSegment, Segment, SegmentUpdate
 from segmentd.domain.users import User
-from segmentd.storage import history, memberships, segments, users
+from segmentd.replica.bell import Bell
+from segmentd.replica.follower import catalog_state
+from segmentd.replica.replica import Replica
+from segmentd.replica.store import Unusable
+from segmentd.reports.files import ReportFiles
+from segmentd.reports.links import is_signed, sign
+from segmentd.storage import history, memberships, replication, reports, segments, users
 from segmentd.storage.database import Database
+
+# How often a waiting request looks whether its report is done.
+_LOOK_EVERY_S: Final = 0.1
+
+
+class ReportDesk(NamedTuple):
+    """What reports need besides the database."""
+
+    files: ReportFiles
+    enqueue: reports.Enqueue
+    lifetime: timedelta
+    signing_key: bytes | None = None
+    """Signs in place of the keys in the database."""
+
+
+class Node(NamedTuple):
+    """What this node has near at hand: its copy, and the bell that tells other nodes of changes."""
+
+    replica: Replica
+    bell: Bell
+    serve_stale: bool
+
+
+class Answer(NamedTuple):
+    """The segments of users, and how old the answer is, in whole seconds."""
+
+    age: int
+    users: Sequence[UserSegments]
 
 
 class Service:
-    """The use cases. All of them raise Unavailable when the database is out of reach."""
+    """The use cases. All of them raise Unavailable when the database is out of reach and they need it."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, desk: ReportDesk, node: Node | None = None) -> None:
         self._database = database
+        self._desk = desk
+        self._node = node
 
     async def check_ready(self) -> None:
         """Raises Unavailable, with the reason, when requests cannot be served."""
@@ -26,7 +66,9 @@ class Service:
 
     async def create_segment(self, segment: NewSegment) -> Segment:
         """Makes a segment. Raises SegmentExists."""
-        return await segments.create(self._database, segment)
+        created = await segments.create(self._database, segment)
+        await self._show_catalog()
+        return created
 
     async def list_segments(self, limit: int, cursor: str | None) -> Page[Segment]:
         """A page of the living segments, by slug. Raises Invalid."""
@@ -40,11 +82,14 @@ class Service:
 
     async def update_segment(self, slug: Slug, update: SegmentUpdate) -> Segment:
         """Renames, describes, changes or ends the percentage. Raises SegmentNotFound, SegmentExists."""
-        return await segments.update(self._database, slug, update)
+        updated = await segments.update(self._database, slug, update)
+        await self._show_catalog()
+        return updated
 
     async def delete_segment(self, slug: Slug) -> None:
         """Ends every membership in the segment at once, keeps its history. Raises SegmentNotFound."""
         await segments.delete(self._database, slug)
+        await self._show_catalog()
 
     async def list_members(self, slug: Slug, limit: int, cursor: str | None) -> Page[UserId]:
         """A page of a segment's users, of those whom the service knows. Raises SegmentNotFound, Invalid."""
@@ -71,13 +116,30 @@ class Service:
 
     async def delete_user(self, user_id: UserId, actor: Actor) -> None:
         """Ends the user's memberships and exclusions, keeps the history. Raises UserNotFound."""
-        await users.delete(self._database, user_id, actor)
+        self._show_user(user_id, await users.delete(self._database, user_id, actor))
+
+    async def erase_user(self, user_id: UserId) -> None:
+        """Removes everything that is known of a user, the history too. Raises UserNotFound."""
+        self._show_user(user_id, await users.erase(self._database, user_id))
 
     # A user's segments
 
-    async def segments_of(self, user_ids: Sequence[UserId]) -> Sequence[UserSegments]:
-        """What the users are in now, in the order asked."""
-        return await memberships.segments_of(self._database, user_ids)
+    async def segments_of(self, user_ids: Sequence[UserId]) -> Answer:
+        """What the users are in now, in the order asked: from the copy, or where it is too old, the database.
+
+        While the database is away, an older copy answers if the operator allows it.
+        """
+        node = self._node
+        if node and (answer := _from_copy(node.replica, node.replica.age(), user_ids)) is not None:
+            return answer
+        try:
+            return Answer(0, await memberships.segments_of(self._database, user_ids))
+        except Unavailable:
+            if node is None or not node.serve_stale:
+                raise
+            if (answer := _from_copy(node.replica, node.replica.age_if_any(), user_ids)) is None:
+                raise
+            return answer
 
     async def segments_at(self, user_id: UserId, at: datetime | None) -> Sequence[Membership]:
         """What a user is or was in, with the why. Raises Invalid for a time in the future."""
@@ -86,7 +148,9 @@ class Service:
     async def change_memberships(self, user_id: UserId, change: Change, actor: Actor) -> Changed:
         """Adds and removes segments of one user, all or nothing. Raises Invalid, SegmentNotFound."""
         change.check()
-        return await memberships.change(self._database, user_id, change, actor)
+        changed, state = await memberships.change(self._database, user_id, change, actor)
+        self._show_user(user_id, state)
+        return changed
 
     async def explain(self, user_id: UserId, slug: Slug, at: datetime | None) -> Evidence:
         """Why a user is or was in a segment, or not. Raises SegmentNotFound, Invalid."""
@@ -104,3 +168,85 @@ class Service:
             limit,
             lambda last: encode_cursor(listing, history.HistoryKey(last.at, last.segment, last.segment_id)),
         )
+
+    # Reports
+
+    async def order_report(self, order: ReportOrder) -> Report:
+        """Orders a report; it is made in the background. Raises Invalid, UserNotFound, SegmentNotFound."""
+        return await reports.order(self._database, order, self._desk.lifetime, self._desk.enqueue)
+
+    async def get_report(self, report_id: ReportId) -> Report:
+        """How far a report is. Raises ReportNotFound."""
+        return await reports.get(self._database, report_id)
+
+    async def wait_for_report(self, report_id: ReportId, seconds: float) -> Report:
+        """The report once it is done or failed, or as it is after so many seconds. Raises ReportNotFound."""
+        loop = asyncio.get_running_loop()
+        give_up = loop.time() + seconds
+        report = await self.get_report(report_id)
+        while not report.status.final and loop.time() < give_up:
+            await asyncio.sleep(_LOOK_EVERY_S)
+            report = await self.get_report(report_id)
+        return report
+
+    async def sign_report(self, report_id: ReportId) -> str:
+        """The signature of a report's link."""
+        return sign(report_id, (await self._signing_keys())[0])
+
+    async def get_report_file(self, report_id: ReportId, signature: str) -> Report:
+        """A report whose file is there, by its link.
+
+        Raises ReportNotFound (also for a wrong signature), ReportNotReady, ReportExpired.
+        """
+        if not is_signed(report_id, signature, await self._signing_keys()):
+            raise ReportNotFound
+        report = await self.get_report(report_id)
+        if report.expires_at <= await history.instant(self._database):
+            raise ReportExpired
+        if report.status is not Status.DONE:
+            raise ReportNotReady(report.reason)
+        return report
+
+    def read_report(self, report: Report, begin: int, end: int) -> AsyncIterator[bytes]:
+        """The bytes of a report's file from `begin` to before `end`."""
+        return self._desk.files.read(report.file_name, begin, end)
+
+    async def _signing_keys(self) -> Sequence[bytes]:
+        if self._desk.signing_key is not None:
+            return [self._desk.signing_key]
+        return await reports.signing_keys(self._database)
+
+    # This node's copy and the others
+
+    def _show_user(self, user_id: UserId, state: bytes) -> None:
+        if self._node is not None:
+            self._node.replica.show_user(user_id, state)
+            self._node.bell.ring()
+
+    async def _show_catalog(self) -> None:
+        """The change is committed: what goes wrong here makes reads slower, not the change undone."""
+        if self._node is None:
+            return
+        try:
+            version, living = await replication.current_catalog(self._database)
+        except Unavailable:
+            self._node.replica.spoil()
+        else:
+            self._node.replica.show_catalog(catalog_state(version, living))
+        self._node.bell.ring()
+
+
+def _from_copy(replica: Replica, age: int | None, user_ids: Sequence[UserId]) -> Answer | None:
+    if age is None:
+        return None
+    try:
+        found = replica.segments_of_many(user_ids)
+    except Unusable:
+        return None
+    return Answer(
+        age,
+        [
+            UserSegments(user_id, [Slug(slug[1:-1].decode()) for slug in slugs])
+            for user_id, slugs in zip(user_ids, found, strict=True)
+        ],
+    )

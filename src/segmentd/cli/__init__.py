@@ -5,7 +5,9 @@ from typing import Annotated, Final
 
 from cyclopts import App, CycloptsError, Parameter
 
-from segmentd import __version__, config
+from segmentd import __version__
+from segmentd.cli.flags import Flags
+from segmentd.config import ConfigurationError
 from segmentd.domain.errors import StartupFailed
 from segmentd.observability import set_up_logging
 from segmentd.serve import run
@@ -18,50 +20,40 @@ app: Final = App(
     help_flags=["--help", "-h"],
 )
 
-# Every flag is also an environment variable, SEGMENTD_ and the name in capitals.
-Host = Annotated[str | None, Parameter(help="Address to listen on. [127.0.0.1]")]
-Port = Annotated[str | None, Parameter(help="Port of HTTP; 0 takes any free one. [8080]")]
-GrpcPort = Annotated[str | None, Parameter(help="Port of gRPC; 0 is off, the only value so far. [0]")]
-Workers = Annotated[str | None, Parameter(help="HTTP processes; 0 is one for each core. [0]")]
-DataDir = Annotated[str | None, Parameter(help="Folder of everything that this node keeps. [./data]")]
-DatabaseUrl = Annotated[
-    str | None, Parameter(help="A PostgreSQL to use (15 or newer) instead of the embedded one.")
-]
-ConfigFile = Annotated[str | None, Parameter(help="A TOML file with settings.")]
+# The commands take every setting as a flag; `segmentd.config` says what each one means.
+Settings = Annotated[Flags, Parameter(name="*")]
+NO_FLAGS: Final = Flags()
 
 
 @app.command
-def serve(
-    *,
-    host: Host = None,
-    port: Port = None,
-    grpc_port: GrpcPort = None,
-    workers: Workers = None,
-    data_dir: DataDir = None,
-    database_url: DatabaseUrl = None,
-    config: ConfigFile = None,
-) -> None:
+def serve(*, flags: Settings = NO_FLAGS) -> None:
     """Serve the API; without a database URL, on an embedded PostgreSQL in the data directory."""
-    settings = _settings(locals())
-    set_up_logging(settings.settings.log_level)
-    run.serve(settings.settings)
+    settings = flags.loaded().settings
+    set_up_logging(settings.log_level)
+    run.serve(settings)
 
 
 @app.command
-def migrate(*, data_dir: DataDir = None, database_url: DatabaseUrl = None, config: ConfigFile = None) -> None:
+def worker(*, flags: Settings = NO_FLAGS) -> None:
+    """Run the background jobs alone: ended terms, reports, partitions. `segmentd serve` runs them too."""
+    settings = flags.loaded().settings
+    set_up_logging(settings.log_level)
+    run.work(settings)
+
+
+@app.command
+def migrate(*, flags: Settings = NO_FLAGS) -> None:
     """Bring the database's schema up to date."""
-    settings = _settings(locals())
     set_up_logging("warning")
-    count = run.migrate_once(settings.settings)
+    count = run.migrate_once(flags.loaded().settings)
     print(f"{count} migrations applied" if count else "the schema is up to date")
 
 
 @app.command
-def check(*, data_dir: DataDir = None, database_url: DatabaseUrl = None, config: ConfigFile = None) -> None:
+def check(*, flags: Settings = NO_FLAGS) -> None:
     """Show the configuration, and whether the database and its schema are usable."""
-    settings = _settings(locals())
     set_up_logging("warning")
-    for line in run.check(settings):
+    for line in run.check(flags.loaded()):
         print(line)
 
 
@@ -69,14 +61,10 @@ def main() -> None:
     """The command `segmentd`."""
     try:
         app(exit_on_error=False, print_error=False)
-    except (CycloptsError, config.ConfigurationError) as error:
+    except (CycloptsError, ConfigurationError) as error:
         _leave(2, str(error))
     except StartupFailed as error:
         _leave(1, error.detail)
-
-
-def _settings(flags: dict[str, str | None]) -> config.Configuration:
-    return config.load(flags)
 
 
 def _leave(code: int, line: str) -> None:

@@ -40,25 +40,37 @@ def fold(user_ids: NDArray[np.int64]) -> NDArray[np.uint32]:
 class Salted:
     """The part of the hash that depends on the salts alone, computed once for many users.
 
-    `salts` has the shape (n,), dtype int64.
+    `salts` has the shape (n,), dtype int64. Not for several threads at once: it has buffers of its own.
     """
 
     def __init__(self, salts: NDArray[np.int64]) -> None:
         seeds = salts.view(np.uint64)
         high = (seeds >> np.uint64(32)).astype(np.uint32)
         low = seeds.astype(np.uint32)
-        a = np.full(salts.shape, _START, dtype=np.uint32)
-        b, c = a.copy(), a.copy()
+        start = np.full(salts.shape, _START, dtype=np.uint32)
+        mixed_a, mixed_b, mixed_c = _mix(start + high, start + low, start.copy())
         # PostgreSQL skips the first mixing when the seed is 0.
-        mixed_a, mixed_b, mixed_c = _mix(a + high, b + low, c.copy())
         seeded = seeds != 0
-        self._a = np.where(seeded, mixed_a, a)
-        self._b = np.where(seeded, mixed_b, b)
-        self._c = np.where(seeded, mixed_c, c)
+        self._a = np.where(seeded, mixed_a, start)
+        self._b = np.where(seeded, mixed_b, start)
+        c = np.where(seeded, mixed_c, start)
+        # The first step of the last mixing does not see the user yet.
+        self._c = (c ^ self._b) - _rotate(self._b, 14)
+        self._rotated_c = _rotate(self._c, 11)
+        self._buffers = tuple(np.empty_like(start) for _ in range(4))
 
     def buckets(self, folded: NDArray[np.uint32]) -> NDArray[np.uint32]:
         """The buckets of folded ids; shapes broadcast against (n,), so (m, 1) gives (m, n)."""
-        return _final(self._a + folded, self._b, self._c)
+        a = self._a + folded
+        return _finish(
+            a, np.empty_like(a), np.empty_like(a), np.empty_like(a), self._b, self._c, self._rotated_c
+        )
+
+    def buckets_of(self, folded: int) -> NDArray[np.uint32]:
+        """The buckets of one folded id, of the shape (n,); valid until the next call."""
+        a, b, c, scratch = self._buffers
+        np.add(self._a, np.uint32(folded), a)
+        return _finish(a, b, c, scratch, self._b, self._c, self._rotated_c)
 
 
 def buckets(user_ids: NDArray[np.int64], salts: NDArray[np.int64]) -> NDArray[np.uint32]:
@@ -80,8 +92,35 @@ def _mix(
     return a, b, c
 
 
-def _final(a: NDArray[np.uint32], b: NDArray[np.uint32], c: NDArray[np.uint32]) -> NDArray[np.uint32]:
-    for bits in (14, 11, 25, 16, 4, 14, 24):
-        c = (c ^ b) - _rotate(b, bits)
-        a, b, c = b, c, a
-    return b
+def _finish(
+    a: NDArray[np.uint32],
+    b: NDArray[np.uint32],
+    c: NDArray[np.uint32],
+    scratch: NDArray[np.uint32],
+    salted_b: NDArray[np.uint32],
+    salted_c: NDArray[np.uint32],
+    rotated_c: NDArray[np.uint32],
+) -> NDArray[np.uint32]:
+    """The last mixing, in place from its second step on; gives `c`."""
+    np.bitwise_xor(a, salted_c, a)
+    np.subtract(a, rotated_c, a)
+    _stir(np.bitwise_xor(salted_b, a, b), a, 25, scratch)
+    _stir(np.bitwise_xor(salted_c, b, c), b, 16, scratch)
+    _stir(np.bitwise_xor(a, c, a), c, 4, scratch)
+    _stir(np.bitwise_xor(b, a, b), a, 14, scratch)
+    _stir(np.bitwise_xor(c, b, c), b, 24, scratch)
+    return c
+
+
+def _stir(x: NDArray[np.uint32], y: NDArray[np.uint32], bits: int, scratch: NDArray[np.uint32]) -> None:
+    """`x -= rotate(y, bits)`: the two parts of a rotation share no bit, so each is taken off in turn."""
+    left, right = _SHIFTS[bits]
+    np.left_shift(y, left, scratch)
+    np.subtract(x, scratch, x)
+    np.right_shift(y, right, scratch)
+    np.subtract(x, scratch, x)
+
+
+_SHIFTS: Final = {
+    bits: (np.array(bits, np.uint32), np.array(32 - bits, np.uint32)) for bits in (25, 16, 4, 14, 24)
+}

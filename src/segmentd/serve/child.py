@@ -19,10 +19,11 @@ from segmentd.observability import set_up_logging
 
 
 class Assignment(msgspec.Struct, frozen=True):
-    """What a child needs to know. `listener` is the number of an inherited, listening socket."""
+    """What a child needs to know: where this node's copy is, the number of an inherited, listening socket."""
 
     settings: Settings
     database_url: str
+    replica_dir: str | None = None
     listener: int | None = None
 
 

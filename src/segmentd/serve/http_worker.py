@@ -4,25 +4,30 @@ import asyncio
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import uvicorn
-from litestar import Litestar
 
 from segmentd.api.http.app import create_app
+from segmentd.api.http.hot_path import HotPath
 from segmentd.config import Settings
 from segmentd.serve.child import Assignment, Duty, run_child
-from segmentd.service import Service
+from segmentd.serve.wiring import near, service
 from segmentd.storage.database import Database
 
 
 async def serve_http(assignment: Assignment, duty: Duty) -> None:
     """Serves until it has to stop; then lets running requests end."""
-    if assignment.listener is None:
-        raise ValueError("an HTTP worker needs a listening socket")
+    if assignment.listener is None or assignment.replica_dir is None:
+        raise ValueError("an HTTP worker needs a listening socket and a folder")
     settings = assignment.settings
     with socket.socket(fileno=assignment.listener) as listener:
-        async with Database(assignment.database_url, pool_size=settings.pool_size) as database:
-            server = Server(_configured(create_app(Service(database)), settings), duty.report_ready)
+        async with (
+            Database(assignment.database_url, pool_size=settings.pool_size) as database,
+            near(database, settings, Path(assignment.replica_dir)) as node,
+        ):
+            app = HotPath(create_app(service(database, settings, node)), node.replica)
+            server = Server(_configured(app, settings), duty.report_ready)
             stopping = asyncio.create_task(server.exit_after(duty.stop), name="wait for the stop")
             await server.serve(sockets=[listener])
             stopping.cancel()
@@ -51,7 +56,7 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
 
-def _configured(app: Litestar, settings: Settings) -> uvicorn.Config:
+def _configured(app: HotPath, settings: Settings) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         http="httptools",

@@ -1,31 +1,67 @@
-"""What the commands do: serve, migrate, check."""
+"""What the commands do: serve, worker, migrate, check."""
 
 import asyncio
-from collections.abc import Iterator
+import fcntl
+import itertools
+import os
+import socket
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Final
+
+import structlog
 
 from segmentd.config import Configuration, Settings
 from segmentd.domain.errors import StartupFailed
-from segmentd.serve.supervisor import Supervisor, bind
+from segmentd.serve.child import Assignment
+from segmentd.serve.supervisor import Kept, address, bind, listen, supervise, worker_count
 from segmentd.storage import embedded
 from segmentd.storage.migrate import connect, migrate, pending_migrations
 
+HTTP_WORKER: Final = "segmentd.serve.http_worker"
+NODE_WORKER: Final = "segmentd.serve.node_worker"
+# Connections that wait while all workers are busy, or are started anew.
+BACKLOG: Final = 2048
+
+_log = structlog.get_logger(__name__)
+
 
 def serve(settings: Settings) -> None:
-    """Serves until SIGTERM or SIGINT. Raises StartupFailed."""
-    with closing(bind(settings)) as listener, own_database(settings) as database_url:
+    """Serves until SIGTERM or SIGINT. Raises StartupFailed.
+
+    Where the embedded PostgreSQL dies, all is started anew behind the same socket; requests wait there.
+    """
+    with closing(bind(settings)) as listener, node_folder(Path(settings.data_dir)) as folder:
+        ready_line: str | None = f"segmentd is ready on {address(listener)}"
+        while not _serve_once(settings, listener, folder, ready_line):
+            _log.error("the embedded PostgreSQL died, starting again")
+            ready_line = None
+
+
+def work(settings: Settings) -> None:
+    """Runs the background jobs alone until SIGTERM or SIGINT. Raises StartupFailed."""
+    with any_database(settings) as (database_url, lives):
         asyncio.run(migrate(database_url))
-        listener.listen(2048)
-        try:
-            asyncio.run(Supervisor(settings, database_url, listener).run())
-        except* StartupFailed as group:
-            raise group.exceptions[0] from None
+        if not _supervise(
+            [Kept(NODE_WORKER, Assignment(settings, database_url))], "segmentd worker is ready", lives
+        ):
+            raise StartupFailed("the embedded PostgreSQL died")
+
+
+def _serve_once(settings: Settings, listener: socket.socket, folder: Path, ready_line: str | None) -> bool:
+    with own_database(settings) as (database_url, lives):
+        asyncio.run(migrate(database_url))
+        listen(listener, BACKLOG)
+        http = Assignment(settings, database_url, str(folder), listener.fileno())
+        kept = [Kept(HTTP_WORKER, http) for _ in range(worker_count(settings))]
+        node = Kept(NODE_WORKER, Assignment(settings, database_url, str(folder)))
+        return _supervise([*kept, node], ready_line, lives)
 
 
 def migrate_once(settings: Settings) -> int:
     """Brings the schema up to date and returns the number of migrations applied. Raises StartupFailed."""
-    with any_database(settings) as database_url:
+    with any_database(settings) as (database_url, _):
         return asyncio.run(migrate(database_url))
 
 
@@ -38,37 +74,72 @@ def check(configuration: Configuration) -> Iterator[str]:
     if settings.database_url is None and not Path(settings.data_dir, "postgres").exists():
         yield f"database: embedded, made in {settings.data_dir} by the first `segmentd serve`"
         return
-    with any_database(settings) as database_url:
+    with any_database(settings) as (database_url, _):
         yield f"database: PostgreSQL {asyncio.run(_server_version(database_url))}"
         if pending := asyncio.run(pending_migrations(database_url)):
             raise StartupFailed(f"the schema lacks {', '.join(pending)}: run `segmentd migrate`")
         yield "schema: up to date"
 
 
+def _supervise(kept: Sequence[Kept], ready_line: str | None, lives: Callable[[], bool]) -> bool:
+    try:
+        return asyncio.run(supervise(kept, ready_line, lives))
+    except* StartupFailed as group:
+        raise group.exceptions[0] from None
+
+
 @contextmanager
-def own_database(settings: Settings) -> Iterator[str]:
-    """The URL of the database that was set, or of an embedded one that lives as long as the context."""
+def node_folder(data_dir: Path) -> Iterator[Path]:
+    """A folder that this node alone uses while the context lives: `node-1`, or the first free one.
+
+    Several nodes on one database may share a data directory. Raises StartupFailed.
+    """
+    for number in itertools.count(1):
+        folder = data_dir / f"node-{number}"
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise StartupFailed(f"the data directory {data_dir} cannot be used: {error.strerror}") from None
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            continue
+        try:
+            yield folder
+        finally:
+            os.close(descriptor)
+        return
+
+
+@contextmanager
+def own_database(settings: Settings) -> Iterator[tuple[str, Callable[[], bool]]]:
+    """The URL of the database that was set, or of an embedded one that lives as long as the context.
+
+    With it, whether the database's process lives, as far as that is ours to know.
+    """
     if settings.database_url is not None:
-        yield settings.database_url
+        yield settings.database_url, lambda: True
         return
     postgres = embedded.start(Path(settings.data_dir))
     try:
-        yield postgres.url
+        yield postgres.url, postgres.is_running
     finally:
         postgres.stop()
 
 
 @contextmanager
-def any_database(settings: Settings) -> Iterator[str]:
+def any_database(settings: Settings) -> Iterator[tuple[str, Callable[[], bool]]]:
     """As `own_database`, but shares the embedded one of a segmentd that serves from the same folder."""
     running = None if settings.database_url else embedded.url_of_running(Path(settings.data_dir))
     if running is not None:
-        yield running
+        yield running, lambda: True
         return
-    with own_database(settings) as database_url:
-        yield database_url
+    with own_database(settings) as own:
+        yield own
 
 
 async def _server_version(database_url: str) -> str:
-    async with await connect(database_url) as connection:
+    async with connect(database_url) as connection:
         return connection.info.parameter_status("server_version") or "of an unknown version"

@@ -1,4 +1,4 @@
-"""Starts the processes of `segmentd serve`, restarts those that die, and stops them in order."""
+"""Starts the processes of a node, restarts those that die, and stops them in order."""
 
 import asyncio
 import contextlib
@@ -6,7 +6,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import msgspec
@@ -20,40 +20,41 @@ SHORTEST_PAUSE_S: Final = 0.1
 LONGEST_PAUSE_S: Final = 10.0
 # A process that lived this long was healthy; its next restart is quick again.
 HEALTHY_AFTER_S: Final = 30.0
+# How often the supervisor looks whether the embedded PostgreSQL lives.
+LOOK_EVERY_S: Final = 0.5
 # What a child may take on top of the time for running requests, before it is killed.
 SPARE_SECONDS: Final = 5.0
 
 _log = structlog.get_logger(__name__)
 
 
-class Supervisor:
-    """One node's processes: `workers` times HTTP, restarted with growing pauses while they die young."""
+async def supervise(kept: Sequence["Kept"], ready_line: str | None, needed: Callable[[], bool]) -> bool:
+    """Keeps processes alive until SIGTERM or SIGINT; prints the line, if any, once all are ready.
 
-    def __init__(self, settings: Settings, database_url: str, listener: socket.socket) -> None:
-        self._settings = settings
-        self._listener = listener
-        self._assignment = Assignment(settings, database_url, listener.fileno())
-        self._stop = asyncio.Event()
-
-    async def run(self) -> None:
-        """Runs until SIGTERM or SIGINT. Raises StartupFailed when a process dies before it was ever ready."""
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stop.set)
-        kept = [
-            Kept("segmentd.serve.http_worker", self._assignment) for _ in range(worker_count(self._settings))
-        ]
-        async with asyncio.TaskGroup() as tasks:
-            for process in kept:
-                tasks.create_task(process.keep(self._stop))
-            announcing = tasks.create_task(self._announce(kept))
-            await self._stop.wait()
-            announcing.cancel()
-
-    async def _announce(self, kept: Sequence["Kept"]) -> None:
+    False: it stopped because what they need was gone. Raises StartupFailed when one dies before it was ready.
+    """
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with asyncio.TaskGroup() as tasks:
         for process in kept:
-            await process.ready.wait()
-        print(f"segmentd is ready on {address(self._listener)}", flush=True)  # noqa: T201 - the promised line
+            tasks.create_task(process.keep(stop))
+        announcing = tasks.create_task(_announce(kept, ready_line))
+        while needed() and not stop.is_set():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), LOOK_EVERY_S)
+        asked = stop.is_set()
+        stop.set()
+        announcing.cancel()
+    return asked
+
+
+async def _announce(kept: Sequence["Kept"], ready_line: str | None) -> None:
+    for process in kept:
+        await process.ready.wait()
+    if ready_line is not None:
+        print(ready_line, flush=True)  # noqa: T201 - the promised line
 
 
 class Kept:
@@ -137,6 +138,15 @@ def bind(settings: Settings) -> socket.socket:
         raise StartupFailed(f"cannot listen on {place}: {error.strerror or error}") from None
     bound.set_inheritable(True)
     return bound
+
+
+def listen(bound: socket.socket, backlog: int) -> None:
+    """Lets clients in. Raises StartupFailed when another that had bound the same address listens already."""
+    try:
+        bound.listen(backlog)
+    except OSError as error:
+        host, port, *_ = bound.getsockname()
+        raise StartupFailed(f"cannot listen on {host}, port {port}: {error.strerror or error}") from None
 
 
 def address(listener: socket.socket) -> str:

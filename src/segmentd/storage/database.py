@@ -2,19 +2,20 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Final, LiteralString, Self, TypeVar
+from typing import Any, Final, LiteralString, Self, TypeVar
 
 import msgspec
 import psycopg
 import structlog
-from psycopg.rows import class_row
+from psycopg.rows import RowMaker
 from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
 
 from segmentd.domain.errors import Unavailable
 
 Row = TypeVar("Row")
+Result = TypeVar("Result")
 Parameters = Sequence[object] | Mapping[str, object] | None
 
 # Nothing was done: PostgreSQL undid the statement, so it is safe to send it again.
@@ -34,9 +35,18 @@ _ATTEMPTS: Final = 4
 _LONGEST_WAIT_S: Final = 3.0
 
 # JIT costs more than these short statements. A request is over long before its statement may be.
+# Whatever the database's own default: times are read after locks, by statements with snapshots of their own.
 _SESSION: Final = (
-    "SET timezone = 'UTC'; SET jit = off; SET statement_timeout = '30s'; SET lock_timeout = '10s'"
+    "SET timezone = 'UTC'; SET jit = off; SET statement_timeout = '30s'; SET lock_timeout = '10s';"
+    "SET default_transaction_isolation = 'read committed'"
 )
+# A server that vanished without a word, as in a power cut: noticed within about ten seconds.
+_VANISHED: Final = {
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 10_000,
+}
 
 _log = structlog.get_logger(__name__)
 
@@ -60,7 +70,7 @@ class Database:
             # Each attempt doubles its pause; short attempts that begin anew find a returned database at once.
             reconnect_timeout=_LONGEST_WAIT_S,
             configure=_configure,
-            kwargs={"autocommit": True, "connect_timeout": 5, "application_name": "segmentd"},
+            kwargs={"autocommit": True, "connect_timeout": 5, "application_name": "segmentd", **_VANISHED},
         )
         self._checking: asyncio.Task[None] | None = None
 
@@ -70,28 +80,49 @@ class Database:
 
     async def __aexit__(self, *exc_info: object) -> None:
         if self._checking is not None:
+            self._checking.cancel()
             await asyncio.wait([self._checking])
         await self._pool.close()
 
     async def all(self, row: type[Row], query: LiteralString, parameters: Parameters = None) -> list[Row]:
-        """The rows of one statement, as objects whose fields are the columns. Raises Unavailable."""
-        for attempt in range(1, _ATTEMPTS + 1):
-            try:
-                async with (
-                    self._connection() as connection,
-                    connection.cursor(row_factory=class_row(row)) as cursor,
-                ):
-                    await cursor.execute(query, parameters)
-                    return await cursor.fetchall()
-            except _UNDONE as error:
-                _log.info("undone, trying again", attempt=attempt, error=type(error).__name__)
-                await asyncio.sleep(random.uniform(0, 0.02 * 2**attempt))  # noqa: S311 - spreads retries, no secret
-        raise Unavailable("The database is too busy with conflicting changes; try again shortly.")
+        """The rows of one statement, as structs whose fields are the columns. Raises Unavailable."""
+
+        async def fetch(connection: psycopg.AsyncConnection) -> list[Row]:
+            async with connection.cursor(row_factory=struct_row(row)) as cursor:
+                await cursor.execute(query, parameters)
+                return await cursor.fetchall()
+
+        return await self._insisting(fetch)
 
     async def one(self, row: type[Row], query: LiteralString, parameters: Parameters = None) -> Row | None:
         """The only row of one statement, or None. Raises Unavailable."""
         rows = await self.all(row, query, parameters)
         return rows[0] if rows else None
+
+    async def execute(self, query: LiteralString, parameters: Parameters = None) -> int:
+        """Runs one statement and returns the number of rows that it touched. Raises Unavailable."""
+
+        async def run(connection: psycopg.AsyncConnection) -> int:
+            return (await connection.execute(query, parameters)).rowcount
+
+        return await self._insisting(run)
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[psycopg.AsyncConnection]:
+        """A connection in one transaction, committed at the end, undone by any error. Raises Unavailable."""
+        async with self._connection() as connection, connection.transaction():
+            yield connection
+
+    async def _insisting(self, work: Callable[[psycopg.AsyncConnection], Awaitable[Result]]) -> Result:
+        """Does the work again where PostgreSQL undid it, a few times."""
+        for attempt in range(1, _ATTEMPTS + 1):
+            try:
+                async with self._connection() as connection:
+                    return await work(connection)
+            except _UNDONE as error:
+                _log.info("undone, trying again", attempt=attempt, error=type(error).__name__)
+                await asyncio.sleep(random.uniform(0, 0.02 * 2**attempt))  # noqa: S311 - spreads retries, no secret
+        raise Unavailable("The database is too busy with conflicting changes; try again shortly.")
 
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator[psycopg.AsyncConnection]:
@@ -112,6 +143,16 @@ class Database:
         """Where one connection broke, the idle ones are suspect: replace those that no longer answer."""
         if self._checking is None or self._checking.done():
             self._checking = asyncio.create_task(self._pool.check(), name="check connections")
+
+
+def struct_row(row: type[Row]) -> Callable[[psycopg.AsyncCursor[Any]], RowMaker[Row]]:
+    """Makes rows into msgspec structs, field by column name; a value of another type is an error."""
+
+    def factory(cursor: psycopg.AsyncCursor[Any]) -> RowMaker[Row]:
+        names = [column.name for column in cursor.description or ()]
+        return lambda values: msgspec.convert(dict(zip(names, values, strict=True)), row)
+
+    return factory
 
 
 async def _configure(connection: psycopg.AsyncConnection) -> None:

@@ -20,6 +20,7 @@ import psycopg
 from segmentd.domain.errors import StartupFailed
 from segmentd.storage.embedded_folder import (
     POLL_SECONDS,
+    PORT,
     SHUTDOWN,
     DataFolder,
     Lock,
@@ -93,6 +94,7 @@ def start(data_dir: Path) -> EmbeddedPostgres:
             lock = Lock.taken(folder)
             undo.callback(lock.release)
             folder.stop_leftover()
+            folder.clear_init_dirs()
             remove_socket_dir(lock.last_socket_dir())
 
             account, major = choose_account(binaries, folder.path, folder.pgdata)
@@ -131,7 +133,8 @@ def url_of_running(data_dir: Path) -> str | None:
 
 
 def _url(password: str, socket_dir: str, database: str) -> str:
-    return f"postgresql://{_ROLE}:{quote(password, safe='')}@{quote(socket_dir, safe='')}/{database}"
+    # With the port, for else libpq takes the one in PGPORT.
+    return f"postgresql://{_ROLE}:{quote(password, safe='')}@{quote(socket_dir, safe='')}:{PORT}/{database}"
 
 
 def _prepare(folder: DataFolder, account: Account, major: int, initdb: Path) -> str:
@@ -225,7 +228,7 @@ def _command(folder: DataFolder, account: Account, postgres: Path, socket_dir: s
     # What is on the command line cannot be changed in postgresql.conf: only what we ourselves rely on.
     fixed = ("listen_addresses=", f'unix_socket_directories="{socket_dir}"', "unix_socket_permissions=0700")
     arguments = [argument for setting in fixed for argument in ("-c", setting)]
-    return account.command(postgres, "-D", folder.pgdata, "-p", "5432", *arguments)
+    return account.command(postgres, "-D", folder.pgdata, "-p", PORT, *arguments)
 
 
 def _environment(stale: int | None) -> dict[str, str]:
@@ -263,6 +266,5 @@ def _create_database(password: str, socket_dir: str) -> None:
             if not found:
                 connection.execute(f"CREATE DATABASE {_DATABASE}")
     except psycopg.Error as error:
-        raise StartupFailed(
-            f"PostgreSQL started, but the database {_DATABASE} cannot be opened: {last_line(str(error))}"
-        ) from error
+        reason = last_line(str(error).splitlines()[0])
+        raise StartupFailed(f"PostgreSQL started, but its database cannot be opened: {reason}") from error

@@ -23,7 +23,8 @@ def _become(parent: int, account: str, command: list[str]) -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGINT, 0, 0, 0)
     if os.getppid() != parent:  # it died before the line above: no signal would ever come
         sys.exit(f"process {parent} has ended")
-    os.execvp(command[0], command)  # noqa: S606 - made by embedded_launch; no shell is wanted
+    # Not execvp: it imports, and the account that this now is may not reach Python's own files.
+    os.execv(command[0], command)  # noqa: S606 - made by embedded_launch; no shell is wanted
 
 
 if __name__ == "__main__":

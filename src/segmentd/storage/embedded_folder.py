@@ -1,4 +1,4 @@
-"""the data directory of the embedded PostgreSQL: what lies where, who holds it, what a killed run left.
+"""The data directory of the embedded PostgreSQL: what lies where, who holds it, what a killed run left.
 
 postgres/           PGDATA
 postgres.password   the password of the role segmentd
@@ -29,10 +29,9 @@ SHUTDOWN: Final = ((signal.SIGINT, 30.0), (signal.SIGQUIT, 10.0), (signal.SIGKIL
 _LOCK_SECONDS: Final = 0.5
 _INIT_PREFIX: Final = "postgres.init-"
 _SOCKET_PREFIX: Final = "segmentd-postgres-"
-_SOCKET_NAME: Final = ".s.PGSQL.5432"
-_SOCKET_PATH_BYTES: Final = (
-    103  # sun_path without its closing zero: 107 bytes on Linux, 103 on macOS and the BSDs
-)
+PORT: Final = "5432"  # no more than a part of the socket's name
+_SOCKET_NAME: Final = f".s.PGSQL.{PORT}"
+_SOCKET_PATH_BYTES: Final = 103  # sun_path without its closing zero on macOS and the BSDs; Linux has 107
 
 
 class Postmaster(NamedTuple):
@@ -124,10 +123,13 @@ class DataFolder:
         return descriptor
 
     def make_init_dir(self) -> Path:
-        """A new folder beside PGDATA for initdb; those of first starts that did not end go away."""
+        """A new folder beside PGDATA for initdb."""
+        return Path(tempfile.mkdtemp(prefix=_INIT_PREFIX, dir=self.path))
+
+    def clear_init_dirs(self) -> None:
+        """Removes those of first starts that did not end; if initdb is still ending, a later start does."""
         for half_made in self.path.glob(f"{_INIT_PREFIX}*"):
             shutil.rmtree(half_made, ignore_errors=True)
-        return Path(tempfile.mkdtemp(prefix=_INIT_PREFIX, dir=self.path))
 
     def sync(self) -> None:
         """Brings new names in the folder to the disk."""
@@ -235,7 +237,7 @@ def make_socket_dir(account: Account) -> str:
     """A short private folder for the socket of a server that runs as `account`."""
     place = tempfile.gettempdir()
     longest = len(os.fsencode(place)) + len(f"/{_SOCKET_PREFIX}12345678/{_SOCKET_NAME}.lock")
-    if account.switched or longest > _SOCKET_PATH_BYTES:
+    if account.switched or longest > _SOCKET_PATH_BYTES or "," in place:  # libpq parts hosts at commas
         place = "/tmp"  # noqa: S108 - short, and reached by every account; the folder in it is private
     made = tempfile.mkdtemp(prefix=_SOCKET_PREFIX, dir=place)
     if account.switched:

@@ -11,7 +11,7 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -32,14 +32,22 @@ class Account:
     switched: bool = False
     """Whether a change to this account is needed."""
     namespaced: bool = False
-    """Whether it only seems another account: in a user namespace root, with its files, is user 1000."""
+    """Whether it seems another: in a user namespace it has its own files and the id of an ordinary user."""
 
     def command(self, program: str | Path, *arguments: str | Path) -> list[str]:
         """The command that runs `program` as this account, and stops it when the calling thread ends."""
         account = f"{self.uid}:{self.gid}" if self.switched else "-"
-        prefix = ["unshare", "--user", "--map-user=1000", "--map-group=1000", "--"] if self.namespaced else []
         launch = [sys.executable, "-I", "-S", str(_EXEC), str(os.getpid()), account]
-        return [*launch, *prefix, str(program), *map(str, arguments)]
+        if self.namespaced:
+            seeming = _ordinary_uid()
+            launch += [
+                shutil.which("unshare") or "/no/unshare",
+                "--user",
+                f"--map-user={seeming}",
+                f"--map-group={seeming}",
+                "--",
+            ]
+        return [*launch, str(program), *map(str, arguments)]
 
     def run(
         self, program: str | Path, *arguments: str | Path, seconds: float
@@ -113,9 +121,8 @@ class Program:
 
 
 def environment(**more: str) -> dict[str, str]:
-    """Our environment without what would sway PostgreSQL, and with messages in English, for we read them."""
-    ours = {name: value for name, value in os.environ.items() if not name.startswith(("PG", "LC_", "LANG"))}
-    return {**ours, "LC_ALL": "C", **more}
+    """Our environment, with PostgreSQL's messages in English, for we read them."""
+    return {**os.environ, "LC_ALL": "C", **more}
 
 
 def programs() -> Path:
@@ -159,13 +166,13 @@ def choose_account(binaries: Path, data_dir: Path, pgdata: Path) -> tuple[Accoun
 
 
 def _accounts(binaries: Path, data_dir: Path, pgdata: Path) -> Iterator[Account]:
-    if os.geteuid() != 0:
-        yield Account(os.geteuid(), os.getegid())
+    us = Account(os.geteuid(), os.getegid())
+    if us.uid != 0:
+        yield from [us] if _has_a_name(us.uid) else [replace(us, namespaced=True), us]
         return
     # Whoever owns the files goes first, so that a start as root leaves them usable to that owner.
     yield from _owners(pgdata, data_dir)
-    if sys.platform == "linux" and shutil.which("unshare"):
-        yield Account(0, os.getegid(), namespaced=True)
+    yield replace(us, namespaced=True)
     yield from _owners(binaries)
     for name in _SPARE_ACCOUNTS:
         with contextlib.suppress(KeyError):
@@ -178,7 +185,21 @@ def _owners(*folders: Path) -> Iterator[Account]:
         with contextlib.suppress(FileNotFoundError):
             status = folder.stat()
             if status.st_uid != 0:
-                yield Account(status.st_uid, status.st_gid, switched=True)
+                namespaced = not _has_a_name(status.st_uid)
+                yield Account(status.st_uid, status.st_gid, switched=True, namespaced=namespaced)
+
+
+def _has_a_name(uid: int) -> bool:
+    """Whether the system knows the user, without which initdb refuses; in a container it may not."""
+    try:
+        pwd.getpwuid(uid)
+    except KeyError:
+        return False
+    return True
+
+
+def _ordinary_uid() -> int:
+    return next((entry.pw_uid for entry in pwd.getpwall() if entry.pw_uid != 0), 1000)
 
 
 def last_line(output: str) -> str:

@@ -16,15 +16,15 @@ from segmentd.storage.database import Database
 SCANNED_USERS: Final = 10_000
 
 
-async def change(database: Database, user_id: UserId, change: Change, actor: Actor) -> Changed:
-    """Adds and removes segments of one user, all or nothing.
+async def change(database: Database, user_id: UserId, change: Change, actor: Actor) -> tuple[Changed, bytes]:
+    """Adds and removes segments of one user, all or nothing; returns also the user's state for copies.
 
     Raises SegmentNotFound with every unknown slug, Invalid for a term that is not ahead, Unavailable.
     """
     try:
         [row] = await database.all(
             _ChangedRow,
-            "SELECT segments, added, removed, updated, unchanged FROM change_memberships("
+            "SELECT segments, added, removed, updated, unchanged, state FROM change_memberships("
             "  %(user_id)s, %(slugs)s::text[], %(adds)s::boolean[],"
             "  %(untils)s::timestamptz[], %(ttls)s::bigint[], %(actor)s, %(reason)s)",
             {
@@ -39,7 +39,8 @@ async def change(database: Database, user_id: UserId, change: Change, actor: Act
         )
     except psycopg.DatabaseError as error:
         raise _refusal(error, change) from None
-    return Changed(user_id, row.segments, row.added, row.removed, row.updated, row.unchanged)
+    changed = Changed(user_id, row.segments, row.added, row.removed, row.updated, row.unchanged)
+    return changed, row.state
 
 
 async def segments_of(database: Database, user_ids: Sequence[UserId]) -> Sequence[UserSegments]:
@@ -114,7 +115,8 @@ MEMBERS_BY_OVERRIDE: Final[LiteralString] = f"""
         FROM memberships
         WHERE segment_id = %(segment_id)s AND user_id > %(after)s AND ended_at IS NULL
         ORDER BY user_id
-        LIMIT %(scanned)s
+        -- Behind a subquery, else the planner collects the last entries by a bitmap, all of them at once.
+        LIMIT (SELECT %(scanned)s::integer)
     )
     {_WALK}
 """
@@ -129,6 +131,8 @@ MEMBERS_BY_BUCKET: Final[LiteralString] = f"""
         LEFT JOIN memberships m
                ON m.user_id = u.id AND m.segment_id = %(segment_id)s AND m.ended_at IS NULL
               AND (m.until IS NULL OR m.until > reading_instant())
+              -- It follows from the above, but without it the planner reads all overrides of the segment.
+              AND m.user_id > %(after)s AND m.user_id <= (SELECT max(id) FROM known)
     )
     {_WALK}
 """
@@ -140,6 +144,7 @@ class _ChangedRow(msgspec.Struct, frozen=True):
     removed: Sequence[Slug]
     updated: Sequence[Slug]
     unchanged: Sequence[Slug]
+    state: bytes
 
 
 class _SegmentRow(msgspec.Struct, frozen=True):

@@ -1,15 +1,18 @@
 """The schema: numbered SQL files, each applied once, in order, in a transaction of its own."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from importlib import resources
 from typing import Final, NamedTuple
 
 import psycopg
 import structlog
+from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import scalar_row
 
 from segmentd.domain.errors import StartupFailed
+from segmentd.storage import job_queue
 
 OLDEST_POSTGRESQL: Final = 15
 
@@ -42,7 +45,7 @@ async def migrate(database_url: str) -> int:
 
     Raises StartupFailed when the database cannot be used: unreachable, too old, or of a newer segmentd.
     """
-    async with await connect(database_url) as connection:
+    async with connect(database_url) as connection:
         await connection.execute(f"SET lock_timeout = '{_LOCK_TIMEOUT}'".encode())
         try:
             await connection.execute("SELECT pg_advisory_lock(%s)", [_MIGRATION_LOCK])
@@ -59,33 +62,42 @@ async def migrate(database_url: str) -> int:
         for migration in pending:
             await _apply(connection, migration)
             _log.info("migrated", migration=migration.name)
-        return len(pending)
+        return len(pending) + await _install_job_queue(connection)
 
 
 async def pending_migrations(database_url: str) -> list[str]:
     """The names of the migrations that the database still lacks; changes nothing. Raises StartupFailed."""
-    async with await connect(database_url) as connection:
+    async with connect(database_url) as connection:
         cursor = await connection.execute("SELECT to_regclass('schema_migrations') IS NOT NULL")
         exists = await cursor.fetchone()
         applied = await applied_migrations(connection) if exists == (True,) else set()
         return [migration.name for migration in migrations() if migration.number not in applied]
 
 
-async def connect(database_url: str) -> psycopg.AsyncConnection:
+@asynccontextmanager
+async def connect(database_url: str) -> AsyncIterator[psycopg.AsyncConnection]:
     """A connection in autocommit to a PostgreSQL that is new enough.
 
-    Raises StartupFailed with one line that says what is wrong and never shows the password.
+    Raises StartupFailed, also for what goes wrong in the context; its one line never shows the password.
     """
     try:
-        connection = await psycopg.AsyncConnection.connect(database_url, autocommit=True, connect_timeout=10)
+        conninfo_to_dict(database_url)
+    except psycopg.ProgrammingError:  # its message would quote the URL, or a piece of it
+        raise StartupFailed(
+            "the database URL is malformed; it looks like postgresql://USER:PASSWORD@HOST:PORT/DATABASE"
+        ) from None
+    try:
+        async with await psycopg.AsyncConnection.connect(
+            database_url, autocommit=True, connect_timeout=10
+        ) as connection:
+            version = connection.info.server_version // 10_000
+            if version < OLDEST_POSTGRESQL:
+                raise StartupFailed(
+                    f"PostgreSQL {OLDEST_POSTGRESQL} or newer is needed; the database runs {version}"
+                )
+            yield connection
     except psycopg.Error as error:
-        reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
-        raise StartupFailed(f"cannot use the database: {reason}") from None
-    version = connection.info.server_version // 10_000
-    if version < OLDEST_POSTGRESQL:
-        await connection.close()
-        raise StartupFailed(f"PostgreSQL {OLDEST_POSTGRESQL} or newer is needed; the database runs {version}")
-    return connection
+        raise StartupFailed(f"cannot use the database: {_reason(error)}") from error
 
 
 async def applied_migrations(connection: psycopg.AsyncConnection) -> set[int]:
@@ -109,4 +121,15 @@ async def _apply(connection: psycopg.AsyncConnection, migration: Migration) -> N
                 [migration.number, migration.name],
             )
     except psycopg.Error as error:
-        raise StartupFailed(f"migration {migration.name} failed: {str(error).splitlines()[0]}") from error
+        raise StartupFailed(f"migration {migration.name} failed: {_reason(error)}") from error
+
+
+async def _install_job_queue(connection: psycopg.AsyncConnection) -> int:
+    try:
+        return await job_queue.install(connection)
+    except psycopg.Error as error:
+        raise StartupFailed(f"the job queue's tables cannot be made: {_reason(error)}") from error
+
+
+def _reason(error: psycopg.Error) -> str:
+    return error.diag.message_primary or " ".join(str(error).split()) or type(error).__name__

@@ -2,11 +2,13 @@
 
 from collections.abc import Sequence
 
+import msgspec
+
 from segmentd.domain.errors import UserExists, UserNotFound
 from segmentd.domain.identifiers import UserId
 from segmentd.domain.memberships import Actor
 from segmentd.domain.users import User
-from segmentd.storage.database import Database, Succeeded
+from segmentd.storage.database import Database
 
 
 async def register(database: Database, user_id: UserId | None, name: str | None) -> User:
@@ -39,8 +41,27 @@ async def list_after(database: Database, after: UserId | None, limit: int) -> Se
     )
 
 
-async def delete(database: Database, user_id: UserId, actor: Actor) -> None:
-    """Ends the life, the memberships and the exclusions; history stays. Raises UserNotFound, Unavailable."""
-    deleted = await database.one(Succeeded, "SELECT delete_user(%s, %s) AS succeeded", [user_id, actor])
-    if deleted != Succeeded(succeeded=True):
+async def delete(database: Database, user_id: UserId, actor: Actor) -> bytes:
+    """Ends the life, the memberships and the exclusions; history stays. Returns the user's state for copies.
+
+    Raises UserNotFound, Unavailable.
+    """
+    [row] = await database.all(_Deleted, "SELECT delete_user(%s, %s) AS state", [user_id, actor])
+    if row.state is None:
         raise UserNotFound(user_id)
+    return row.state
+
+
+async def erase(database: Database, user_id: UserId) -> bytes:
+    """Removes all that is known of a user, living or not, and ends the links of reports that may name them.
+
+    Returns the user's state for copies. Raises UserNotFound, Unavailable.
+    """
+    [row] = await database.all(_Deleted, "SELECT erase_user(%s) AS state", [user_id])
+    if row.state is None:
+        raise UserNotFound(user_id)
+    return row.state
+
+
+class _Deleted(msgspec.Struct, frozen=True):
+    state: bytes | None

@@ -5,9 +5,11 @@ from typing import Final
 from litestar import Litestar, Router
 from litestar.di import Provide
 
+from segmentd.api.http.documented import Documented
 from segmentd.api.http.errors import EXCEPTION_HANDLERS
 from segmentd.api.http.memberships import memberships_router
 from segmentd.api.http.operations import OPENAPI, operations_router
+from segmentd.api.http.reports import reports_router
 from segmentd.api.http.segments import segments_router
 from segmentd.api.http.users import users_router
 from segmentd.domain.memberships import ANONYMOUS, Actor
@@ -20,7 +22,9 @@ def create_app(service: Service) -> Litestar:
     """The application that serves these use cases."""
     return Litestar(
         route_handlers=[
-            Router("/api/v1", route_handlers=[segments_router, users_router, memberships_router]),
+            Router(
+                "/api/v1", route_handlers=[segments_router, users_router, memberships_router, reports_router]
+            ),
             operations_router,
         ],
         dependencies={
@@ -30,6 +34,7 @@ def create_app(service: Service) -> Litestar:
         exception_handlers=EXCEPTION_HANDLERS,
         request_max_body_size=LARGEST_BODY_BYTES,
         openapi_config=OPENAPI,
+        plugins=[Documented()],
         logging_config=None,
     )
 

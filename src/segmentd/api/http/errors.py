@@ -10,10 +10,10 @@ from litestar.datastructures import State
 from litestar.exceptions import HTTPException, ValidationException
 from litestar.types import ExceptionHandlersMap
 
+from segmentd.api.http.documented import PROBLEM_JSON
+from segmentd.api.http.wording import in_words
 from segmentd.api.problems import HTTP_PROBLEMS, Problem, problem_of
 from segmentd.domain.errors import Fault, Invalid, SegmentdError
-
-PROBLEM_JSON: Final = "application/problem+json"
 
 _log = structlog.get_logger(__name__)
 
@@ -46,7 +46,8 @@ def invalid_parameter(request: AnyRequest, error: ValidationException) -> Respon
     """A path or query parameter that is not what it must be, or a body that is missing."""
     extra = error.extra if isinstance(error.extra, list) else []
     faults = [
-        Fault(f"/{item.get('key', '')}", str(item.get("message", "")))
+        # In a URL everything is a string, so "not a string" would help nobody.
+        Fault(f"/{item.get('key', '')}", in_words(str(item.get("message", ""))).partition(", not ")[0])
         for item in extra
         if isinstance(item, dict) and item.get("key") != "data"
     ]

@@ -8,10 +8,10 @@ from litestar import Response, Router, get, post
 from litestar.params import JSONBody, QueryParameter
 from msgspec import Meta, Struct
 
+from segmentd.api.http.documented import problems
 from segmentd.api.http.strict_json import StrictJson
 from segmentd.api.http.types import (
     INSTANT,
-    NO_NUL,
     Caller,
     CursorParameter,
     InstantParameter,
@@ -24,8 +24,10 @@ from segmentd.api.http.types import (
     UserIdParameter,
     UserIdValue,
     instant,
+    instant_text,
 )
-from segmentd.domain.errors import Fault, Invalid
+from segmentd.api.http.wording import NO_NUL
+from segmentd.domain.errors import Fault, Invalid, SegmentNotFound
 from segmentd.domain.identifiers import Slug, UserId
 from segmentd.domain.instants import in_utc, rfc3339
 from segmentd.domain.memberships import (
@@ -104,7 +106,9 @@ class MembershipBody(Struct, frozen=True):
     @classmethod
     def of(cls, membership: Membership) -> "MembershipBody":
         """As clients see it."""
-        return cls(membership.slug, membership.source, rfc3339(membership.since), _text(membership.until))
+        return cls(
+            membership.slug, membership.source, rfc3339(membership.since), instant_text(membership.until)
+        )
 
 
 class UserSegmentsBody(Struct, frozen=True):
@@ -135,7 +139,7 @@ class ExplanationBody(Struct, frozen=True):
     because: Because
     since: InstantText | None
     until: InstantText | None
-    percent: int | float | None
+    percent: float | None
     bucket: int | None
     threshold: int | None
     salt: str | None
@@ -150,8 +154,8 @@ class ExplanationBody(Struct, frozen=True):
             slug,
             because.member,
             because,
-            _text(evidence.last_change),
-            _text(evidence.until),
+            instant_text(evidence.last_change),
+            instant_text(evidence.until),
             None if evidence.percent is None else shortest(evidence.percent),
             evidence.bucket if rolled_out else None,
             evidence.threshold,
@@ -182,7 +186,7 @@ class EventBody(Struct, frozen=True):
             event.cause,
             event.actor,
             event.reason,
-            _text(event.until),
+            instant_text(event.until),
         )
 
 
@@ -204,17 +208,20 @@ async def get_user_segments(
 ) -> Response[UserSegmentsBody]:
     """Read the segments that a user is in, now or at an instant of the past, on request with the why."""
     if not detail and at is None:
-        [user] = await service.segments_of([user_id])
-        return _fresh(UserSegmentsBody(user_id, user.segments))
+        age, [user] = await service.segments_of([user_id])
+        return _aged(UserSegmentsBody(user_id, user.segments), age)
     memberships = await service.segments_at(user_id, instant("at", at))
     if detail:
-        return _fresh(
-            UserSegmentsBody(user_id, [MembershipBody.of(membership) for membership in memberships])
-        )
-    return _fresh(UserSegmentsBody(user_id, [*dict.fromkeys(membership.slug for membership in memberships)]))
+        return _aged(UserSegmentsBody(user_id, [MembershipBody.of(membership) for membership in memberships]))
+    return _aged(UserSegmentsBody(user_id, [*dict.fromkeys(membership.slug for membership in memberships)]))
 
 
-@post("/users/{user_id:str}/segments", status_code=200, dto=StrictJson[MembershipChange])
+@post(
+    "/users/{user_id:str}/segments",
+    status_code=200,
+    dto=StrictJson[MembershipChange],
+    responses=problems(SegmentNotFound),
+)
 async def change_user_segments(
     user_id: UserIdParameter,
     data: JSONBody[MembershipChange],
@@ -225,7 +232,7 @@ async def change_user_segments(
     return ChangedBody.of(await service.change_memberships(user_id, data.to_change(), actor))
 
 
-@get("/users/{user_id:str}/segments/{slug:str}")
+@get("/users/{user_id:str}/segments/{slug:str}", responses=problems(SegmentNotFound))
 async def explain_membership(
     user_id: UserIdParameter,
     slug: SlugParameter,
@@ -253,7 +260,8 @@ async def get_history(
 @post("/lookup", status_code=200, dto=StrictJson[LookupRequest])
 async def lookup(data: JSONBody[LookupRequest], service: UseCases) -> Response[LookupBody]:
     """Read the segments of up to 1,000 users, in the order asked."""
-    return _fresh(LookupBody(await service.segments_of(data.user_ids)))
+    age, users = await service.segments_of(data.user_ids)
+    return _aged(LookupBody(users), age)
 
 
 def _addition(index: int, item: Slug | Term) -> Addition:
@@ -272,13 +280,9 @@ def _period(begin: str | None, end: str | None) -> tuple[datetime | None, dateti
     return period
 
 
-def _text(moment: datetime | None) -> str | None:
-    return None if moment is None else rfc3339(moment)
-
-
-def _fresh(body: Content) -> Response[Content]:
-    """An answer straight from the database."""
-    return Response(body, headers={"Age": "0"})
+def _aged(body: Content, age: int = 0) -> Response[Content]:
+    """An answer that says how old it is, in whole seconds; 0 straight from the database."""
+    return Response(body, headers={"Age": str(age)})
 
 
 memberships_router = Router(

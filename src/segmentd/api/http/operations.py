@@ -41,13 +41,22 @@ _START_SCRIPT: Final = (
     'SwaggerUIBundle({url: "/openapi.json", dom_id: "#swagger-ui", deepLinking: true, validatorUrl: null});\n'
 )
 
+
+class _DocumentAlone(JsonRenderPlugin):
+    """/openapi.json without what Litestar puts beside it: HTML for every unknown address below its path."""
+
+    def receive_router(self, router: Router) -> None:
+        router.routes[:] = [route for route in router.routes if self.has_path(route.path)]
+
+
 OPENAPI: Final = OpenAPIConfig(
     title="segmentd",
     version=__version__,
     description="Which segments is each user in, since when, and why.",
     create_examples=False,
+    operation_id_creator=lambda handler, _method, _path: handler.handler_name,
     path="/",
-    render_plugins=[JsonRenderPlugin(path="/openapi.json")],
+    render_plugins=[_DocumentAlone(path="/openapi.json")],
 )
 
 

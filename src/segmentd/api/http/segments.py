@@ -7,9 +7,9 @@ from litestar import Response, Router, delete, get, patch, post
 from litestar.params import JSONBody
 from msgspec import UNSET, Meta, Struct, UnsetType
 
+from segmentd.api.http.documented import problems
 from segmentd.api.http.strict_json import StrictJson
 from segmentd.api.http.types import (
-    NO_NUL,
     CursorParameter,
     InstantText,
     LimitParameter,
@@ -18,17 +18,16 @@ from segmentd.api.http.types import (
     SlugValue,
     UseCases,
 )
-from segmentd.domain.errors import Fault, Invalid
-from segmentd.domain.identifiers import INT64_MAX, INT64_MIN, Salt, Slug, UserId, random_salt
+from segmentd.api.http.wording import NO_NUL
+from segmentd.domain.errors import Fault, Invalid, SegmentExists, SegmentNotFound
+from segmentd.domain.identifiers import INT64_MAX, INT64_MIN, SALT_PATTERN, Salt, Slug, UserId, random_salt
 from segmentd.domain.instants import rfc3339
 from segmentd.domain.pages import USUAL_PAGE
 from segmentd.domain.segments import NewSegment, Percent, Segment, SegmentUpdate, exact_percent, shortest
 
 DescriptionValue = Annotated[str, Meta(max_length=2000, pattern=NO_NUL)]
 PercentValue = Annotated[float, Meta(ge=0, le=100, description="with at most four decimals", examples=[10])]
-SaltValue = Annotated[
-    str, Meta(pattern=r"^-?[0-9]{1,19}(?!\n)$", description="a signed 64-bit integer", examples=["22"])
-]
+SaltValue = Annotated[str, Meta(pattern=SALT_PATTERN, description="a signed 64-bit integer", examples=["22"])]
 
 
 class SegmentCreation(RequestBody, frozen=True):
@@ -53,7 +52,7 @@ class SegmentBody(Struct, frozen=True):
 
     slug: Slug
     description: str
-    percent: int | float | None
+    percent: float | None
     salt: SaltValue
     created_at: InstantText
 
@@ -78,7 +77,7 @@ class MemberPage(Struct, frozen=True):
     next_cursor: str | None
 
 
-@post("/", dto=StrictJson[SegmentCreation])
+@post("/", dto=StrictJson[SegmentCreation], responses=problems(SegmentExists))
 async def create_segment(data: JSONBody[SegmentCreation], service: UseCases) -> Response[SegmentBody]:
     """Create a segment, with a percentage of all users if one is given."""
     segment = await service.create_segment(
@@ -101,13 +100,13 @@ async def list_segments(
     return SegmentPage([SegmentBody.of(segment) for segment in page.items], page.next_cursor)
 
 
-@get("/{slug:str}")
+@get("/{slug:str}", responses=problems(SegmentNotFound))
 async def get_segment(slug: SlugParameter, service: UseCases) -> SegmentBody:
     """Read one segment."""
     return SegmentBody.of(await service.get_segment(slug))
 
 
-@patch("/{slug:str}", dto=StrictJson[SegmentPatch])
+@patch("/{slug:str}", dto=StrictJson[SegmentPatch], responses=problems(SegmentNotFound, SegmentExists))
 async def update_segment(slug: SlugParameter, data: JSONBody[SegmentPatch], service: UseCases) -> SegmentBody:
     """Rename, describe, or change the percentage; with null the percentage ends."""
     percent = _percent(data.percent) if isinstance(data.percent, float) else data.percent
@@ -116,13 +115,13 @@ async def update_segment(slug: SlugParameter, data: JSONBody[SegmentPatch], serv
     )
 
 
-@delete("/{slug:str}")
+@delete("/{slug:str}", responses=problems(SegmentNotFound))
 async def delete_segment(slug: SlugParameter, service: UseCases) -> None:
     """Delete a segment: every membership in it ends at once, its history stays."""
     await service.delete_segment(slug)
 
 
-@get("/{slug:str}/users")
+@get("/{slug:str}/users", responses=problems(SegmentNotFound))
 async def list_members(
     slug: SlugParameter,
     service: UseCases,

@@ -4,9 +4,8 @@ Litestar's own decoding converts "10" to 10 and loses the place of an error; thi
 """
 
 import json
-import re
 from collections.abc import Generator, Iterator
-from typing import Final, TypeVar
+from typing import TypeVar
 
 import msgspec
 from litestar._openapi.schema_generation import SchemaCreator
@@ -15,11 +14,10 @@ from litestar.exceptions import ClientException, HTTPException
 from litestar.openapi.spec import Reference, Schema
 from litestar.typing import FieldDefinition
 
+from segmentd.api.http.wording import escaped, fault_of
 from segmentd.domain.errors import Fault, Invalid
 
 Body = TypeVar("Body")
-
-_PATH: Final = re.compile(r"\.([^.\[\]]+)|\[(\d+|\.\.\.)\]")
 
 
 def decode(body: bytes, body_type: type[Body]) -> Body:
@@ -27,7 +25,7 @@ def decode(body: bytes, body_type: type[Body]) -> Body:
     try:
         return msgspec.json.decode(body, type=body_type)
     except msgspec.ValidationError as error:
-        raise Invalid(_fault(str(error))) from None
+        raise Invalid(fault_of(str(error))) from None
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
         if faults := [
             Fault(pointer, "half a surrogate pair is not text") for pointer in _lone_surrogates(body)
@@ -86,17 +84,6 @@ class StrictJson(AbstractDTO[Body]):
         return False
 
 
-def pointer_of(path: str) -> str:
-    """Msgspec's `$.add[1].slug` as an RFC 6901 pointer, `/add/1/slug`."""
-    steps = (name or index for name, index in _PATH.findall(path.removeprefix("$")))
-    return "".join("/" + step.replace("~", "~0").replace("/", "~1") for step in steps)
-
-
-def _fault(message: str) -> Fault:
-    what, _, path = message.partition(" - at `")
-    return Fault(pointer_of(path.rstrip("`")), what)
-
-
 def _lone_surrogates(body: bytes) -> Iterator[str]:
     """The pointers of strings that JSON can write with escapes but that no text is."""
     try:
@@ -108,14 +95,21 @@ def _lone_surrogates(body: bytes) -> Iterator[str]:
 
 def _walk(value: object, pointer: str) -> Iterator[str]:
     match value:
-        case str() if any("\ud800" <= character <= "\udfff" for character in value):
+        case str() if not _is_text(value):
             yield pointer
         case dict():
             for key, member in value.items():
-                yield from _walk(member, f"{pointer}/{key}")
+                if _is_text(key):
+                    yield from _walk(member, f"{pointer}/{escaped(key)}")
+                else:
+                    yield pointer  # which cannot name such a key
         case list():
             for index, item in enumerate(value):
                 yield from _walk(item, f"{pointer}/{index}")
+
+
+def _is_text(string: str) -> bool:
+    return not any("\ud800" <= character <= "\udfff" for character in string)
 
 
 def _refuse_constant(name: str) -> None:

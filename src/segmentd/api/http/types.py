@@ -3,21 +3,21 @@
 from datetime import datetime
 from typing import Annotated, Final
 
+import msgspec
 from litestar.di import NamedDependency
 from litestar.params import PathParameter, QueryParameter
 from msgspec import Meta, Struct
 
+from segmentd.api.http.wording import WRITE_A_TIME
 from segmentd.domain.errors import Fault, Invalid
 from segmentd.domain.identifiers import INT64_MAX, SLUG_PATTERN, Slug, UserId
-from segmentd.domain.instants import in_utc
+from segmentd.domain.instants import in_utc, rfc3339
 from segmentd.domain.memberships import Actor
 from segmentd.domain.pages import LARGEST_PAGE
 from segmentd.service import Service
 
 UseCases = NamedDependency[Service]
 Caller = NamedDependency[Actor]
-
-NO_NUL: Final = "^[^\u0000]*$"
 
 UserIdValue = Annotated[UserId, Meta(ge=1, le=INT64_MAX, description="from 1 to 2^63 - 1", examples=[1000])]
 SlugValue = Annotated[
@@ -54,11 +54,12 @@ def instant(name: str, text: str | None) -> datetime | None:
     if text is None:
         return None
     try:
-        return in_utc(datetime.fromisoformat(text))
+        return in_utc(msgspec.convert(text, Annotated[datetime, Meta(tz=True)]))
     except ValueError:
-        example = "2026-11-20T10:15:30Z"
-        raise Invalid(
-            Fault(
-                f"/{name}", f"a time is written like {example}, with an offset (mind that + is %2B in a URL)"
-            )
-        ) from None
+        hint = "; mind that + is %2B in a URL" if " " in text else ""
+        raise Invalid(Fault(f"/{name}", WRITE_A_TIME + hint)) from None
+
+
+def instant_text(moment: datetime | None) -> str | None:
+    """An instant as clients see it, None where there is none."""
+    return None if moment is None else rfc3339(moment)

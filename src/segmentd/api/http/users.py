@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from typing import Annotated
 
 from litestar import Response, Router, delete, get, post
-from litestar.params import JSONBody
+from litestar.params import JSONBody, QueryParameter
 from msgspec import Meta, Struct
 
+from segmentd.api.http.documented import problems
 from segmentd.api.http.strict_json import StrictJson
 from segmentd.api.http.types import (
-    NO_NUL,
     Caller,
     CursorParameter,
     InstantText,
@@ -19,6 +19,8 @@ from segmentd.api.http.types import (
     UserIdParameter,
     UserIdValue,
 )
+from segmentd.api.http.wording import NO_NUL
+from segmentd.domain.errors import UserExists, UserNotFound
 from segmentd.domain.identifiers import UserId
 from segmentd.domain.instants import rfc3339
 from segmentd.domain.pages import USUAL_PAGE
@@ -54,7 +56,7 @@ class UserPage(Struct, frozen=True):
     next_cursor: str | None
 
 
-@post("/", dto=StrictJson[Registration])
+@post("/", dto=StrictJson[Registration], responses=problems(UserExists))
 async def register_user(data: JSONBody[Registration], service: UseCases) -> Response[UserBody]:
     """Register a user. Nobody has to: the first change of a user's segments does it."""
     user = await service.register_user(data.id, data.name)
@@ -70,16 +72,25 @@ async def list_users(
     return UserPage([UserBody.of(user) for user in page.items], page.next_cursor)
 
 
-@get("/{user_id:str}")
+@get("/{user_id:str}", responses=problems(UserNotFound))
 async def get_user(user_id: UserIdParameter, service: UseCases) -> UserBody:
     """Read one registered user."""
     return UserBody.of(await service.get_user(user_id))
 
 
-@delete("/{user_id:str}")
-async def delete_user(user_id: UserIdParameter, service: UseCases, actor: Caller) -> None:
-    """Delete a user: memberships and exclusions end, the history stays."""
-    await service.delete_user(user_id, actor)
+@delete("/{user_id:str}", responses=problems(UserNotFound))
+async def delete_user(
+    user_id: UserIdParameter,
+    service: UseCases,
+    actor: Caller,
+    *,
+    erase: Annotated[bool, QueryParameter(description="the history goes, too")] = False,
+) -> None:
+    """Delete a user: memberships and exclusions end, the history stays, unless it is to be erased."""
+    if erase:
+        await service.erase_user(user_id)
+    else:
+        await service.delete_user(user_id, actor)
 
 
 users_router = Router(

@@ -22,8 +22,9 @@ CREATE TABLE users (
     name          text        CHECK (length(name) <= 256),
     registered_at timestamptz NOT NULL,
     deleted_at    timestamptz,
-    -- Raised by every write to the user; goes on through deletions, so that a copy can tell old from new.
-    version       bigint      NOT NULL DEFAULT 1,
+    -- Raised by every write to the user; goes on through deletions, so that a copy can tell old from new. It starts
+    -- at the milliseconds since 1970: who comes back after an erasure is newer than what was erased.
+    version       bigint      NOT NULL DEFAULT (extract(epoch FROM clock_timestamp()) * 1000)::bigint,
     -- The time of the latest event: the next one is later, whatever the clock does.
     last_at       timestamptz NOT NULL
 ) WITH (fillfactor = 85);

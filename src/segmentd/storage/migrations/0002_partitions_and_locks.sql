@@ -7,6 +7,7 @@ CREATE FUNCTION partition_lock() RETURNS bigint LANGUAGE sql IMMUTABLE RETURN 72
 
 -- Makes the partition of the month that `p_at` falls in (UTC), if it is not there.
 -- CREATE TABLE … PARTITION OF would lock out every reader and writer; ATTACH does not.
+-- Call it before the transaction's first insert: after that, a partition that another made meanwhile goes unseen.
 CREATE FUNCTION ensure_event_partition(p_at timestamptz) RETURNS void
     LANGUAGE plpgsql AS $$
 DECLARE
@@ -18,7 +19,11 @@ BEGIN
         RETURN;
     END IF;
     PERFORM pg_advisory_xact_lock(partition_lock());
-    IF to_regclass(partition) IS NOT NULL THEN
+    -- Not to_regclass again: it may remember from before the wait that there is no such table.
+    IF EXISTS (
+        SELECT FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+        WHERE i.inhparent = 'membership_events'::regclass AND c.relname = partition
+    ) THEN
         RETURN;
     END IF;
     EXECUTE format('CREATE TABLE %I (LIKE membership_events INCLUDING ALL)', partition);

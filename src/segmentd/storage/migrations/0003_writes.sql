@@ -19,11 +19,24 @@ BEGIN
 
     begins_life := begins_life OR old_deletion IS NOT NULL;
     IF begins_life THEN
-        UPDATE users SET registered_at = at - interval '1 microsecond', deleted_at = NULL WHERE id = p_user_id;
+        -- Newer than what copies know of an erased life with this id, also where the clock was set back.
+        UPDATE users u
+        SET registered_at = at - interval '1 microsecond',
+            deleted_at = NULL,
+            version = greatest(u.version, (SELECT max(e.version) + 1 FROM erasures e WHERE e.user_id = p_user_id))
+        WHERE u.id = p_user_id
+        RETURNING u.version INTO version;
         INSERT INTO registrations (user_id, registered_at) VALUES (p_user_id, at - interval '1 microsecond');
     END IF;
 END
 $$;
+
+-- When the deletion of its segment ends a membership. A clock that went back may date the deletion before the
+-- membership began, and that must not make a row that the table refuses.
+CREATE FUNCTION ended_by_deletion(p_since timestamptz, p_deleted_at timestamptz) RETURNS timestamptz
+    LANGUAGE sql STABLE PARALLEL SAFE
+    RETURN CASE WHEN p_deleted_at > p_since THEN p_deleted_at
+                WHEN p_deleted_at <= p_since THEN p_since + interval '1 microsecond' END;
 
 -- Writes down what is due by `p_at` for these users, whose rows the caller has locked: terms that ended, and
 -- segments that were deleted. An event bears exactly the time at which readers saw the change.
@@ -36,7 +49,7 @@ DECLARE
 BEGIN
     WITH closed AS (
         UPDATE memberships m
-        SET ended_at = least(m.until, s.deleted_at)
+        SET ended_at = least(m.until, ended_by_deletion(m.since, s.deleted_at))
         FROM segments s
         WHERE s.id = m.segment_id
           AND m.user_id = ANY (p_user_ids)
@@ -89,13 +102,18 @@ $$;
 CREATE FUNCTION current_segments(p_user_ids bigint[], p_at timestamptz)
     RETURNS TABLE (user_id bigint, slug text)
     LANGUAGE sql STABLE AS $$
-    SELECT m.user_id, s.slug
-    FROM memberships m
-    JOIN segments s ON s.id = m.segment_id
-    WHERE m.user_id = ANY (p_user_ids)
-      AND m.ended_at IS NULL
-      AND m.included
-      AND (m.until IS NULL OR m.until > p_at)
+    -- Read once by user: asked for each rollout, the planner would read all memberships for many users.
+    WITH overrides AS MATERIALIZED (
+        SELECT m.user_id, m.segment_id, m.included
+        FROM memberships m
+        WHERE m.user_id = ANY (p_user_ids)
+          AND m.ended_at IS NULL
+          AND (m.until IS NULL OR m.until > p_at)
+    )
+    SELECT o.user_id, s.slug
+    FROM overrides o
+    JOIN segments s ON s.id = o.segment_id
+    WHERE o.included
       AND s.deleted_at IS NULL
     UNION ALL
     SELECT u.user_id, s.slug
@@ -104,13 +122,7 @@ CREATE FUNCTION current_segments(p_user_ids bigint[], p_at timestamptz)
     JOIN segments s ON s.id = r.segment_id
     WHERE r.ended_at IS NULL
       AND bucket(u.user_id, s.salt) < r.threshold
-      AND NOT EXISTS (
-          SELECT FROM memberships m
-          WHERE m.user_id = u.user_id
-            AND m.segment_id = r.segment_id
-            AND m.ended_at IS NULL
-            AND (m.until IS NULL OR m.until > p_at)
-      )
+      AND NOT EXISTS (SELECT FROM overrides o WHERE o.user_id = u.user_id AND o.segment_id = r.segment_id)
 $$;
 
 -- One requested change, with what it does. `outcome`: added, removed, updated or unchanged.
@@ -140,7 +152,8 @@ CREATE FUNCTION change_memberships(
     OUT added text[],
     OUT removed text[],
     OUT updated text[],
-    OUT unchanged text[]
+    OUT unchanged text[],
+    OUT state bytea
 )
     LANGUAGE plpgsql AS $$
 DECLARE
@@ -162,7 +175,7 @@ BEGIN
     END IF;
 
     SELECT l.at, l.version INTO now_at, version FROM lock_user(p_user_id) l;
-
+    PERFORM ensure_event_partition(now_at);
     now_at := settle_before_change(p_user_id, now_at);
 
     SELECT array_agg(ROW (
@@ -209,7 +222,6 @@ BEGIN
     WHERE c.outcome <> 'unchanged'
       AND (c.adds OR EXISTS (SELECT FROM rollouts r WHERE r.segment_id = c.segment_id AND r.ended_at IS NULL));
 
-    PERFORM ensure_event_partition(now_at);
     INSERT INTO membership_events (user_id, segment_id, at, operation, effective, until, cause, actor, reason)
     SELECT p_user_id, c.segment_id, now_at, CASE WHEN c.adds THEN 'add' ELSE 'remove' END,
            c.outcome IN ('added', 'removed'), c.until, 'request', p_actor, p_reason
@@ -226,6 +238,7 @@ BEGIN
     SELECT coalesce(array_agg(c.slug ORDER BY c.slug COLLATE "C"), '{}')
     INTO segments
     FROM current_segments(ARRAY [p_user_id], now_at) c;
+    state := (SELECT u.state FROM user_states(ARRAY [p_user_id]) u);
 END
 $$;
 
@@ -242,16 +255,18 @@ BEGIN
     IF new_id IS NULL THEN
         LOOP
             new_id := nextval('assigned_user_ids');
-            EXIT WHEN NOT EXISTS (SELECT FROM users u WHERE u.id = new_id);
+            IF NOT EXISTS (SELECT FROM users u WHERE u.id = new_id) THEN
+                -- A client may have brought this very id along at the same moment.
+                EXIT WHEN (SELECT l.begins_life FROM lock_user(new_id) l);
+            END IF;
             -- Ids that clients brought along lie densely: leap over them in growing steps.
             PERFORM setval('assigned_user_ids', new_id + stride);
             stride := stride * 2;
         END LOOP;
     ELSIF EXISTS (SELECT FROM users u WHERE u.id = new_id AND u.deleted_at IS NULL) THEN
         RETURN;
-    END IF;
     -- Of two that register one id at once, the second finds a life that has begun.
-    IF NOT (SELECT l.begins_life FROM lock_user(new_id) l) THEN
+    ELSIF NOT (SELECT l.begins_life FROM lock_user(new_id) l) THEN
         RETURN;
     END IF;
     RETURN QUERY
@@ -259,8 +274,9 @@ BEGIN
 END
 $$;
 
--- Ends a user's life, memberships and exclusions, and keeps the history. False: there is no such user.
-CREATE FUNCTION delete_user(p_user_id bigint, p_actor text) RETURNS boolean
+-- Ends a user's life, memberships and exclusions, and keeps the history. Returns the user's state for copies
+-- (user_states); null: there is no such user.
+CREATE FUNCTION delete_user(p_user_id bigint, p_actor text) RETURNS bytea
     LANGUAGE plpgsql AS $$
 DECLARE
     now_at timestamptz;
@@ -268,12 +284,12 @@ BEGIN
     PERFORM pg_advisory_xact_lock_shared(catalog_lock());
     PERFORM FROM users u WHERE u.id = p_user_id AND u.deleted_at IS NULL FOR UPDATE;
     IF NOT FOUND THEN
-        RETURN false;
+        RETURN NULL;
     END IF;
     SELECT l.at INTO now_at FROM lock_user(p_user_id) l;
+    PERFORM ensure_event_partition(now_at);
     now_at := settle_before_change(p_user_id, now_at);
 
-    PERFORM ensure_event_partition(now_at);
     WITH closed AS (
         UPDATE memberships m SET ended_at = now_at
         WHERE m.user_id = p_user_id AND m.ended_at IS NULL
@@ -285,6 +301,6 @@ BEGIN
 
     UPDATE registrations SET ended_at = now_at WHERE user_id = p_user_id AND ended_at IS NULL;
     UPDATE users SET deleted_at = now_at, last_at = now_at, name = NULL WHERE id = p_user_id;
-    RETURN true;
+    RETURN (SELECT u.state FROM user_states(ARRAY [p_user_id]) u);
 END
 $$;

@@ -1,18 +1,20 @@
 -- Every change of segments and rollouts, each one call in one transaction.
 
--- Takes the catalog alone and gives the time of the change, later than every write before it.
-CREATE FUNCTION lock_catalog() RETURNS timestamptz
+-- Takes the catalog alone.
+CREATE FUNCTION lock_catalog() RETURNS void
     LANGUAGE plpgsql AS $$
-DECLARE
-    now_at timestamptz;
 BEGIN
     PERFORM set_config('lock_timeout', '2s', true);
     PERFORM pg_advisory_xact_lock(catalog_lock());
+END
+$$;
+
+-- Gives the time of a change, later than every write before it; the caller has the catalog alone.
+CREATE FUNCTION raise_catalog() RETURNS timestamptz
+    LANGUAGE sql AS $$
     UPDATE catalog
     SET version = version + 1, last_at = greatest(clock_instant(), last_at + interval '1 microsecond')
-    RETURNING last_at INTO now_at;
-    RETURN now_at;
-END
+    RETURNING last_at
 $$;
 
 -- What clients see of the living segments.
@@ -26,9 +28,11 @@ CREATE FUNCTION create_segment(p_slug text, p_description text, p_percent numeri
     RETURNS SETOF living_segments
     LANGUAGE plpgsql AS $$
 DECLARE
-    now_at timestamptz := lock_catalog();
+    now_at timestamptz;
     new_id bigint;
 BEGIN
+    PERFORM lock_catalog();
+    now_at := raise_catalog();
     INSERT INTO segments (slug, description, salt, created_at)
     VALUES (p_slug, p_description, p_salt, now_at)
     RETURNING id INTO new_id;
@@ -47,13 +51,15 @@ CREATE FUNCTION update_segment(
     RETURNS SETOF living_segments
     LANGUAGE plpgsql AS $$
 DECLARE
-    now_at timestamptz := lock_catalog();
+    now_at timestamptz;
     segment living_segments;
 BEGIN
+    PERFORM lock_catalog();
     SELECT * INTO segment FROM living_segments s WHERE lower(s.slug) = lower(p_slug COLLATE "C") AND s.slug = p_slug;
     IF NOT FOUND THEN
         RETURN;
     END IF;
+    now_at := raise_catalog();
     UPDATE segments s
     SET slug = coalesce(p_new_slug, s.slug), description = coalesce(p_description, s.description)
     WHERE s.id = segment.id;
@@ -74,16 +80,16 @@ $$;
 CREATE FUNCTION delete_segment(p_slug text) RETURNS boolean
     LANGUAGE plpgsql AS $$
 DECLARE
-    now_at timestamptz := lock_catalog();
+    now_at timestamptz;
     old_id bigint;
 BEGIN
-    UPDATE segments s
-    SET deleted_at = now_at
-    WHERE lower(s.slug) = lower(p_slug COLLATE "C") AND s.slug = p_slug AND s.deleted_at IS NULL
-    RETURNING s.id INTO old_id;
+    PERFORM lock_catalog();
+    SELECT s.id INTO old_id FROM living_segments s WHERE lower(s.slug) = lower(p_slug COLLATE "C") AND s.slug = p_slug;
     IF NOT FOUND THEN
         RETURN false;
     END IF;
+    now_at := raise_catalog();
+    UPDATE segments s SET deleted_at = now_at WHERE s.id = old_id;
     UPDATE rollouts SET ended_at = now_at WHERE segment_id = old_id AND ended_at IS NULL;
     RETURN true;
 END

@@ -18,7 +18,8 @@ WHERE v.ended_at IS NOT NULL
 
 -- The overrides with the instant at which each ceased to hold, written down already or not; null: it has no end yet.
 CREATE VIEW override_spans AS
-SELECT m.user_id, m.segment_id, m.included, m.since, m.until, least(m.ended_at, m.until, s.deleted_at) AS ends_at
+SELECT m.user_id, m.segment_id, m.included, m.since, m.until,
+       least(m.ended_at, m.until, ended_by_deletion(m.since, s.deleted_at)) AS ends_at
 FROM memberships m
 JOIN segments s ON s.id = m.segment_id;
 
@@ -49,7 +50,8 @@ CREATE FUNCTION effective_changes(p_as_of timestamptz)
 
     UNION ALL
     -- Memberships of deleted segments that are not closed yet.
-    SELECT m.user_id, m.segment_id, s.deleted_at, 'remove', 'explicit', 'segment-deleted', 'segmentd', NULL, m.until
+    SELECT m.user_id, m.segment_id, ended_by_deletion(m.since, s.deleted_at), 'remove', 'explicit', 'segment-deleted',
+           'segmentd', NULL, m.until
     FROM segments s
     JOIN memberships m ON m.segment_id = s.id AND m.ended_at IS NULL AND m.included
     WHERE s.deleted_at <= p_as_of

@@ -1,0 +1,192 @@
+"""Rows about the whole database at once: a report, and the making of a node's copy."""
+
+import asyncio
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from shutil import rmtree
+from typing import Final, LiteralString
+from uuid import uuid4
+
+import msgspec
+import psycopg
+
+from bench.copying import CopyMade
+from bench.figures import Figure, Target
+from bench.lab import Lab
+from bench.memory import private_mebibytes
+from bench.population import instant_of
+from bench.programs import BenchError, connection_environment, postgres_program
+from segmentd.domain.reports import Report, ReportId, Status
+from segmentd.reports.build import build, cut_off, rows_query
+from segmentd.reports.files import ReportFiles
+from segmentd.storage.database import Database
+from segmentd.storage.replication import ALL_STATES
+
+_SAMPLE_SECONDS: Final = 0.05
+
+# As the session that builds reports has it, so that both are planned alike.
+_REPORT_SESSION: Final = "-c work_mem=64MB -c hash_mem_multiplier=4 -c jit=off -c timezone=UTC"
+
+# What a copy is made of, row by row as it is stored.
+_OPEN_MEMBERSHIPS: Final[LiteralString] = (
+    "SELECT user_id, segment_id, included, until FROM memberships WHERE ended_at IS NULL ORDER BY user_id"
+)
+
+
+def report(lab: Lab) -> Iterator[Figure]:
+    """A month's report against COPY of the same SELECT, thrown away by psql."""
+    psql, url = postgres_program("psql"), lab.database_with_events
+    month = _month(lab)
+    ours: list[float] = []
+    theirs: list[float] = []
+    rows = 0
+    for number in range(lab.plan.rounds):
+        lab.say(f"report: COPY, round {number + 1}")
+        as_of = asyncio.run(_cut_off(url))
+        with psycopg.connect(url) as connection:
+            query = rows_query(month, as_of).as_string(connection)
+        statement = f"COPY ({query}) TO STDOUT (FORMAT csv, DELIMITER ';')"
+        theirs.append(_copied(psql, url, statement, _REPORT_SESSION))
+        lab.say(f"report: build, round {number + 1}")
+        seconds, rows = asyncio.run(_built(url, lab.folder / "reports", month))
+        ours.append(seconds)
+    if rows != lab.plan.events:
+        raise BenchError(f"the report has {rows} rows of {lab.plan.events}")
+    yield Figure(
+        name="report",
+        work=f"a month with {rows:,} events",
+        unit="s",
+        values=ours,
+        rate=False,
+        reference="COPY of the same SELECT by psql, in s",
+        reference_values=theirs,
+        target=Target(0.6, 0.8),
+        note=f"{rows / min(ours):,.0f} rows/s",
+    )
+
+
+def replica(lab: Lab) -> Iterator[Figure]:
+    """A full build of a copy against COPY out of the rows it is made of; its size; the builder's memory."""
+    psql, url = postgres_program("psql"), lab.database_url
+    seconds: list[float] = []
+    memory: list[float] = []
+    same: list[float] = []
+    raw: list[float] = []
+    made = CopyMade(0, 0, 0)
+    for number in range(lab.plan.rounds):
+        lab.say(f"replica: COPY, round {number + 1}")
+        same.append(_copied(psql, url, f"COPY ({ALL_STATES}) TO STDOUT (FORMAT binary)"))
+        raw.append(_copied(psql, url, f"COPY ({_OPEN_MEMBERSHIPS}) TO STDOUT (FORMAT binary)"))
+        lab.say(f"replica: build, round {number + 1}")
+        made, peak = _copy_made(url, lab.folder / "copy")
+        seconds.append(made.seconds)
+        memory.append(peak)
+    yield Figure(
+        name="replica-size",
+        work=f"LMDB file of {made.users:,} users with 10 overrides each",
+        unit="B/user",
+        values=[made.size / made.users],
+        rate=False,
+        target=Target(120, 80, at_most=True),
+    )
+    yield Figure(
+        name="replica-build",
+        work="a full build",
+        unit="s",
+        values=seconds,
+        rate=False,
+        reference="COPY of the overrides by psql, in s",
+        reference_values=raw,
+        target=Target(0.5, 0.8),
+        note=f"{made.users / min(seconds):,.0f} users/s",
+    )
+    yield Figure(
+        name="replica-build-select",
+        work="the same build",
+        unit="s",
+        values=seconds,
+        rate=False,
+        reference="COPY of the build's own SELECT, in s",
+        reference_values=same,
+    )
+    yield Figure(
+        name="replica-build-memory",
+        work="highest private memory of the builder",
+        unit="MiB",
+        values=memory,
+        rate=False,
+        target=Target(200, 120, at_most=True),
+        note="the copy's own pages left out",
+    )
+
+
+def _month(lab: Lab) -> Report:
+    now = datetime.now(UTC)
+    return Report(
+        id=ReportId(uuid4()),
+        status=Status.PENDING,
+        begins_at=instant_of(lab.calendar.month_begins),
+        ends_at=instant_of(lab.calendar.month_ends),
+        user_id=None,
+        segment_id=None,
+        header=True,
+        as_of=None,
+        rows=None,
+        size=None,
+        sha256=None,
+        reason=None,
+        created_at=now,
+        expires_at=now + timedelta(days=1),
+    )
+
+
+async def _cut_off(url: str) -> datetime:
+    async with Database(url, pool_size=1) as database:
+        return await cut_off(database)
+
+
+async def _built(url: str, folder: Path, month: Report) -> tuple[float, int]:
+    """Seconds and rows of one build, as the node's worker does it."""
+    async with Database(url, pool_size=2) as database:
+        begun = time.perf_counter()
+        built = await build(database, ReportFiles.at(None, folder), month)
+        seconds = time.perf_counter() - begun
+    rmtree(folder)
+    return seconds, built.rows
+
+
+def _copied(psql: str, url: str, statement: str, options: str = "") -> float:
+    """Seconds that psql takes to copy to nowhere."""
+    begun = time.perf_counter()
+    ended = subprocess.run(
+        [psql, "--no-psqlrc", "--quiet", "--command", statement],
+        env={**connection_environment(url), "PGOPTIONS": options},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    if ended.returncode != 0:
+        raise BenchError(f"psql failed: {ended.stderr.strip()}")
+    return time.perf_counter() - begun
+
+
+def _copy_made(url: str, folder: Path) -> tuple[CopyMade, float]:
+    """One build in a process of its own, and the highest memory seen of it, in MiB."""
+    rmtree(folder, ignore_errors=True)
+    peak = 0.0
+    with subprocess.Popen(
+        [sys.executable, "-m", "bench.copying", url, str(folder)], stdout=subprocess.PIPE
+    ) as process:
+        while process.poll() is None:
+            peak = max(peak, private_mebibytes(process.pid))
+            time.sleep(_SAMPLE_SECONDS)
+        said = process.stdout.read() if process.stdout else b""
+    if process.returncode != 0:
+        raise BenchError(f"the copy was not made: exit code {process.returncode}")
+    rmtree(folder)
+    return msgspec.json.decode(said, type=CopyMade), peak

@@ -1,0 +1,140 @@
+"""Nodes of segmentd: `segmentd serve` as anybody runs it, on a free port, ended by its process id."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Final, NamedTuple
+from urllib.parse import urlsplit
+
+from bench.programs import BenchError
+from segmentd.replica.board import Board
+from segmentd.replica.replica import board_path
+
+READY: Final = "segmentd is ready on "
+_START_SECONDS: Final = 120.0
+_STOP_SECONDS: Final = 40.0
+_COPY_SECONDS: Final = 3600.0
+
+
+class Node(NamedTuple):
+    """A running node."""
+
+    url: str
+    pid: int
+    folder: Path
+    started_in: float
+    """Seconds from the start of the process to its ready line."""
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host and port."""
+        parts = urlsplit(self.url)
+        return parts.hostname or "", parts.port or 0
+
+    def wait_for_copy(self) -> None:
+        """Returns once the node answers from its own, fresh copy."""
+        deadline = time.monotonic() + _COPY_SECONDS
+        with closing(Board.opened(board_path(self.folder / "node-1"))) as board:
+            while (age := board.age()) is None or age > 2_000_000 or board.overdue:  # noqa: PLR2004 - 2 s
+                if time.monotonic() > deadline:
+                    raise BenchError("the node's copy was not made in time")
+                time.sleep(0.02)
+
+    def http_workers(self) -> Sequence[int]:
+        """The process ids of its HTTP workers."""
+        return [pid for pid in _children(self.pid) if b"segmentd.serve.http_worker" in _command(pid)]
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """All its processes stand still, so that a reference has the machine for itself."""
+        family = [self.pid, *_children(self.pid)]
+        for pid in family:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for pid in family:
+                os.kill(pid, signal.SIGCONT)
+
+
+@contextmanager
+def node(
+    folder: Path, *, database_url: str | None, workers: int = 0, pool_size: int | None = None
+) -> Iterator[Node]:
+    """A node on this data directory, ready; without a database URL on its own embedded PostgreSQL."""
+    folder.mkdir(parents=True, exist_ok=True)
+    own = {"SEGMENTD_DATABASE_URL": database_url, "SEGMENTD_POOL_SIZE": pool_size and str(pool_size)}
+    inherited = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("SEGMENTD_") and name != "DATABASE_URL"
+    }
+    arguments = ["serve", "--port", "0", "--workers", str(workers), "--data-dir", str(folder)]
+    log = folder / "bench.log"
+    begun = time.perf_counter()
+    with (
+        log.open("ab") as errors,
+        subprocess.Popen(
+            [sys.executable, "-m", "segmentd", *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            env={**inherited, **{name: value for name, value in own.items() if value}},
+            start_new_session=True,  # a Ctrl-C is ours to pass on
+        ) as process,
+    ):
+        try:
+            url = _url(process)
+            if url is None:
+                raise BenchError(f"segmentd did not start: {_last_line(log)}")
+            yield Node(url, process.pid, folder, time.perf_counter() - begun)
+        finally:
+            _stop(process)
+
+
+def _url(process: subprocess.Popen[str]) -> str | None:
+    watchdog = threading.Timer(_START_SECONDS, process.kill)
+    watchdog.start()
+    try:
+        for line in process.stdout or ():
+            if line.startswith(READY):
+                return line.removeprefix(READY).strip()
+        return None
+    finally:
+        watchdog.cancel()
+
+
+def _stop(process: subprocess.Popen[str]) -> None:
+    process.terminate()
+    try:
+        process.wait(_STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        # Its children see the end of their pipes and stop by themselves.
+        process.kill()
+
+
+def _children(pid: int) -> Sequence[int]:
+    listed = subprocess.run(
+        ["/bin/ps", "-A", "-o", "pid=,ppid="], capture_output=True, text=True, check=True
+    ).stdout
+    pairs = [tuple(map(int, line.split())) for line in listed.splitlines()]
+    return [child for child, parent in pairs if parent == pid]
+
+
+def _command(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
+def _last_line(log: Path) -> str:
+    lines = log.read_text("utf-8", "replace").split("\n")
+    return next((line for line in reversed(lines) if line.strip()), "it said nothing")

@@ -1,0 +1,97 @@
+"""Load at a given rate: requests leave when they are due, whether earlier ones are answered or not.
+
+A latency counts from when a request was due, so a server that stalls cannot hide it by taking fewer requests.
+The loop looks up every 0.2 ms, so that it leaves the cores to the server: latencies are that much too high.
+"""
+
+import contextlib
+import random
+import select
+import socket
+import time
+from collections import deque
+from collections.abc import Iterator
+from typing import Final
+
+from bench.programs import BenchError
+
+_NAP_SECONDS: Final = 0.0002
+_LAST_ANSWER_SECONDS: Final = 10.0
+_MOST_BYTES: Final = 1 << 16
+
+
+class Answering:
+    """A keep-alive connection with at most one request on its way."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self.socket = socket.create_connection((host, port), timeout=10)
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.socket.settimeout(0)
+        self.due = 0.0
+        self._received = b""
+
+    def send(self, request: bytes, due: float) -> None:
+        self.due = due
+        self.socket.send(request)
+
+    def complete(self) -> bool:
+        """Takes what has come; whether that is the whole answer. Raises BenchError unless it is a 200."""
+        self._received += self.socket.recv(_MOST_BYTES)
+        head, blank, body = self._received.partition(b"\r\n\r\n")
+        if not blank:
+            return False
+        if not head.startswith(b"HTTP/1.1 200 "):
+            raise BenchError(f"the answer under load was {head.splitlines()[0].decode()}")
+        length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
+        if len(body) < length:
+            return False
+        self._received = b""
+        return True
+
+
+def latencies(address: tuple[str, int], users: int, rate: float, seconds: float, seed: int) -> list[float]:
+    """Milliseconds of each hot read of random users, at `rate` a second. Raises BenchError."""
+    chance = random.Random(seed)
+    with contextlib.ExitStack() as undo, select.epoll() as ready:
+        idle: deque[Answering] = deque()
+        busy: dict[int, Answering] = {}
+        for _ in range(32):
+            connection = Answering(*address)
+            undo.callback(connection.socket.close)
+            ready.register(connection.socket.fileno(), select.EPOLLIN)
+            idle.append(connection)
+        found: list[float] = []
+        waiting: deque[float] = deque()
+        due = _due_times(rate, seconds, chance)
+        upcoming = next(due, None)
+        give_up = time.perf_counter() + seconds + _LAST_ANSWER_SECONDS
+        while upcoming is not None or waiting or busy:
+            now = time.perf_counter()
+            if now > give_up:
+                raise BenchError(f"{len(waiting) + len(busy)} answers did not come in time")
+            while upcoming is not None and upcoming <= now:
+                waiting.append(upcoming)
+                upcoming = next(due, None)
+            while waiting and idle:
+                connection = idle.popleft()
+                connection.send(_request(chance.randint(1, users)), waiting.popleft())
+                busy[connection.socket.fileno()] = connection
+            time.sleep(_NAP_SECONDS)
+            for descriptor, _ in ready.poll(0):
+                connection = busy[descriptor]
+                if connection.complete():
+                    found.append(1000 * (time.perf_counter() - connection.due))
+                    idle.append(busy.pop(descriptor))
+    return found
+
+
+def _due_times(rate: float, seconds: float, chance: random.Random) -> Iterator[float]:
+    """Independent clients: the pauses between their requests are exponential."""
+    due = time.perf_counter()
+    end = due + seconds
+    while (due := due + chance.expovariate(rate)) < end:
+        yield due
+
+
+def _request(user_id: int) -> bytes:
+    return b"GET /api/v1/users/%d/segments HTTP/1.1\r\nHost: bench\r\n\r\n" % user_id

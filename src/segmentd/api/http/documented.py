@@ -1,0 +1,105 @@
+"""What the OpenAPI document says of every route: its docstring as the summary, and how it can be refused."""
+
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Final
+
+from litestar.handlers import HTTPRouteHandler
+from litestar.openapi.datastructures import ResponseSpec
+from litestar.openapi.spec import OpenAPIResponse, Operation
+from litestar.plugins import ReceiveRoutePlugin
+from litestar.routes import BaseRoute, HTTPRoute
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from segmentd.api.problems import HTTP_PROBLEMS, Problem, problem_of
+from segmentd.domain.errors import Invalid, SegmentdError, Unavailable
+
+PROBLEM_JSON: Final = "application/problem+json"
+
+
+class ProblemFault(Struct, frozen=True):
+    """A bad value of the request."""
+
+    pointer: Annotated[str, Meta(description="where it stands, RFC 6901", examples=["/add/1/ttl_seconds"])]
+    detail: Annotated[str, Meta(description="what is wrong with it")]
+
+
+class ProblemBody(Struct, frozen=True):
+    """Why a request was refused (RFC 9457)."""
+
+    type: Annotated[
+        str, Meta(pattern="^/problems/[a-z-]+$", description="the kind", examples=["/problems/validation"])
+    ]
+    title: Annotated[str, Meta(description="the kind, for people")]
+    status: Annotated[int, Meta(description="the HTTP status")]
+    detail: Annotated[str, Meta(description="what was wrong with this request")]
+    errors: (
+        Annotated[Sequence[ProblemFault], Meta(description="of the kind validation: each bad value")]
+        | UnsetType
+    ) = UNSET
+    segments: (
+        Annotated[Sequence[str], Meta(description="of the kind segment-not-found: every unknown slug")]
+        | UnsetType
+    ) = UNSET
+    slug: Annotated[str, Meta(description="of the kind segment-exists")] | UnsetType = UNSET
+    user_id: Annotated[int, Meta(description="of the kinds about users")] | UnsetType = UNSET
+
+
+def problems(*errors: type[SegmentdError]) -> Mapping[int, ResponseSpec]:
+    """`responses=problems(SegmentNotFound)` on a route: its own errors, beside those of every route."""
+    return _specs([problem_of(error) for error in errors])
+
+
+class Documented(ReceiveRoutePlugin):
+    """Completes what the OpenAPI document says of each route."""
+
+    def receive_route(self, route: BaseRoute) -> None:
+        """Adds the docstring's first sentence as the summary, and the problems of every such route."""
+        if isinstance(route, HTTPRoute):
+            for handler in route.route_handlers:
+                if handler.resolve_include_in_schema():
+                    _document(handler)
+
+
+@dataclass
+class _Operation(Operation):
+    """An operation without the 400 that Litestar adds: here a bad value is a 422."""
+
+    def __post_init__(self) -> None:
+        response = (self.responses or {}).get("400")
+        if isinstance(response, OpenAPIResponse) and PROBLEM_JSON not in (response.content or {}):
+            del (self.responses or {})["400"]
+
+
+def _document(handler: HTTPRouteHandler) -> None:
+    handler.operation_class = _Operation
+    handler.summary, _, more = (inspect.getdoc(handler.fn) or "").rstrip(".").partition(". ")
+    handler.description = f"{more}." if more else None
+    handler.responses = {**_specs(_problems_of_every(handler)), **(handler.responses or {})}
+
+
+def _problems_of_every(handler: HTTPRouteHandler) -> list[Problem]:
+    parameters = handler.parsed_fn_signature.parameters
+    has_body = "data" in parameters
+    has_values = has_body or parameters.keys() - {"service", "actor"}
+    return [
+        *([HTTP_PROBLEMS[400], HTTP_PROBLEMS[413], HTTP_PROBLEMS[415]] if has_body else []),
+        *([problem_of(Invalid)] if has_values else []),
+        *([problem_of(Unavailable)] if "service" in parameters else []),
+    ]
+
+
+def _specs(problems: Sequence[Problem]) -> Mapping[int, ResponseSpec]:
+    kinds: dict[int, list[str]] = {}
+    for problem in problems:
+        kinds.setdefault(problem.status, []).append(problem.kind)
+    return {
+        status: ResponseSpec(
+            ProblemBody,
+            generate_examples=False,
+            description=" or ".join(f"`{kind}`" for kind in kinds[status]),
+            media_type=PROBLEM_JSON,
+        )
+        for status in kinds
+    }

@@ -1,0 +1,234 @@
+"""/reports: order one, see how far it is, fetch the file by its link."""
+
+import re
+from collections.abc import AsyncIterator, Mapping
+from datetime import datetime
+from typing import Annotated, Final
+from uuid import UUID
+
+from litestar import Request, Response, Router, get, post
+from litestar.datastructures import State
+from litestar.openapi.datastructures import ResponseSpec
+from litestar.params import HeaderParameter, JSONBody, PathParameter, QueryParameter
+from litestar.response import Stream
+from msgspec import Meta, Struct, field
+
+from segmentd.api.http.documented import problems
+from segmentd.api.http.strict_json import StrictJson
+from segmentd.api.http.types import InstantText, RequestBody, SlugValue, UseCases, UserIdValue, instant_text
+from segmentd.domain.errors import (
+    Fault,
+    Invalid,
+    ReportExpired,
+    ReportNotFound,
+    ReportNotReady,
+    SegmentNotFound,
+    UserNotFound,
+)
+from segmentd.domain.instants import in_utc, rfc3339
+from segmentd.domain.reports import Period, Report, ReportId, ReportOrder, Status
+from segmentd.service import Service
+
+LONGEST_WAIT_S: Final = 60
+
+ReportIdParameter = Annotated[
+    str, PathParameter(description="from the order's answer", schema_extra={"format": "uuid"})
+]
+InstantValue = Annotated[datetime, Meta(tz=True)]
+
+
+class Order(RequestBody, frozen=True):
+    """A month, or from `from` (inclusive) to `to` (exclusive); of all users and segments or of one."""
+
+    month: Annotated[str, Meta(examples=["2026-11"])] | None = None
+    begin: InstantValue | None = field(default=None, name="from")
+    end: InstantValue | None = field(default=None, name="to")
+    user_id: UserIdValue | None = None
+    segment: SlugValue | None = None
+    header: bool = False
+
+    def to_order(self) -> ReportOrder:
+        """In the words of the domain. Raises Invalid."""
+        return ReportOrder(self._period(), self.user_id, self.segment, self.header)
+
+    def _period(self) -> Period:
+        if self.month is not None:
+            if self.begin is not None or self.end is not None:
+                raise Invalid(Fault("/month", "a month excludes from and to"))
+            return Period.of_month(self.month)
+        if self.begin is None or self.end is None:
+            raise Invalid(Fault("", "name a month, or both from and to"))
+        return Period(_utc("/from", self.begin), _utc("/to", self.end))
+
+
+class ReportBody(Struct, frozen=True):
+    """A report; `url` is the link to its file, from the first answer on."""
+
+    id: str
+    status: Status
+    url: str
+    rows: int | None
+    sha256: str | None
+    as_of: InstantText | None
+    created_at: InstantText
+    expires_at: InstantText
+    reason: str | None
+
+    @classmethod
+    def of(cls, report: Report, url: str) -> "ReportBody":
+        """As clients see it."""
+        return cls(
+            str(report.id),
+            report.status,
+            url,
+            report.rows,
+            report.sha256,
+            instant_text(report.as_of),
+            rfc3339(report.created_at),
+            rfc3339(report.expires_at),
+            report.reason,
+        )
+
+
+@post(
+    "/",
+    status_code=202,
+    dto=StrictJson[Order],
+    responses={
+        200: ResponseSpec(ReportBody, generate_examples=False, description="done or failed in time"),
+        **problems(UserNotFound, SegmentNotFound),
+    },
+)
+async def order_report(
+    request: Request[object, object, State],
+    data: JSONBody[Order],
+    service: UseCases,
+    prefer: Annotated[str | None, HeaderParameter(name="Prefer", description="wait=10: seconds")] = None,
+) -> Response[ReportBody]:
+    """Order a report. The link is in the answer at once; the file is there when the status is done."""
+    report = await service.order_report(data.to_order())
+    headers = {"Location": f"/api/v1/reports/{report.id}"}
+    if seconds := _wait(prefer):
+        report = await service.wait_for_report(report.id, seconds)
+        headers["Preference-Applied"] = f"wait={seconds}"
+    return Response(
+        ReportBody.of(report, await _link(request, service, report)),
+        status_code=200 if report.status.final else 202,
+        headers=headers,
+    )
+
+
+@get("/{report_id:str}", responses=problems(ReportNotFound))
+async def get_report(
+    request: Request[object, object, State], report_id: ReportIdParameter, service: UseCases
+) -> ReportBody:
+    """Read how far a report is."""
+    report = await service.get_report(_id(report_id))
+    return ReportBody.of(report, await _link(request, service, report))
+
+
+@get(
+    "/{report_id:str}/file",
+    media_type="text/csv",
+    responses={
+        206: ResponseSpec(bytes, generate_examples=False, media_type="text/csv", description="the range"),
+        304: ResponseSpec(None, generate_examples=False, description="the file is the one known"),
+        416: ResponseSpec(None, generate_examples=False, description="the range is beyond the end"),
+        **problems(ReportNotFound, ReportNotReady, ReportExpired),
+    },
+)
+async def get_report_file(
+    report_id: ReportIdParameter,
+    service: UseCases,
+    signature: Annotated[str, QueryParameter(description="stands in the link")] = "",
+    none_match: Annotated[str | None, HeaderParameter(name="If-None-Match")] = None,
+    byte_range: Annotated[str | None, HeaderParameter(name="Range")] = None,
+    if_range: Annotated[str | None, HeaderParameter(name="If-Range")] = None,
+) -> Response[bytes] | Stream:
+    """Fetch the CSV file: user_id;segment;add or remove;time."""
+    report = await service.get_report_file(_id(report_id), signature)
+    size = report.size or 0
+    headers = {
+        "ETag": f'"{report.sha256}"',
+        "Accept-Ranges": "bytes",
+        "Cache-Control": "private, max-age=3600",
+        "Content-Disposition": f'attachment; filename="segmentd-{report.begins_at:%Y-%m-%d}-{report.id}.csv"',
+    }
+    if none_match is not None and _names(none_match, headers["ETag"]):
+        return Response(b"", status_code=304, headers=headers)
+    span = _span(byte_range, size) if if_range in {None, headers["ETag"]} else None
+    if span is not None and not span:
+        return Response(b"", status_code=416, headers=headers | {"Content-Range": f"bytes */{size}"})
+    if span is None:
+        return await _file(service.read_report(report, 0, size), 200, size, headers)
+    begin, end = span.start, span.stop
+    headers["Content-Range"] = f"bytes {begin}-{end - 1}/{size}"
+    return await _file(service.read_report(report, begin, end), 206, end - begin, headers)
+
+
+async def _file(content: AsyncIterator[bytes], status: int, size: int, headers: Mapping[str, str]) -> Stream:
+    # A file that cannot be opened is told by the status, which is sent before the content.
+    first = await anext(content, b"")
+    return Stream(
+        _all(first, content),
+        status_code=status,
+        media_type="text/csv; charset=utf-8",
+        headers={**headers, "Content-Length": str(size)},
+    )
+
+
+async def _all(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    yield first
+    async for chunk in rest:
+        yield chunk
+
+
+async def _link(request: Request[object, object, State], service: Service, report: Report) -> str:
+    signature = await service.sign_report(report.id)
+    return f"{str(request.base_url).rstrip('/')}/api/v1/reports/{report.id}/file?signature={signature}"
+
+
+def _id(text: str) -> ReportId:
+    try:
+        return ReportId(UUID(text))
+    except ValueError:
+        raise ReportNotFound from None
+
+
+def _wait(prefer: str | None) -> int:
+    """The seconds of `Prefer: wait=N` (RFC 7240), 0 without one; other preferences are passed over."""
+    match = re.search(r"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,9})", prefer or "", re.IGNORECASE)
+    return min(int(match[1]), LONGEST_WAIT_S) if match else 0
+
+
+def _names(field_value: str, etag: str) -> bool:
+    """Whether `If-None-Match` names the entity tag (RFC 9110, weak comparison)."""
+    return field_value.strip() == "*" or etag in {
+        tag.strip().removeprefix("W/") for tag in field_value.split(",")
+    }
+
+
+def _span(byte_range: str | None, size: int) -> range | None:
+    """The bytes that `Range` asks for: None for the whole file, an empty range for one outside of it.
+
+    Several ranges at once, and what is malformed, give the whole file, as RFC 9110 allows.
+    """
+    match = re.fullmatch(r"bytes=(\d{0,18})-(\d{0,18})", (byte_range or "").replace(" ", ""), re.IGNORECASE)
+    first, last = match.groups() if match else ("", "")
+    if (not first and not last) or (first and last and int(first) > int(last)):
+        return None
+    if not first:
+        return range(max(size - int(last), 0), size)
+    return range(int(first), min(int(last) + 1, size) if last else size)
+
+
+def _utc(pointer: str, moment: datetime) -> datetime:
+    try:
+        return in_utc(moment)
+    except ValueError as error:
+        raise Invalid(Fault(pointer, str(error))) from None
+
+
+reports_router = Router(
+    "/reports", tags=["Reports"], route_handlers=[order_report, get_report, get_report_file]
+)

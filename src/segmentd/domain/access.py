@@ -1,0 +1,49 @@
+"""Who may do what."""
+
+import enum
+from datetime import datetime
+from typing import NamedTuple, NewType
+
+import msgspec
+
+TokenId = NewType("TokenId", int)
+
+
+class Role(enum.StrEnum):
+    """What somebody may do; each role may do what the ones before it may."""
+
+    READER = "reader"
+    """Read everything."""
+    EDITOR = "editor"
+    """Change memberships, users and segments, order reports."""
+    ADMIN = "admin"
+    """Erase users, read the audit log; tokens are made on the command line."""
+
+    def covers(self, needed: "Role") -> bool:
+        """Whether this role may do what `needed` may."""
+        order = [*Role]
+        return order.index(self) >= order.index(needed)
+
+
+class Principal(NamedTuple):
+    """Somebody whose identity was proved: a token's name, or the subject of a JWT."""
+
+    name: str
+    role: Role
+
+
+class Token(msgspec.Struct, frozen=True):
+    """An opaque API token as it is kept: never the secret, only its SHA-256."""
+
+    id: TokenId
+    name: str
+    role: Role
+    digest: bytes
+    created_at: datetime
+    expires_at: datetime | None
+    revoked_at: datetime | None
+    last_used_on: datetime | None
+
+    def holds(self, now: datetime) -> bool:
+        """Whether the token is good at `now`."""
+        return self.revoked_at is None and (self.expires_at is None or now < self.expires_at)

@@ -1,0 +1,103 @@
+"""Reports: who got in and out in a period, as a CSV file by link."""
+
+import enum
+import re
+from datetime import UTC, datetime
+from typing import NamedTuple, NewType
+from uuid import UUID
+
+import msgspec
+
+from segmentd.domain.errors import Fault, Invalid
+from segmentd.domain.identifiers import Slug, UserId
+from segmentd.domain.instants import LAST_INSTANT
+
+ReportId = NewType("ReportId", UUID)
+"""Random, so that nobody guesses it."""
+
+
+class Period(NamedTuple):
+    """A half-open span of time in UTC; `pointer` is where a request names its beginning."""
+
+    begins_at: datetime
+    ends_at: datetime
+    pointer: str = "/from"
+
+    @classmethod
+    def of_month(cls, month: str) -> "Period":
+        """`2026-11`, from its first instant to before the next month's. Raises Invalid."""
+        match = re.fullmatch(r"([0-9]{4})-(0[1-9]|1[0-2])", month)
+        # The last month of the calendar has no next one to end at.
+        if match is None or not 1 <= int(match[1]) < LAST_INSTANT.year:
+            raise Invalid(Fault("/month", "a month is written like 2026-11, with a year from 0001 to 9998"))
+        year, number = int(match[1]), int(match[2])
+        following = (year, number + 1) if number < 12 else (year + 1, 1)  # noqa: PLR2004 - December
+        return cls(datetime(year, number, 1, tzinfo=UTC), datetime(*following, 1, tzinfo=UTC), "/month")
+
+    def check(self, now: datetime) -> None:
+        """Raises Invalid for a period that is empty, reversed, or has not begun."""
+        if self.ends_at <= self.begins_at:
+            raise Invalid(Fault("/to", "the end of the period must be after its beginning"))
+        if self.begins_at >= now:
+            raise Invalid(Fault(self.pointer, "the period lies wholly in the future"))
+
+
+class Status(enum.StrEnum):
+    """How far a report is."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+
+    @property
+    def final(self) -> bool:
+        """Whether it stays that way."""
+        return self in (Status.DONE, Status.FAILED)
+
+
+class ReportOrder(msgspec.Struct, frozen=True):
+    """What shall be in a report; `user_id` and `segment` None: all of them."""
+
+    period: Period
+    user_id: UserId | None
+    segment: Slug | None
+    header: bool
+
+
+class Report(msgspec.Struct, frozen=True):
+    """A report. Its figures are None until it is done, `reason` unless it failed; `size` is in bytes."""
+
+    id: ReportId
+    status: Status
+    begins_at: datetime
+    ends_at: datetime
+    user_id: UserId | None
+    segment_id: int | None
+    header: bool
+    as_of: datetime | None
+    rows: int | None
+    size: int | None
+    sha256: str | None
+    reason: str | None
+    created_at: datetime
+    expires_at: datetime
+
+    @property
+    def folder(self) -> str:
+        """Where its file is kept, and what killed builds left of one."""
+        return str(self.id)
+
+    @property
+    def file_name(self) -> str:
+        """The file as of `as_of`. So two builds, of which one was thought dead, never write the same file."""
+        return f"{self.folder}/{self.as_of:%Y%m%dT%H%M%S.%f}.csv"
+
+
+class Built(NamedTuple):
+    """What is known of a finished file."""
+
+    as_of: datetime
+    rows: int
+    size: int
+    sha256: str

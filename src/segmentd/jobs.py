@@ -1,0 +1,190 @@
+"""The background tasks, run by procrastinate: due terms, partitions, reports. Each runs once in a cluster."""
+
+import asyncio
+import contextlib
+from typing import Final, NamedTuple
+from uuid import UUID
+
+import psycopg
+import structlog
+from procrastinate import App, JobContext, PsycopgConnector, RetryStrategy
+from procrastinate.exceptions import ConnectorException
+from procrastinate.jobs import Status as JobStatus
+
+from segmentd.domain.errors import SegmentdError
+from segmentd.domain.reports import ReportId, Status
+from segmentd.reports.build import build
+from segmentd.reports.files import ReportFiles
+from segmentd.storage import reports, upkeep
+from segmentd.storage.database import Database
+
+SHORTEST_PAUSE_S: Final = 0.5
+LONGEST_PAUSE_S: Final = 5.0
+LONGEST_WAIT_S: Final = 3.0
+
+BUILD_REPORT: Final = "build_report"
+ATTEMPTS: Final = 4
+
+_log = structlog.get_logger(__name__)
+
+
+class Pace(NamedTuple):
+    """How often workers show that they live, and after how long a silence others take up their jobs."""
+
+    heartbeat_s: float = 5.0
+    silent_s: float = 20.0
+    round_cron: str = "*/10 * * * * *"
+
+
+USUAL_PACE: Final = Pace()
+
+
+class Tasks:
+    """What the tasks do, apart from the queue that calls them."""
+
+    def __init__(self, database: Database, files: ReportFiles) -> None:
+        self._database = database
+        self._files = files
+
+    async def settle(self) -> None:
+        """Writes down terms that ended and the memberships of deleted segments."""
+        terms = await upkeep.settle_due_terms(self._database)
+        closed = await upkeep.settle_deleted_segments(self._database)
+        if terms or closed:
+            _log.info("settled", users_with_ended_terms=terms, users_in_deleted_segments=closed)
+
+    async def keep_house(self) -> None:
+        """Keeps the history's partitions three months ahead, and forgets what every copy has heard of."""
+        await upkeep.make_partitions(self._database)
+        await upkeep.forget_erasures(self._database)
+
+    async def build_report(self, report_id: ReportId, *, last_attempt: bool) -> None:
+        """Makes a report's file; on the last attempt an error is noted for whoever ordered it."""
+        try:
+            await self._build(report_id)
+        except BaseException as error:  # a stop of the worker, too, may end the last attempt
+            if last_attempt:
+                await reports.fail(self._database, report_id, _reason(error))
+            raise
+
+    async def _build(self, report_id: ReportId) -> None:
+        report = await reports.start(self._database, report_id)
+        if report.status is Status.DONE:
+            return
+        built = await build(self._database, self._files, report)
+        await reports.finish(self._database, report_id, built)
+        _log.info("report done", report=str(report_id), rows=built.rows, bytes=built.size)
+
+    async def purge_reports(self) -> None:
+        """Removes the files of expired reports, and what killed builds left of them."""
+        for report in await reports.expired(self._database):
+            await self._files.delete(report.folder)
+            await reports.mark_purged(self._database, report.id)
+
+
+def report_queue() -> reports.Enqueue:
+    """Puts reports into the queue, each in its caller's transaction."""
+    app = App(connector=PsycopgConnector())  # never opened: each call brings its connection
+
+    async def enqueue(connection: psycopg.AsyncConnection, report_id: ReportId) -> None:
+        await app.configure_task(BUILD_REPORT, connection=connection).defer_async(report_id=str(report_id))
+
+    return enqueue
+
+
+async def work(
+    database_url: str, tasks: Tasks, stop: asyncio.Event, drain_seconds: float, pace: Pace = USUAL_PACE
+) -> None:
+    """Runs the tasks until `stop`; goes on by itself when the database was away."""
+    stopping = asyncio.create_task(stop.wait())
+    pause = SHORTEST_PAUSE_S
+    while not stop.is_set():
+        working = asyncio.create_task(_work_once(database_url, tasks, drain_seconds, pace))
+        await asyncio.wait([working, stopping], return_when=asyncio.FIRST_COMPLETED)
+        working.cancel()
+        try:
+            await working
+        except asyncio.CancelledError:
+            continue
+        except (ConnectorException, SegmentdError) as error:
+            _log.warning("background jobs wait for the database", error=str(error), pause_s=pause)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), pause)
+        pause = min(pause * 2, LONGEST_PAUSE_S)
+    stopping.cancel()
+
+
+async def _work_once(database_url: str, tasks: Tasks, drain_seconds: float, pace: Pace) -> None:
+    """Runs until it is cancelled; then lets running jobs end, for so many seconds."""
+    app = _app(database_url, tasks, pace)
+    async with app.open_async():
+        await tasks.keep_house()
+        await app.run_worker_async(
+            concurrency=4,
+            install_signal_handlers=False,
+            delete_jobs="always",  # what became of a report stands in its own row
+            shutdown_graceful_timeout=drain_seconds,
+            update_heartbeat_interval=pace.heartbeat_s,
+            stalled_worker_timeout=pace.silent_s,
+        )
+
+
+def _app(database_url: str, tasks: Tasks, pace: Pace) -> App:
+    """The queue with its tasks; a lock for each periodic one, so that it never runs twice at a time."""
+    app = App(
+        connector=PsycopgConnector(
+            conninfo=database_url,
+            min_size=1,
+            max_size=6,
+            # Short, so that a worker whose database has gone ends soon when it is told to.
+            timeout=LONGEST_WAIT_S,
+            reconnect_timeout=LONGEST_WAIT_S,
+            kwargs={"application_name": "segmentd jobs", "connect_timeout": 5},
+        )
+    )
+
+    @app.periodic(cron=pace.round_cron)
+    @app.task(name="settle", queueing_lock="settle", lock="settle")
+    async def settle(timestamp: int) -> None:  # noqa: ARG001 - passed by name
+        await tasks.settle()
+
+    @app.periodic(cron="0 * * * *")
+    @app.task(name="keep_house", queueing_lock="keep_house")
+    async def keep_house(timestamp: int) -> None:  # noqa: ARG001 - passed by name
+        await tasks.keep_house()
+
+    @app.periodic(cron="*/10 * * * *")
+    @app.task(name="purge_reports", queueing_lock="purge_reports", lock="purge_reports")
+    async def purge_reports(timestamp: int) -> None:  # noqa: ARG001 - passed by name
+        await tasks.purge_reports()
+
+    @app.periodic(cron=pace.round_cron)
+    @app.task(name="take_up_stalled", queueing_lock="take_up_stalled")
+    async def take_up_stalled(timestamp: int) -> None:  # noqa: ARG001 - passed by name
+        for job in await app.job_manager.get_stalled_jobs(seconds_since_heartbeat=pace.silent_s):
+            _log.warning("taking up a job whose worker died", job=job.id, task=job.task_name)
+            if job.queueing_lock is None:
+                await app.job_manager.retry_job(job)
+            else:
+                # A periodic one: the next tick has put it into the queue already, where it stands only once.
+                await app.job_manager.finish_job(job, status=JobStatus.FAILED, delete_job=True)
+
+    @app.task(
+        name=BUILD_REPORT, pass_context=True, retry=RetryStrategy(max_attempts=ATTEMPTS, exponential_wait=2)
+    )
+    async def build_report(context: JobContext, report_id: str) -> None:
+        last = context.job.attempts >= ATTEMPTS
+        await tasks.build_report(ReportId(UUID(report_id)), last_attempt=last)
+
+    return app
+
+
+def _reason(error: BaseException) -> str:
+    """What may be told of an error: words of our own, or of the operating system, never SQL."""
+    match error:
+        case SegmentdError():
+            return error.detail
+        case OSError():
+            return f"The file could not be written: {error.strerror or type(error).__name__}."
+        case _:
+            return f"The report could not be made ({type(error).__name__}); the log has the details."

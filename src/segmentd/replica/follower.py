@@ -1,0 +1,263 @@
+"""Keeps a node's copy fresh: makes it, follows the database round by round, makes it anew."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import lmdb
+import psycopg
+import structlog
+
+from segmentd.domain.errors import Unavailable
+from segmentd.domain.identifiers import UserId
+from segmentd.replica.board import Board, boot_time
+from segmentd.replica.catalog import CatalogState, ReplicatedSegment
+from segmentd.replica.replica import board_path, store_path
+from segmentd.replica.store import FORMAT, Store, Unusable, remove
+from segmentd.storage import replication
+from segmentd.storage.database import Database
+from segmentd.storage.replication import CatalogRow, Feed, Position, Snapshot
+
+# Users that are read and written at a time: a write into the copy takes a millisecond or two, so that the own
+# writes of the HTTP processes, which wait for it, stay quick.
+BATCH_USERS: Final = 500
+# Where a round has more users than this share of all, making the copy anew is cheaper.
+REBUILD_SHARE: Final = 0.3
+SMALLEST_REBUILD: Final = 50_000
+
+FILL_BATCH_USERS: Final = 5_000
+PROGRESS_EVERY: Final = 1_000_000
+
+_USELESS: Final = (Unusable, lmdb.CorruptedError, lmdb.InvalidError, lmdb.PageNotFoundError, lmdb.PanicError)
+
+_log = structlog.get_logger(__name__)
+
+
+class Follower:
+    """Makes the copies of a node; other processes write into them only what they wrote themselves."""
+
+    def __init__(self, database: Database, folder: Path) -> None:
+        self._database = database
+        self._folder = folder
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._board = Board.opened(board_path(folder))
+        self._board.clear()
+        self._store: Store | None = None
+        self._number = 0
+
+    async def follow(self, stop: asyncio.Event, wake: asyncio.Event, round_seconds: float) -> None:
+        """Goes on until `stop`; a round is due when woken, and at least every `round_seconds`."""
+        while not stop.is_set():
+            wake.clear()
+            try:
+                await self.round()
+            except (Unavailable, Unusable, psycopg.Error, lmdb.Error, OSError) as error:
+                _log.warning("round failed, the copy ages", error=str(error))
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(wake.wait(), round_seconds)
+
+    async def round(self) -> None:
+        """Brings the copy up to date, or makes one. Raises Unavailable, lmdb.Error."""
+        if self._store is None:
+            await self._take_up()
+        if self._store is not None:
+            try:
+                allowed = max(SMALLEST_REBUILD, int(REBUILD_SHARE * self._store.users()))
+                seen = await self._catch_up(self._store, allowed)
+            except _USELESS as error:
+                self._give_up(self._store, str(error))
+            else:
+                if seen is not None:
+                    self._publish(seen)
+                    self._store.forget_dead_readers()
+                    return
+        await self._rebuild()
+
+    def close(self) -> None:
+        """Brings the copy to the disk, so that the next start goes on from it."""
+        if self._store is not None:
+            self._store.sync()
+            self._store.close()
+            self._store = None
+        self._board.close()
+
+    async def _take_up(self) -> None:
+        """Goes on with the copy of an earlier run, if it is of any use; removes all others."""
+        async with replication.feed(self._database) as feed:
+            position = await feed.position()
+        for path in sorted(self._folder.glob("copy-*.lmdb"), key=_modified, reverse=True):
+            try:
+                self._store = self._store or _usable(path, position)
+            except Unusable as error:
+                _log.info("copy not taken up", path=path.name, reason=str(error))
+            if self._store is None or self._store.path != path:
+                remove(path)
+        if self._store is not None:
+            self._store.expect_writes()
+            self._number = int(self._store.path.stem.partition("-")[2])
+            # It is not fresh yet, so it is not read; but the round that follows may not see later own writes.
+            self._board.serving = self._number
+
+    def _give_up(self, store: Store, reason: str) -> None:
+        """Lets the database answer: the copy shows what the database does not know, or takes no writes."""
+        _log.warning("the copy is of no use any more", reason=reason)
+        self._board.clear()
+        self._store = None
+        store.delete()
+
+    async def _catch_up(self, store: Store, allowed: int | None = None) -> "Seen | None":
+        """Brings a copy up to one snapshot; None, and nothing done, when more than `allowed` changed."""
+        begun = boot_time()
+        async with replication.feed(self._database) as feed:
+            position = await feed.position()
+            shown = _shown_by(store, position)
+            seen = Seen(begun, await _clock_offset(feed))
+            changed = await feed.users_changed_since(shown)
+            if allowed is not None and len(changed) > allowed:
+                _log.info("more changes than a new copy costs", users=len(changed))
+                return None
+            await self._renew_catalog(store, feed)
+            await self._renew_users(store, feed, changed)
+        store.put([], _facts_of(position))
+        return seen
+
+    def _publish(self, seen: "Seen") -> None:
+        self._board.clock_offset = seen.clock_offset
+        self._board.serving = self._number
+        self._board.fresh_at = seen.begun
+
+    async def _renew_users(self, store: Store, feed: Feed, changed: Sequence[UserId]) -> None:
+        """Batch by batch; the stored snapshot stays behind until all are done: a kill loses nothing."""
+        left = len(changed)
+        for batch in _batches(changed, BATCH_USERS):
+            self._board.overdue = left
+            states = await feed.states(batch)
+            store.put((state.user_id, state.state) for state in states)
+            left -= len(batch)
+            await asyncio.sleep(0)
+        self._board.overdue = 0
+
+    async def _renew_catalog(self, store: Store, feed: Feed) -> None:
+        version = await feed.catalog_version()
+        known = store.fact(b"catalog version")
+        if known is None or int.from_bytes(known, "big", signed=True) != version:
+            store.put_catalog(catalog_state(version, await feed.segments()))
+
+    async def _rebuild(self) -> None:
+        """Makes a new copy while the old one, or the database, serves; swaps it in when it has caught up."""
+        started = time.monotonic()
+        number = self._board.made = max(self._board.made, self._number) + 1
+        remove(store_path(self._folder, number))
+        store = Store(store_path(self._folder, number))
+        try:
+            store.expect_writes()
+            users = await self._fill(store)
+            # From here on own writes go into both; the catch-up that follows sees all that came before.
+            self._board.filling = number
+            seen = await self._catch_up(store)
+        except BaseException:
+            self._board.filling = 0
+            store.delete()
+            raise
+        if seen is None:
+            raise TypeError("a catch-up with no limit has an end")
+        old, self._store, self._number = self._store, store, number
+        self._publish(seen)
+        self._board.filling = 0
+        if old is not None:
+            old.delete()
+        _log.info("copy made", users=users, seconds=round(time.monotonic() - started, 1))
+
+    async def _fill(self, store: Store) -> int:
+        """Writes all users of one snapshot, streamed; returns how many. Shows its progress in the log."""
+        users = 0
+        async with replication.feed(self._database) as feed:
+            position = await feed.position()
+            expected = await feed.approximate_users()
+            version = await feed.catalog_version()
+            store.put_catalog(catalog_state(version, await feed.segments()))
+            async for batch in _gathered(feed.all_states(), FILL_BATCH_USERS):
+                store.append(batch)
+                users += len(batch)
+                if users % PROGRESS_EVERY < len(batch):
+                    _log.info("making a copy", users=users, of_about=expected)
+        store.put([], [(b"format", FORMAT), *_facts_of(position)])
+        return users
+
+
+class Seen(NamedTuple):
+    """When a round began, on the boot-time clock, and how far PostgreSQL's clock is ahead of that one."""
+
+    begun: int
+    clock_offset: int
+
+
+def catalog_state(version: int, segments: Iterable[CatalogRow]) -> CatalogState:
+    """The living segments as a copy keeps them."""
+    return CatalogState(version, [ReplicatedSegment(s.id, s.slug, s.salt, s.threshold) for s in segments])
+
+
+async def _clock_offset(feed: Feed) -> int:
+    """Good to half of the time that the question takes."""
+    before = boot_time()
+    clock = await feed.clock()
+    return clock - (before + boot_time()) // 2
+
+
+def _batches(user_ids: Sequence[UserId], size: int) -> Iterator[Sequence[UserId]]:
+    for begin in range(0, len(user_ids), size):
+        yield user_ids[begin : begin + size]
+
+
+async def _gathered(
+    states: AsyncIterator[tuple[int, bytes]], size: int
+) -> AsyncIterator[list[tuple[int, bytes]]]:
+    batch: list[tuple[int, bytes]] = []
+    async for state in states:
+        batch.append(state)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _modified(path: Path) -> float:
+    return path.stat().st_mtime
+
+
+def _usable(path: Path, position: Position) -> Store:
+    """The copy, if this database can go on from it. Raises Unusable."""
+    store = Store.checked(path)
+    try:
+        _shown_by(store, position)
+    except Unusable:
+        store.close()
+        raise
+    return store
+
+
+def _facts_of(position: Position) -> list[tuple[bytes, bytes]]:
+    return [
+        (b"source", position.source.encode()),
+        (b"snapshot", position.snapshot.encode()),
+        (b"seen", str(position.instant).encode()),
+    ]
+
+
+def _shown_by(store: Store, position: Position) -> Snapshot:
+    """The snapshot that a copy shows. Raises Unusable where the database cannot go on from it."""
+    source, snapshot, seen = map(store.fact, (b"source", b"snapshot", b"seen"))
+    if source is None or snapshot is None or seen is None:
+        raise Unusable("it was never finished")
+    if source != position.source.encode():
+        raise Unusable("it is a copy of another database")
+    if int(seen) < position.erasures_since:
+        raise Unusable("erasures may have passed it by")
+    shown = Snapshot.parsed(snapshot.decode())
+    if shown.xmax > Snapshot.parsed(position.snapshot).xmax:
+        raise Unusable("the database was set back behind it, as by a restored backup")
+    return shown

@@ -1,0 +1,115 @@
+"""A node's copy as its HTTP processes use it: fresh answers without a database, and own writes at once."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final
+
+import lmdb
+import structlog
+
+from segmentd.replica.board import Board, boot_time
+from segmentd.replica.catalog import CatalogState
+from segmentd.replica.store import Store, Unusable
+
+MICROSECONDS: Final = 1_000_000
+
+_log = structlog.get_logger(__name__)
+
+
+class Replica:
+    """Answers from the copy that the board names; follows the follower when it swaps in another one."""
+
+    def __init__(self, folder: Path, bound_seconds: float) -> None:
+        self._folder = folder
+        self._bound = int(bound_seconds * MICROSECONDS)
+        self.board = Board.opened(board_path(folder))
+        self._open: dict[int, Store] = {}
+        self._read = 0
+
+    def close(self) -> None:
+        """Closes the copy and the board."""
+        self._close_all()
+        self.board.close()
+
+    def age(self) -> int | None:
+        """Whole seconds since the copy showed the database; None when that is beyond the bound."""
+        age = self.board.age()
+        return None if age is None or age > self._bound else age // MICROSECONDS
+
+    def age_if_any(self) -> int | None:
+        """Whole seconds since the copy showed the database; None when there is no copy to be used."""
+        age = self.board.age()
+        return None if age is None else age // MICROSECONDS
+
+    def segments(self, user_id: int) -> list[bytes]:
+        """The slugs that the user is in now, as JSON strings; where there is an age. Raises Unusable."""
+        try:
+            return self._serving().segments(user_id, self.board.now())
+        except lmdb.Error as error:
+            self._close_all()
+            raise Unusable(str(error)) from error
+
+    def segments_of_many(self, user_ids: Sequence[int]) -> list[list[bytes]]:
+        """`segments` for many users. Raises Unusable."""
+        try:
+            return self._serving().segments_of_many(user_ids, self.board.now())
+        except lmdb.Error as error:
+            self._close_all()
+            raise Unusable(str(error)) from error
+
+    def show_user(self, user_id: int, state: bytes) -> None:
+        """Makes the very next read on this node see a committed write."""
+        self._show(lambda store: store.put_own(user_id, state))
+
+    def show_catalog(self, catalog: CatalogState) -> None:
+        """Makes the very next read on this node see committed changes of segments."""
+        self._show(lambda store: store.put_catalog(catalog))
+
+    def spoil(self) -> None:
+        """Says that a write is not shown: reads ask the database until the follower has seen it."""
+        self.board.spoilt_at = boot_time()
+
+    def _show(self, write: Callable[[Store], None]) -> None:
+        """Writes into the copy that serves and the one that is about to, if there is one.
+
+        The write is committed by now, whatever happens here.
+        """
+        try:
+            # In this order: between the two, the one that is filled may become the one that serves.
+            filling, serving = self.board.filling, self.board.serving
+            for number in {filling, serving} - {0}:
+                write(self._store(number))
+        except (lmdb.Error, Unusable, OSError) as error:
+            _log.warning("own write not shown, the copy is passed over", error=str(error))
+            self.spoil()
+            if isinstance(error, lmdb.Error):
+                self._close_all()
+
+    def _serving(self) -> Store:
+        number = self.board.serving
+        if number != self._read:
+            for old in self._open.keys() - {number, self.board.filling}:
+                self._open.pop(old).close()
+            self._read = number
+        return self._store(number)
+
+    def _store(self, number: int) -> Store:
+        store = self._open.get(number)
+        if store is None:
+            store = self._open[number] = Store.existing(store_path(self._folder, number))
+        return store
+
+    def _close_all(self) -> None:
+        """What went wrong with a copy may be cured by opening it anew."""
+        while self._open:
+            self._open.popitem()[1].close()
+
+
+def board_path(folder: Path) -> Path:
+    """Where a node's board is."""
+    return folder / "board"
+
+
+def store_path(folder: Path, number: int) -> Path:
+    """Where the copy with this number is."""
+    return folder / f"copy-{number}.lmdb"

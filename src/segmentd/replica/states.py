@@ -1,0 +1,42 @@
+"""How a copy keeps one user's overrides: the bytes that the SQL function `user_states` makes.
+
+Big-endian: a word of 64 bits, version × 2^20 + number of overrides; a word of 32 bits for each override
+(segment id, + 2^30 with a term, + 2^31 for an exclusion); a word of 64 bits for each term, its end in
+microseconds since 1970.
+"""
+
+import struct
+from collections.abc import Iterator
+from functools import cache
+from typing import Final
+
+HAS_TERM: Final = 1 << 30
+EXCLUDED: Final = 1 << 31
+SEGMENT_BITS: Final = HAS_TERM - 1
+
+_COUNT_BITS: Final = 20
+_HEAD: Final = struct.Struct(">Q")
+_WORD_BYTES: Final = 4
+
+
+def version_of(state: bytes) -> int:
+    """Which write to the user the state shows; a higher one is newer."""
+    head: int = _HEAD.unpack_from(state)[0]
+    return head >> _COUNT_BITS
+
+
+def words_of(state: bytes) -> tuple[int, ...]:
+    """The word of each override, by segment id."""
+    count = _HEAD.unpack_from(state)[0] & ((1 << _COUNT_BITS) - 1)
+    return _words(count).unpack_from(state, _HEAD.size)
+
+
+def ends_of(state: bytes, count: int) -> Iterator[int]:
+    """The ends of the terms, for those of the `count` overrides that have one, in their order."""
+    for (end,) in struct.iter_unpack(">q", state[_HEAD.size + _WORD_BYTES * count :]):
+        yield end
+
+
+@cache
+def _words(count: int) -> struct.Struct:
+    return struct.Struct(f">{count}I")

@@ -1,0 +1,1 @@
+"""The making of report files, where they are kept, and their signed links."""

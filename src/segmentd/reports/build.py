@@ -1,0 +1,113 @@
+"""The making of a report: one COPY, streamed into its file."""
+
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from datetime import datetime
+from hashlib import sha256
+from typing import Final, LiteralString
+
+import psycopg
+from msgspec.structs import replace
+from psycopg import AsyncConnection, sql
+
+from segmentd.domain.reports import Built, Report
+from segmentd.reports.files import CHUNK_BYTES, ReportFiles
+from segmentd.storage.database import Database
+
+HEADER: Final = b"user_id;segment;operation;time\n"
+CANCEL_SECONDS: Final = 5.0
+
+# The parameters are literals because COPY takes no others.
+REPORT_ROWS: Final[LiteralString] = """
+    SELECT c.user_id, s.slug, c.operation,
+           to_char(c.at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') AS time
+    FROM effective_changes({as_of}) c
+    JOIN segments s ON s.id = c.segment_id
+    WHERE c.at >= {begins_at}
+      AND c.at < least({ends_at}, {as_of})
+      AND {user_filter}
+      AND {segment_filter}
+    ORDER BY c.user_id, c.at, s.slug, c.segment_id
+"""
+
+# One session that is allowed to take its time and its share of memory.
+_SESSION: Final = """
+    SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY;
+    SET LOCAL statement_timeout = 0;
+    SET LOCAL work_mem = '64MB';
+    SET LOCAL hash_mem_multiplier = 4;
+"""
+
+
+async def build(database: Database, files: ReportFiles, report: Report) -> Built:
+    """Makes the file of a report and returns what is known of it. Raises Unavailable, OSError."""
+    as_of = await cut_off(database)
+    file_name = replace(report, as_of=as_of).file_name
+    recorder = _Recorder()
+    async with database.transaction() as connection:
+        await connection.execute(_SESSION)
+        try:
+            await files.write(file_name, recorder.record(_chunks(connection, report, as_of)))
+        except BaseException:
+            # Nobody reads on, and the query may go on for long: end it with its session.
+            with suppress(psycopg.Error):
+                await connection.cancel_safe(timeout=CANCEL_SECONDS)
+            await connection.close()
+            raise
+    return Built(as_of, recorder.rows - report.header, recorder.size, recorder.digest.hexdigest())
+
+
+async def cut_off(database: Database) -> datetime:
+    """The instant up to which the history is complete from now on. Raises Unavailable."""
+    async with database.transaction() as connection:
+        cursor = await connection.execute("SELECT report_cut_off()")
+        row = await cursor.fetchone()
+    if row is None or not isinstance(row[0], datetime):
+        raise TypeError("report_cut_off gives an instant")
+    return row[0]
+
+
+def rows_query(report: Report, as_of: datetime) -> sql.Composed:
+    """The SELECT of a report's rows, in their order."""
+    only = sql.SQL("{} = {}")
+    return sql.SQL(REPORT_ROWS).format(
+        as_of=sql.Literal(as_of),
+        begins_at=sql.Literal(report.begins_at),
+        ends_at=sql.Literal(report.ends_at),
+        user_filter=sql.SQL("true")
+        if report.user_id is None
+        else only.format(sql.SQL("c.user_id"), sql.Literal(report.user_id)),
+        segment_filter=sql.SQL("true")
+        if report.segment_id is None
+        else only.format(sql.SQL("c.segment_id"), sql.Literal(report.segment_id)),
+    )
+
+
+async def _chunks(connection: AsyncConnection, report: Report, as_of: datetime) -> AsyncIterator[bytes]:
+    if report.header:
+        yield HEADER
+    copy_out = sql.SQL("COPY ({}) TO STDOUT (FORMAT csv, DELIMITER ';')").format(rows_query(report, as_of))
+    buffer = bytearray()
+    async with connection.cursor() as cursor, cursor.copy(copy_out) as copy:
+        async for row in copy:
+            buffer += row
+            if len(buffer) >= CHUNK_BYTES:
+                yield bytes(buffer)
+                buffer.clear()
+    yield bytes(buffer)
+
+
+class _Recorder:
+    """Counts and hashes what goes through."""
+
+    def __init__(self) -> None:
+        self.rows = 0
+        self.size = 0
+        self.digest = sha256()
+
+    async def record(self, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        async for chunk in chunks:
+            self.rows += chunk.count(b"\n")
+            self.size += len(chunk)
+            self.digest.update(chunk)
+            yield chunk

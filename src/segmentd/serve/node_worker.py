@@ -1,0 +1,39 @@
+"""The one process of a node that is not HTTP: it keeps the node's copy fresh and runs the background jobs."""
+
+import asyncio
+from contextlib import closing
+from pathlib import Path
+
+from segmentd.jobs import Tasks, work
+from segmentd.replica.bell import listen
+from segmentd.replica.follower import Follower
+from segmentd.serve.child import Assignment, Duty, run_child
+from segmentd.serve.wiring import report_files
+from segmentd.storage.database import Database
+
+# A follower looks by itself this often; the bell makes it look at once.
+ROUND_SECONDS = 1.0
+
+
+async def work_for_node(assignment: Assignment, duty: Duty) -> None:
+    """Follows the database and runs the background jobs until it has to stop; then lets running ones end."""
+    settings, url = assignment.settings, assignment.database_url
+    async with Database(url, pool_size=settings.pool_size) as database:
+        tasks = Tasks(database, report_files(settings))
+        async with asyncio.TaskGroup() as group:
+            if assignment.replica_dir is not None:
+                group.create_task(_follow(database, url, Path(assignment.replica_dir), duty))
+            group.create_task(work(url, tasks, duty.stop, settings.shutdown_seconds))
+            duty.report_ready()
+
+
+async def _follow(database: Database, database_url: str, folder: Path, duty: Duty) -> None:
+    wake = asyncio.Event()
+    with closing(Follower(database, folder)) as follower:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(listen(database_url, wake, duty.stop))
+            group.create_task(follower.follow(duty.stop, wake, ROUND_SECONDS))
+
+
+if __name__ == "__main__":
+    run_child(work_for_node)

@@ -1,0 +1,38 @@
+"""The job queue's own tables: procrastinate brings and migrates them; segmentd says when."""
+
+from importlib import resources
+from typing import Final
+
+import psycopg
+from procrastinate.schema import SchemaManager
+
+_NOTE: Final = "CREATE TABLE IF NOT EXISTS job_queue_migrations (name text PRIMARY KEY)"
+
+
+async def install(connection: psycopg.AsyncConnection) -> int:
+    """Brings the queue's tables up to date, in one transaction; returns the number of files applied.
+
+    The caller holds the migration lock. Raises psycopg.Error.
+    """
+    migrations = sorted(
+        (
+            file
+            for file in resources.files("procrastinate.sql.migrations").iterdir()
+            if file.name.endswith(".sql")
+        ),
+        key=lambda file: file.name,
+    )
+    async with connection.transaction():
+        await connection.execute(_NOTE)
+        cursor = await connection.execute("SELECT name FROM job_queue_migrations")
+        applied = {name async for (name,) in cursor}
+        pending = [file for file in migrations if file.name not in applied]
+        if not applied:
+            # The schema of an empty database is the sum of all migrations.
+            await connection.execute(SchemaManager.get_schema().encode())
+        else:
+            for file in pending:
+                await connection.execute(file.read_bytes())
+        for file in pending:
+            await connection.execute("INSERT INTO job_queue_migrations VALUES (%s)", [file.name])
+    return len(pending)

@@ -1,0 +1,79 @@
+-- What background jobs write down. Readers never wait for it: they see the same before and after.
+
+-- Settles those of these users that nobody else works on right now; the others settle themselves when they are
+-- written to, or in the next round. Returns how many were settled.
+CREATE FUNCTION settle_unlocked(p_user_ids bigint[]) RETURNS integer
+    LANGUAGE plpgsql AS $$
+DECLARE
+    locked_ids bigint[];
+    latest timestamptz;
+BEGIN
+    SELECT array_agg(l.id)
+    INTO locked_ids
+    FROM (SELECT u.id FROM users u WHERE u.id = ANY (p_user_ids) ORDER BY u.id FOR UPDATE SKIP LOCKED) l;
+    IF locked_ids IS NULL THEN
+        RETURN 0;
+    END IF;
+    -- The clock is read after the locks, and `settle` looks at the terms anew: a renewed one is not touched.
+    latest := settle(locked_ids, clock_instant());
+    UPDATE users u
+    SET version = u.version + 1, last_at = greatest(u.last_at, latest)
+    WHERE u.id = ANY (locked_ids);
+    RETURN cardinality(locked_ids);
+END
+$$;
+
+-- One batch of terms that ended, from after the given place on, in the order of their ends. Gives the place to go
+-- on from; nulls when there are no more.
+CREATE FUNCTION settle_due_terms(
+    p_limit integer, INOUT after_until timestamptz, INOUT after_user_id bigint, OUT settled integer
+)
+    LANGUAGE plpgsql AS $$
+DECLARE
+    due_by timestamptz := clock_instant();
+    user_ids bigint[];
+BEGIN
+    PERFORM pg_advisory_xact_lock_shared(catalog_lock());
+    SELECT array_agg(DISTINCT d.user_id), (array_agg(d.until ORDER BY d.until DESC, d.user_id DESC))[1],
+           (array_agg(d.user_id ORDER BY d.until DESC, d.user_id DESC))[1]
+    INTO user_ids, after_until, after_user_id
+    FROM (
+        SELECT m.until, m.user_id
+        FROM memberships m
+        WHERE m.ended_at IS NULL AND m.until <= due_by AND (m.until, m.user_id) > (after_until, after_user_id)
+        ORDER BY m.until, m.user_id
+        LIMIT p_limit
+    ) d;
+    settled := settle_unlocked(coalesce(user_ids, '{}'));
+END
+$$;
+
+-- One batch of the open memberships of one deleted segment, from after the given user on. Gives the user to go on
+-- from; null when there are no more.
+CREATE FUNCTION settle_deleted_segment(
+    p_segment_id bigint, p_limit integer, INOUT after_user_id bigint, OUT settled integer
+)
+    LANGUAGE plpgsql AS $$
+DECLARE
+    user_ids bigint[];
+BEGIN
+    PERFORM pg_advisory_xact_lock_shared(catalog_lock());
+    SELECT array_agg(d.user_id), max(d.user_id)
+    INTO user_ids, after_user_id
+    FROM (
+        SELECT m.user_id
+        FROM memberships m
+        WHERE m.segment_id = p_segment_id AND m.ended_at IS NULL AND m.user_id > after_user_id
+        ORDER BY m.user_id
+        LIMIT p_limit
+    ) d;
+    settled := settle_unlocked(coalesce(user_ids, '{}'));
+END
+$$;
+
+-- Deleted segments that still have memberships to be closed.
+CREATE VIEW segments_to_settle AS
+SELECT s.id
+FROM segments s
+WHERE s.deleted_at IS NOT NULL
+  AND EXISTS (SELECT FROM memberships m WHERE m.segment_id = s.id AND m.ended_at IS NULL);

@@ -1,0 +1,38 @@
+-- What the nodes' local copies are made of.
+
+-- A user's overrides as a copy keeps them, big-endian: one word of 64 bits, the version × 2^20 + the number of
+-- overrides; one word of 32 bits for each override, by segment: the segment's id, + 2^30 where it has a term,
+-- + 2^31 where it is an exclusion; then one word of 64 bits for each term, in the same order: its end in
+-- microseconds since 1970. replica/states.py reads it.
+CREATE FUNCTION override_word(p_segment_id bigint, p_included boolean, p_until timestamptz) RETURNS bytea
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    RETURN int4send((
+        p_segment_id
+        + CASE WHEN p_until IS NULL THEN 0 ELSE 1073741824 END
+        - CASE WHEN p_included THEN 0 ELSE 2147483648 END
+    )::integer);
+
+CREATE FUNCTION term_word(p_until timestamptz) RETURNS bytea
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    RETURN int8send((extract(epoch FROM p_until) * 1000000)::bigint);
+
+-- The states of these users; those that were never written to have none.
+CREATE FUNCTION user_states(p_user_ids bigint[])
+    RETURNS TABLE (user_id bigint, state bytea)
+    LANGUAGE sql STABLE AS $$
+    SELECT u.id,
+           int8send(u.version * 1048576 + count(m.user_id))
+           || coalesce(string_agg(override_word(m.segment_id, m.included, m.until), '' ORDER BY m.segment_id), '')
+           || coalesce(string_agg(term_word(m.until), '' ORDER BY m.segment_id) FILTER (WHERE m.until IS NOT NULL), '')
+    FROM users u
+    LEFT JOIN memberships m ON m.user_id = u.id AND m.ended_at IS NULL
+    WHERE u.id = ANY (p_user_ids)
+    GROUP BY u.id
+$$;
+
+-- The living segments, each with its percentage if it has one, as copies keep them.
+CREATE VIEW replicated_segments AS
+SELECT s.id, s.slug, s.salt, r.threshold
+FROM segments s
+LEFT JOIN rollouts r ON r.segment_id = s.id AND r.ended_at IS NULL
+WHERE s.deleted_at IS NULL;

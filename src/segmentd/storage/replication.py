@@ -1,0 +1,222 @@
+"""What a copy is fed from: snapshots, changed users, their states (migrations/0008_replication.sql)."""
+
+import re
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from typing import Final, LiteralString, NamedTuple
+
+import msgspec
+import psycopg
+from psycopg.rows import scalar_row
+
+from segmentd.domain.identifiers import UserId
+from segmentd.storage.database import Database, struct_row
+
+# How long erasures are remembered, so that every copy hears of them; a copy that was away for nearly as long
+# is made anew.
+ERASURES_KEPT: Final = timedelta(days=1)
+ERASURES_MARGIN: Final = timedelta(hours=1)
+
+CHANNEL: Final = "segmentd_changes"
+
+# The planner cannot know that next to nothing is newer than the snapshot, and would read the whole history.
+HOLD_TO_INDEXES: Final[LiteralString] = """
+    SET LOCAL enable_seqscan = off;
+    SET LOCAL jit = off;
+    SET LOCAL max_parallel_workers_per_gather = 0;
+"""
+
+CHANGED_USERS: Final[LiteralString] = """
+    -- Apart from the sorting: for its sake the planner would walk the whole index by user.
+    WITH changed AS MATERIALIZED (
+        SELECT user_id FROM membership_events WHERE xid >= %(xmax)s::xid8
+        UNION ALL
+        SELECT user_id FROM membership_events WHERE xid = ANY (%(xip)s::xid8[])
+        UNION ALL
+        SELECT user_id FROM erasures WHERE xid >= %(xmax)s::xid8
+        UNION ALL
+        SELECT user_id FROM erasures WHERE xid = ANY (%(xip)s::xid8[])
+    )
+    SELECT DISTINCT user_id FROM changed ORDER BY user_id
+"""
+
+ALL_STATES: Final[LiteralString] = """
+    SELECT m.user_id,
+           int8send(max(u.version) * 1048576 + count(*))
+           || string_agg(override_word(m.segment_id, m.included, m.until), '' ORDER BY m.segment_id)
+           || coalesce(
+               string_agg(term_word(m.until), '' ORDER BY m.segment_id) FILTER (WHERE m.until IS NOT NULL), ''
+           )
+    FROM memberships m
+    JOIN users u ON u.id = m.user_id
+    WHERE m.ended_at IS NULL
+    GROUP BY m.user_id
+    ORDER BY m.user_id
+"""
+
+# Cluster, database and timeline. A standby has no current place in the log: there it fails, as it should.
+_POSITION: Final[LiteralString] = """
+    SELECT pg_current_snapshot()::text AS snapshot,
+           system_identifier
+           || ' ' || (SELECT oid FROM pg_database WHERE datname = current_database())
+           || ' ' || left(pg_walfile_name(pg_current_wal_lsn()), 8) AS source,
+           (extract(epoch FROM clock_instant()) * 1000000)::bigint AS instant
+    FROM pg_control_system()
+"""
+
+
+class Snapshot(NamedTuple):
+    """Which transactions a reader could not see: all from `xmax` on, and those of `xip`."""
+
+    xmax: int
+    xip: Sequence[int]
+
+    @classmethod
+    def parsed(cls, text: str) -> "Snapshot":
+        """From PostgreSQL's text form, `xmin:xmax:xip,xip`. Raises ValueError."""
+        match = re.fullmatch(r"(\d+):(\d+):((?:\d+,?)*)", text)
+        if match is None:
+            raise ValueError(f"{text!r} is not a snapshot")
+        return cls(int(match[2]), [int(xid) for xid in match[3].split(",") if xid])
+
+
+class Position(msgspec.Struct, frozen=True):
+    """A snapshot, as PostgreSQL writes it; the database that it means something in; when it was taken."""
+
+    snapshot: str
+    source: str
+    instant: int
+    """By PostgreSQL's clock, in microseconds since 1970."""
+
+    @property
+    def erasures_since(self) -> int:
+        """Since when no erasure was forgotten, in microseconds since 1970."""
+        return self.instant - (ERASURES_KEPT - ERASURES_MARGIN) // timedelta(microseconds=1)
+
+
+class UserState(msgspec.Struct, frozen=True):
+    """A user's overrides as copies keep them; see replica/states.py."""
+
+    user_id: UserId
+    state: bytes
+
+
+class CatalogRow(msgspec.Struct, frozen=True):
+    """A living segment; `threshold` is None where it has no percentage."""
+
+    id: int
+    slug: str
+    salt: int
+    threshold: int | None
+
+
+class Feed:
+    """One repeatable-read transaction: everything that it gives is of one snapshot."""
+
+    def __init__(self, connection: psycopg.AsyncConnection) -> None:
+        self._connection = connection
+
+    async def position(self) -> Position:
+        """Where this transaction stands in the history of its database. Ask it first."""
+        async with self._connection.cursor(row_factory=struct_row(Position)) as cursor:
+            await cursor.execute(_POSITION)
+            [position] = await cursor.fetchall()
+            return position
+
+    async def clock(self) -> int:
+        """PostgreSQL's clock, in microseconds since 1970."""
+        return int(str(await self._scalar("SELECT (extract(epoch FROM clock_instant()) * 1000000)::bigint")))
+
+    async def catalog_version(self) -> int:
+        """Raised by every change of a segment or rollout."""
+        return int(str(await self._scalar("SELECT version FROM catalog")))
+
+    async def segments(self) -> Sequence[CatalogRow]:
+        """All living segments."""
+        async with self._connection.cursor(row_factory=struct_row(CatalogRow)) as cursor:
+            await cursor.execute("SELECT id, slug, salt, threshold FROM replicated_segments")
+            return await cursor.fetchall()
+
+    async def users_changed_since(self, snapshot: Snapshot) -> Sequence[UserId]:
+        """The users with events, or erased, that a reader under that snapshot could not see."""
+        await self._connection.execute(HOLD_TO_INDEXES)
+        async with self._connection.cursor(row_factory=scalar_row) as cursor:
+            await cursor.execute(
+                CHANGED_USERS,
+                {"xmax": str(snapshot.xmax), "xip": [str(xid) for xid in snapshot.xip]},
+                prepare=False,
+            )
+            return await cursor.fetchall()
+
+    async def states(self, user_ids: Sequence[UserId]) -> Sequence[UserState]:
+        """The present states of these users, the erased among them."""
+        async with self._connection.cursor(row_factory=struct_row(UserState)) as cursor:
+            await cursor.execute(
+                "SELECT user_id, state FROM user_states(%(user_ids)s)"
+                " UNION ALL SELECT user_id, state FROM erased_states(%(user_ids)s)",
+                {"user_ids": [*user_ids]},
+            )
+            return await cursor.fetchall()
+
+    async def all_states(self) -> AsyncIterator[tuple[int, bytes]]:
+        """The state of every user that has overrides, by id, streamed."""
+        copy_out = f"COPY ({ALL_STATES}) TO STDOUT (FORMAT binary)".encode()
+        async with self._connection.cursor() as cursor, cursor.copy(copy_out) as copy:
+            copy.set_types(["int8", "bytea"])
+            async for user_id, state in copy.rows():
+                yield user_id, state
+
+    async def approximate_users(self) -> int:
+        """How many users there are, as the planner thinks."""
+        return max(
+            int(
+                str(
+                    await self._scalar("SELECT reltuples::bigint FROM pg_class WHERE oid = 'users'::regclass")
+                )
+            ),
+            0,
+        )
+
+    async def _scalar(self, query: LiteralString) -> object:
+        async with self._connection.cursor(row_factory=scalar_row) as cursor:
+            await cursor.execute(query)
+            return await cursor.fetchone()
+
+
+@asynccontextmanager
+async def feed(database: Database) -> AsyncIterator[Feed]:
+    """A feed on the primary. Raises Unavailable."""
+    async with database.transaction() as connection:
+        await connection.execute(
+            "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ; SET LOCAL statement_timeout = 0"
+        )
+        yield Feed(connection)
+
+
+async def current_catalog(database: Database) -> tuple[int, Sequence[CatalogRow]]:
+    """The version of the catalog and all living segments, of one snapshot. Raises Unavailable."""
+    rows = await database.all(
+        _VersionedRow,
+        "SELECT c.version, s.id, s.slug, s.salt, s.threshold"
+        " FROM catalog c LEFT JOIN replicated_segments s ON true",
+    )
+    segments = [
+        CatalogRow(row.id, row.slug, row.salt, row.threshold)
+        for row in rows
+        if row.id is not None and row.slug is not None and row.salt is not None
+    ]
+    return rows[0].version, segments
+
+
+async def notify(database: Database) -> None:
+    """Wakes the followers of all nodes."""
+    await database.execute("SELECT pg_notify(%s, '')", [CHANNEL])
+
+
+class _VersionedRow(msgspec.Struct, frozen=True):
+    version: int
+    id: int | None
+    slug: str | None
+    salt: int | None
+    threshold: int | None

@@ -1,0 +1,987 @@
+-- The whole schema of segmentd as one text, for reading: the sum of the numbered files in migrations/, which are what
+-- a database is made from. tests/storage/test_schema.py holds the two together.
+-- What the words mean: docs/data-model.md.
+--
+--   1  time, buckets and locks       2  tables
+--   3  months of the history         4  changes of memberships and users
+--   5  changes of segments           6  the one history
+--   7  upkeep                        8  reports
+--   9  replication                  10  erasure
+--
+-- The tables of the job queue are not here: procrastinate brings them (storage/job_queue.py).
+
+
+-----------------------------------------------------------------------------------------------------------------------
+-- 1  Time, buckets and locks
+
+-- Every time that is written comes from here, after the last lock of its transaction.
+CREATE FUNCTION clock_instant() RETURNS timestamptz
+    LANGUAGE sql VOLATILE PARALLEL SAFE
+    RETURN clock_timestamp();
+
+-- The instant that a reading statement speaks for. Stable, so that an index can be asked with it.
+CREATE FUNCTION reading_instant() RETURNS timestamptz
+    LANGUAGE sql STABLE PARALLEL SAFE
+    RETURN statement_timestamp();
+
+-- Where a user falls in a rollout: 0 to 2^32 - 1. The same function stands in domain/bucketing.py.
+CREATE FUNCTION bucket(user_id bigint, salt bigint) RETURNS bigint
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    RETURN hashint8extended(user_id, salt) & 4294967295;
+
+-- Writers share this lock; whoever changes segments or rollouts takes it alone. So an event's `effective` is
+-- judged by the rollouts that hold at its instant, and no row lock on a popular segment queues.
+CREATE FUNCTION catalog_lock() RETURNS bigint LANGUAGE sql IMMUTABLE RETURN 7236837901;
+CREATE FUNCTION partition_lock() RETURNS bigint LANGUAGE sql IMMUTABLE RETURN 7236837902;
+
+
+-----------------------------------------------------------------------------------------------------------------------
+-- 2  Tables
+
+CREATE TABLE users (
+    id            bigint      PRIMARY KEY CHECK (id >= 1),
+    name          text        CHECK (length(name) <= 256),
+    registered_at timestamptz NOT NULL,
+    deleted_at    timestamptz,
+    -- Raised by every write to the user; goes on through deletions, so that a copy can tell old from new. It starts
+    -- at the milliseconds since 1970: who comes back after an erasure is newer than what was erased.
+    version       bigint      NOT NULL DEFAULT (extract(epoch FROM clock_timestamp()) * 1000)::bigint,
+    -- The time of the latest event: the next one is later, whatever the clock does.
+    last_at       timestamptz NOT NULL
+) WITH (fillfactor = 85);
+
+CREATE INDEX users_living ON users (id) WHERE deleted_at IS NULL;
+
+-- Ids that the service gives out; ids that clients bring along are skipped (register_user).
+CREATE SEQUENCE assigned_user_ids AS bigint;
+
+-- A user's lives: from a registration to the deletion, one after the other.
+CREATE TABLE registrations (
+    user_id       bigint      NOT NULL REFERENCES users (id),
+    registered_at timestamptz NOT NULL,
+    ended_at      timestamptz CHECK (ended_at > registered_at),
+    PRIMARY KEY (user_id, registered_at)
+);
+
+CREATE UNIQUE INDEX registrations_open ON registrations (user_id) WHERE ended_at IS NULL;
+CREATE INDEX registrations_by_start ON registrations (registered_at);
+CREATE INDEX registrations_by_end ON registrations (ended_at) WHERE ended_at IS NOT NULL;
+
+
+CREATE TABLE segments (
+    id          bigint      PRIMARY KEY GENERATED ALWAYS AS IDENTITY,
+    slug        text        NOT NULL COLLATE "C" CHECK (slug ~ '^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$'),
+    description text        NOT NULL DEFAULT '' CHECK (length(description) <= 2000),
+    salt        bigint      NOT NULL,
+    created_at  timestamptz NOT NULL,
+    deleted_at  timestamptz CHECK (deleted_at > created_at)
+);
+
+CREATE UNIQUE INDEX segments_living ON segments (lower(slug)) WHERE deleted_at IS NULL;
+CREATE INDEX segments_by_slug ON segments (slug);
+CREATE INDEX segments_deleted ON segments (deleted_at) WHERE deleted_at IS NOT NULL;
+
+-- Every change of a percentage is a new version.
+CREATE TABLE rollouts (
+    segment_id bigint        NOT NULL REFERENCES segments (id),
+    percent    numeric(7, 4) NOT NULL CHECK (percent BETWEEN 0 AND 100),
+    threshold  bigint        NOT NULL GENERATED ALWAYS AS (floor(percent * 4294967296 / 100)::bigint) STORED,
+    started_at timestamptz   NOT NULL,
+    ended_at   timestamptz   CHECK (ended_at > started_at),
+    PRIMARY KEY (segment_id, started_at)
+);
+
+CREATE UNIQUE INDEX rollouts_open ON rollouts (segment_id) WHERE ended_at IS NULL;
+
+-- One row: raised by every change of a segment or a rollout.
+CREATE TABLE catalog (
+    only_row boolean     PRIMARY KEY DEFAULT true CHECK (only_row),
+    version  bigint      NOT NULL,
+    last_at  timestamptz NOT NULL
+);
+
+INSERT INTO catalog (version, last_at) VALUES (0, '-infinity');
+
+
+-- The overrides with their past: a stored decision about one user and one segment. A new decision closes the
+-- open row and opens another, so that every instant of the past can be asked.
+-- There is no foreign key to segments: its check would lock a popular segment's row in every write.
+-- Segments are never deleted, and ids come only from segments that were read in the same transaction.
+CREATE TABLE memberships (
+    user_id    bigint      NOT NULL REFERENCES users (id),
+    segment_id bigint      NOT NULL,
+    included   boolean     NOT NULL,
+    since      timestamptz NOT NULL,
+    until      timestamptz CHECK (until > since),
+    ended_at   timestamptz CHECK (ended_at > since),
+    PRIMARY KEY (user_id, segment_id, since),
+    CONSTRAINT exclusions_have_no_term CHECK (included OR until IS NULL),
+    CONSTRAINT a_term_ends_in_time CHECK (ended_at <= until)
+);
+
+CREATE UNIQUE INDEX memberships_open ON memberships (user_id, segment_id) WHERE ended_at IS NULL;
+CREATE INDEX memberships_of_segment ON memberships (segment_id, user_id) WHERE ended_at IS NULL;
+CREATE INDEX memberships_due ON memberships (until, user_id) WHERE ended_at IS NULL AND until IS NOT NULL;
+
+-- Append-only. `effective` says whether the answer to "is the user in?" changed with this event.
+CREATE TABLE membership_events (
+    user_id    bigint      NOT NULL,
+    segment_id bigint      NOT NULL,
+    at         timestamptz NOT NULL,
+    operation  text        NOT NULL CHECK (operation IN ('add', 'remove')),
+    effective  boolean     NOT NULL,
+    until      timestamptz,
+    cause      text        NOT NULL CHECK (cause IN ('request', 'expiry', 'segment-deleted', 'user-deleted')),
+    actor      text        NOT NULL,
+    reason     text        CHECK (length(reason) <= 500),
+    -- The writing transaction, by which a follower finds what its last snapshot could not see.
+    xid        xid8        NOT NULL DEFAULT pg_current_xact_id()
+) PARTITION BY RANGE (at);
+
+CREATE INDEX membership_events_by_user ON membership_events (user_id, at);
+CREATE INDEX membership_events_by_xid ON membership_events (xid);
+
+
+-----------------------------------------------------------------------------------------------------------------------
+-- 3  Months of the history
+
+-- Makes the partition of the month that `p_at` falls in (UTC), if it is not there.
+-- CREATE TABLE … PARTITION OF would lock out every reader and writer; ATTACH does not.
+-- Call it before the transaction's first insert: after that, a partition that another made meanwhile goes unseen.
+CREATE FUNCTION ensure_event_partition(p_at timestamptz) RETURNS void
+    LANGUAGE plpgsql AS $$
+DECLARE
+    first_day date := (date_trunc('month', p_at AT TIME ZONE 'UTC'))::date;
+    next_month date := (first_day + interval '1 month')::date;
+    partition text := 'membership_events_' || to_char(first_day, 'YYYY_MM');
+BEGIN
+    IF to_regclass(partition) IS NOT NULL THEN
+        RETURN;
+    END IF;
+    PERFORM pg_advisory_xact_lock(partition_lock());
+    -- Not to_regclass again: it may remember from before the wait that there is no such table.
+    IF EXISTS (
+        SELECT FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+        WHERE i.inhparent = 'membership_events'::regclass AND c.relname = partition
+    ) THEN
+        RETURN;
+    END IF;
+    EXECUTE format('CREATE TABLE %I (LIKE membership_events INCLUDING ALL)', partition);
+    EXECUTE format(
+        'ALTER TABLE membership_events ATTACH PARTITION %I FOR VALUES FROM (%L) TO (%L)',
+        partition, first_day || ' 00:00:00+00', next_month || ' 00:00:00+00'
+    );
+END
+$$;
+
+-- This month and as many after it as asked for.
+CREATE FUNCTION make_event_partitions(p_months_ahead integer) RETURNS void
+    LANGUAGE sql AS $$
+    SELECT ensure_event_partition(
+        date_trunc('month', clock_instant() AT TIME ZONE 'UTC') AT TIME ZONE 'UTC' + month * interval '1 month'
+    )
+    FROM generate_series(0, p_months_ahead) AS month
+$$;
+
+SELECT make_event_partitions(3);
+
+
+-----------------------------------------------------------------------------------------------------------------------
+-- 4  Changes of memberships and users, each one call in one transaction
+
+-- Locks the user's row, or makes it, and gives the time of the change.
+-- The time is read after the row lock: ON CONFLICT evaluates its SET list under that lock.
+-- `begins_life`: the user was unknown or deleted until now; their life begins a microsecond before the change.
+CREATE FUNCTION lock_user(p_user_id bigint, OUT at timestamptz, OUT version bigint, OUT begins_life boolean)
+    LANGUAGE plpgsql AS $$
+DECLARE
+    old_deletion timestamptz;
+    catalog_at timestamptz := (SELECT c.last_at FROM catalog c);
+BEGIN
+    INSERT INTO users AS u (id, registered_at, last_at)
+    VALUES (p_user_id, '-infinity', greatest(clock_instant(), catalog_at + interval '2 microseconds'))
+    ON CONFLICT (id) DO UPDATE
+    SET version = u.version + 1,
+        last_at = greatest(clock_instant(), u.last_at + interval '2 microseconds', catalog_at + interval '2 microseconds')
+    RETURNING u.last_at, u.version, u.deleted_at, u.registered_at = '-infinity'
+    INTO at, version, old_deletion, begins_life;
+
+    begins_life := begins_life OR old_deletion IS NOT NULL;
+    IF begins_life THEN
+        -- Newer than what copies know of an erased life with this id, also where the clock was set back.
+        UPDATE users u
+        SET registered_at = at - interval '1 microsecond',
+            deleted_at = NULL,
+            version = greatest(u.version, (SELECT max(e.version) + 1 FROM erasures e WHERE e.user_id = p_user_id))
+        WHERE u.id = p_user_id
+        RETURNING u.version INTO version;
+        INSERT INTO registrations (user_id, registered_at) VALUES (p_user_id, at - interval '1 microsecond');
+    END IF;
+END
+$$;
+
+-- When the deletion of its segment ends a membership. A clock that went back may date the deletion before the
+-- membership began, and that must not make a row that the table refuses.
+CREATE FUNCTION ended_by_deletion(p_since timestamptz, p_deleted_at timestamptz) RETURNS timestamptz
+    LANGUAGE sql STABLE PARALLEL SAFE
+    RETURN CASE WHEN p_deleted_at > p_since THEN p_deleted_at
+                WHEN p_deleted_at <= p_since THEN p_since + interval '1 microsecond' END;
+
+-- Writes down what is due by `p_at` for these users, whose rows the caller has locked: terms that ended, and
+-- segments that were deleted. An event bears exactly the time at which readers saw the change.
+-- Returns the latest of these times, or null.
+CREATE FUNCTION settle(p_user_ids bigint[], p_at timestamptz) RETURNS timestamptz
+    LANGUAGE plpgsql AS $$
+DECLARE
+    events membership_events[];
+    due_month timestamptz;
+BEGIN
+    WITH closed AS (
+        UPDATE memberships m
+        SET ended_at = least(m.until, ended_by_deletion(m.since, s.deleted_at))
+        FROM segments s
+        WHERE s.id = m.segment_id
+          AND m.user_id = ANY (p_user_ids)
+          AND m.ended_at IS NULL
+          AND least(m.until, s.deleted_at) <= p_at
+        RETURNING m.user_id, m.segment_id, m.included, m.until, m.ended_at, s.salt
+    )
+    SELECT array_agg(ROW (
+        c.user_id, c.segment_id, c.ended_at, 'remove',
+        -- A term's end changes nothing for those whom the percentage of that instant covers.
+        c.included AND NOT coalesce(bucket(c.user_id, c.salt) < r.threshold, false),
+        c.until,
+        CASE WHEN c.ended_at = c.until THEN 'expiry' ELSE 'segment-deleted' END,
+        'segmentd', NULL, pg_current_xact_id()
+    )::membership_events)
+    INTO events
+    FROM closed c
+    LEFT JOIN rollouts r
+           ON r.segment_id = c.segment_id
+          AND r.started_at <= c.ended_at
+          AND (r.ended_at IS NULL OR r.ended_at > c.ended_at);
+
+    IF events IS NULL THEN
+        RETURN NULL;
+    END IF;
+    FOR due_month IN SELECT DISTINCT date_trunc('month', e.at, 'UTC') FROM unnest(events) e LOOP
+        PERFORM ensure_event_partition(due_month);
+    END LOOP;
+    INSERT INTO membership_events SELECT * FROM unnest(events);
+    RETURN (SELECT max(e.at) FROM unnest(events) e);
+END
+$$;
+
+-- Settles one user before a change at `p_at`, and gives the time of the change. The end of a term and what
+-- follows it are two instants, so that history can tell their order.
+CREATE FUNCTION settle_before_change(p_user_id bigint, p_at timestamptz) RETURNS timestamptz
+    LANGUAGE plpgsql AS $$
+DECLARE
+    now_at timestamptz := p_at;
+BEGIN
+    WHILE settle(ARRAY [p_user_id], now_at) = now_at LOOP
+        now_at := now_at + interval '1 microsecond';
+        UPDATE users SET last_at = now_at WHERE id = p_user_id;
+    END LOOP;
+    RETURN now_at;
+END
+$$;
+
+-- Who is in, at an instant that is not before the latest write: an override that holds decides, else the rollout.
+CREATE FUNCTION current_segments(p_user_ids bigint[], p_at timestamptz)
+    RETURNS TABLE (user_id bigint, slug text)
+    LANGUAGE sql STABLE AS $$
+    -- Read once by user: asked for each rollout, the planner would read all memberships for many users.
+    WITH overrides AS MATERIALIZED (
+        SELECT m.user_id, m.segment_id, m.included
+        FROM memberships m
+        WHERE m.user_id = ANY (p_user_ids)
+          AND m.ended_at IS NULL
+          AND (m.until IS NULL OR m.until > p_at)
+    )
+    SELECT o.user_id, s.slug
+    FROM overrides o
+    JOIN segments s ON s.id = o.segment_id
+    WHERE o.included
+      AND s.deleted_at IS NULL
+    UNION ALL
+    SELECT u.user_id, s.slug
+    FROM unnest(p_user_ids) AS u (user_id)
+    CROSS JOIN rollouts r
+    JOIN segments s ON s.id = r.segment_id
+    WHERE r.ended_at IS NULL
+      AND bucket(u.user_id, s.salt) < r.threshold
+      AND NOT EXISTS (SELECT FROM overrides o WHERE o.user_id = u.user_id AND o.segment_id = r.segment_id)
+$$;
+
+-- One requested change, with what it does. `outcome`: added, removed, updated or unchanged.
+CREATE TYPE membership_change AS (
+    segment_id bigint,
+    slug       text,
+    adds       boolean,
+    until      timestamptz,
+    overridden boolean,
+    outcome    text
+);
+
+-- Adds and removes segments of one user, all or nothing, in one call.
+-- The four arrays are parallel: slug, add or remove, and for an add its term, as an instant or in seconds.
+-- Raises SG404 with the unknown slugs, SG422 with the slugs whose term is not ahead or ends after the year 9999
+-- (each as a JSON array in DETAIL).
+CREATE FUNCTION change_memberships(
+    p_user_id bigint,
+    p_slugs text[],
+    p_adds boolean[],
+    p_untils timestamptz[],
+    p_ttl_seconds bigint[],
+    p_actor text,
+    p_reason text,
+    OUT version bigint,
+    OUT segments text[],
+    OUT added text[],
+    OUT removed text[],
+    OUT updated text[],
+    OUT unchanged text[],
+    OUT state bytea
+)
+    LANGUAGE plpgsql AS $$
+DECLARE
+    changes membership_change[];
+    bad_slugs jsonb;
+    now_at timestamptz;
+BEGIN
+    PERFORM pg_advisory_xact_lock_shared(catalog_lock());
+
+    SELECT jsonb_agg(slug ORDER BY slug)
+    INTO bad_slugs
+    FROM unnest(p_slugs) AS wanted (slug)
+    WHERE NOT EXISTS (
+        SELECT FROM segments s
+        WHERE lower(s.slug) = lower(wanted.slug COLLATE "C") AND s.slug = wanted.slug AND s.deleted_at IS NULL
+    );
+    IF bad_slugs IS NOT NULL THEN
+        RAISE EXCEPTION 'unknown segments' USING ERRCODE = 'SG404', DETAIL = bad_slugs;
+    END IF;
+
+    SELECT l.at, l.version INTO now_at, version FROM lock_user(p_user_id) l;
+    PERFORM ensure_event_partition(now_at);
+    now_at := settle_before_change(p_user_id, now_at);
+
+    SELECT array_agg(ROW (
+        d.segment_id, d.slug, d.adds, d.until, d.included IS NOT NULL,
+        CASE
+            WHEN d.adds AND NOT d.was_in THEN 'added'
+            WHEN d.adds AND (d.included IS NULL OR d.until IS DISTINCT FROM d.old_until) THEN 'updated'
+            WHEN NOT d.adds AND d.was_in THEN 'removed'
+            -- Somebody who is out is excluded for the future only where there is a percentage to be excluded from.
+            WHEN NOT d.adds AND d.included IS NULL AND d.has_percentage THEN 'updated'
+            ELSE 'unchanged'
+        END
+    )::membership_change)
+    INTO changes
+    FROM (
+        SELECT s.id AS segment_id, s.slug, w.adds, m.included, m.until AS old_until,
+               coalesce(w.until, now_at + w.ttl_seconds * interval '1 second') AS until,
+               r.segment_id IS NOT NULL AS has_percentage,
+               coalesce(m.included, bucket(p_user_id, s.salt) < r.threshold, false) AS was_in
+        FROM unnest(p_slugs, p_adds, p_untils, p_ttl_seconds) AS w (slug, adds, until, ttl_seconds)
+        JOIN segments s
+          ON lower(s.slug) = lower(w.slug COLLATE "C") AND s.slug = w.slug AND s.deleted_at IS NULL
+        LEFT JOIN rollouts r ON r.segment_id = s.id AND r.ended_at IS NULL
+        LEFT JOIN memberships m ON m.user_id = p_user_id AND m.segment_id = s.id AND m.ended_at IS NULL
+    ) d;
+
+    SELECT jsonb_agg(c.slug)
+    INTO bad_slugs
+    FROM unnest(changes) c
+    WHERE c.until <= now_at OR c.until >= '10000-01-01 00:00:00+00';
+    IF bad_slugs IS NOT NULL THEN
+        RAISE EXCEPTION 'terms out of range' USING ERRCODE = 'SG422', DETAIL = bad_slugs;
+    END IF;
+
+    UPDATE memberships m
+    SET ended_at = now_at
+    FROM unnest(changes) c
+    WHERE c.overridden AND c.outcome <> 'unchanged'
+      AND m.user_id = p_user_id AND m.segment_id = c.segment_id AND m.ended_at IS NULL;
+
+    INSERT INTO memberships (user_id, segment_id, included, since, until)
+    SELECT p_user_id, c.segment_id, c.adds, now_at, c.until
+    FROM unnest(changes) c
+    WHERE c.outcome <> 'unchanged'
+      AND (c.adds OR EXISTS (SELECT FROM rollouts r WHERE r.segment_id = c.segment_id AND r.ended_at IS NULL));
+
+    INSERT INTO membership_events (user_id, segment_id, at, operation, effective, until, cause, actor, reason)
+    SELECT p_user_id, c.segment_id, now_at, CASE WHEN c.adds THEN 'add' ELSE 'remove' END,
+           c.outcome IN ('added', 'removed'), c.until, 'request', p_actor, p_reason
+    FROM unnest(changes) c
+    WHERE c.outcome <> 'unchanged';
+
+    SELECT coalesce(array_agg(c.slug ORDER BY c.slug COLLATE "C") FILTER (WHERE c.outcome = 'added'), '{}'),
+           coalesce(array_agg(c.slug ORDER BY c.slug COLLATE "C") FILTER (WHERE c.outcome = 'removed'), '{}'),
+           coalesce(array_agg(c.slug ORDER BY c.slug COLLATE "C") FILTER (WHERE c.outcome = 'updated'), '{}'),
+           coalesce(array_agg(c.slug ORDER BY c.slug COLLATE "C") FILTER (WHERE c.outcome = 'unchanged'), '{}')
+    INTO added, removed, updated, unchanged
+    FROM unnest(changes) c;
+
+    SELECT coalesce(array_agg(c.slug ORDER BY c.slug COLLATE "C"), '{}')
+    INTO segments
+    FROM current_segments(ARRAY [p_user_id], now_at) c;
+    state := (SELECT u.state FROM user_states(ARRAY [p_user_id]) u);
+END
+$$;
+
+-- Registers a user; without an id, gives out one that nobody has ever had. No row: the user is registered already.
+CREATE FUNCTION register_user(p_user_id bigint, p_name text)
+    RETURNS TABLE (id bigint, name text, registered_at timestamptz)
+    LANGUAGE plpgsql AS $$
+#variable_conflict use_column
+DECLARE
+    new_id bigint := p_user_id;
+    stride bigint := 1;
+BEGIN
+    PERFORM pg_advisory_xact_lock_shared(catalog_lock());
+    IF new_id IS NULL THEN
+        LOOP
+            new_id := nextval('assigned_user_ids');
+            IF NOT EXISTS (SELECT FROM users u WHERE u.id = new_id) THEN
+                -- A client may have brought this very id along at the same moment.
+                EXIT WHEN (SELECT l.begins_life FROM lock_user(new_id) l);
+            END IF;
+            -- Ids that clients brought along lie densely: leap over them in growing steps.
+            PERFORM setval('assigned_user_ids', new_id + stride);
+            stride := stride * 2;
+        END LOOP;
+    ELSIF EXISTS (SELECT FROM users u WHERE u.id = new_id AND u.deleted_at IS NULL) THEN
+        RETURN;
+    -- Of two that register one id at once, the second finds a life that has begun.
+    ELSIF NOT (SELECT l.begins_life FROM lock_user(new_id) l) THEN
+        RETURN;
+    END IF;
+    RETURN QUERY
+        UPDATE users u SET name = p_name WHERE u.id = new_id RETURNING u.id, u.name, u.registered_at;
+END
+$$;
+
+-- Ends a user's life, memberships and exclusions, and keeps the history. Returns the user's state for copies
+-- (user_states); null: there is no such user.
+CREATE FUNCTION delete_user(p_user_id bigint, p_actor text) RETURNS bytea
+    LANGUAGE plpgsql AS $$
+DECLARE
+    now_at timestamptz;
+BEGIN
+    PERFORM pg_advisory_xact_lock_shared(catalog_lock());
+    PERFORM FROM users u WHERE u.id = p_user_id AND u.deleted_at IS NULL FOR UPDATE;
+    IF NOT FOUND THEN
+        RETURN NULL;
+    END IF;
+    SELECT l.at INTO now_at FROM lock_user(p_user_id) l;
+    PERFORM ensure_event_partition(now_at);
+    now_at := settle_before_change(p_user_id, now_at);
+
+    WITH closed AS (
+        UPDATE memberships m SET ended_at = now_at
+        WHERE m.user_id = p_user_id AND m.ended_at IS NULL
+        RETURNING m.segment_id, m.included, m.until
+    )
+    INSERT INTO membership_events (user_id, segment_id, at, operation, effective, until, cause, actor)
+    SELECT p_user_id, c.segment_id, now_at, 'remove', c.included, c.until, 'user-deleted', p_actor
+    FROM closed c;
+
+    UPDATE registrations SET ended_at = now_at WHERE user_id = p_user_id AND ended_at IS NULL;
+    UPDATE users SET deleted_at = now_at, last_at = now_at, name = NULL WHERE id = p_user_id;
+    RETURN (SELECT u.state FROM user_states(ARRAY [p_user_id]) u);
+END
+$$;
+
+
+-----------------------------------------------------------------------------------------------------------------------
+-- 5  Changes of segments and rollouts, each one call in one transaction
+
+-- Takes the catalog alone.
+CREATE FUNCTION lock_catalog() RETURNS void
+    LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM set_config('lock_timeout', '2s', true);
+    PERFORM pg_advisory_xact_lock(catalog_lock());
+END
+$$;
+
+-- Gives the time of a change, later than every write before it; the caller has the catalog alone.
+CREATE FUNCTION raise_catalog() RETURNS timestamptz
+    LANGUAGE sql AS $$
+    UPDATE catalog
+    SET version = version + 1, last_at = greatest(clock_instant(), last_at + interval '1 microsecond')
+    RETURNING last_at
+$$;
+
+-- What clients see of the living segments.
+CREATE VIEW living_segments AS
+SELECT s.id, s.slug, s.description, r.percent, s.salt, s.created_at
+FROM segments s
+LEFT JOIN rollouts r ON r.segment_id = s.id AND r.ended_at IS NULL
+WHERE s.deleted_at IS NULL;
+
+CREATE FUNCTION create_segment(p_slug text, p_description text, p_percent numeric, p_salt bigint)
+    RETURNS SETOF living_segments
+    LANGUAGE plpgsql AS $$
+DECLARE
+    now_at timestamptz;
+    new_id bigint;
+BEGIN
+    PERFORM lock_catalog();
+    now_at := raise_catalog();
+    INSERT INTO segments (slug, description, salt, created_at)
+    VALUES (p_slug, p_description, p_salt, now_at)
+    RETURNING id INTO new_id;
+    IF p_percent IS NOT NULL THEN
+        INSERT INTO rollouts (segment_id, percent, started_at) VALUES (new_id, p_percent, now_at);
+    END IF;
+    RETURN QUERY SELECT * FROM living_segments s WHERE s.id = new_id;
+END
+$$;
+
+-- Renames, describes, or changes the percentage; null leaves a thing as it is. A percentage is ended with
+-- `p_ends_rollout`. No row: there is no such living segment.
+CREATE FUNCTION update_segment(
+    p_slug text, p_new_slug text, p_description text, p_percent numeric, p_ends_rollout boolean
+)
+    RETURNS SETOF living_segments
+    LANGUAGE plpgsql AS $$
+DECLARE
+    now_at timestamptz;
+    segment living_segments;
+BEGIN
+    PERFORM lock_catalog();
+    SELECT * INTO segment FROM living_segments s WHERE lower(s.slug) = lower(p_slug COLLATE "C") AND s.slug = p_slug;
+    IF NOT FOUND THEN
+        RETURN;
+    END IF;
+    now_at := raise_catalog();
+    UPDATE segments s
+    SET slug = coalesce(p_new_slug, s.slug), description = coalesce(p_description, s.description)
+    WHERE s.id = segment.id;
+
+    IF p_ends_rollout OR p_percent <> segment.percent THEN
+        UPDATE rollouts SET ended_at = now_at WHERE segment_id = segment.id AND ended_at IS NULL;
+    END IF;
+    -- The percentage that holds already makes no version.
+    IF p_percent IS DISTINCT FROM segment.percent AND p_percent IS NOT NULL THEN
+        INSERT INTO rollouts (segment_id, percent, started_at) VALUES (segment.id, p_percent, now_at);
+    END IF;
+    RETURN QUERY SELECT * FROM living_segments s WHERE s.id = segment.id;
+END
+$$;
+
+-- Ends every membership at once: readers look at `deleted_at`, and the events follow with that same time (settle).
+-- False: there is no such living segment.
+CREATE FUNCTION delete_segment(p_slug text) RETURNS boolean
+    LANGUAGE plpgsql AS $$
+DECLARE
+    now_at timestamptz;
+    old_id bigint;
+BEGIN
+    PERFORM lock_catalog();
+    SELECT s.id INTO old_id FROM living_segments s WHERE lower(s.slug) = lower(p_slug COLLATE "C") AND s.slug = p_slug;
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+    now_at := raise_catalog();
+    UPDATE segments s SET deleted_at = now_at WHERE s.id = old_id;
+    UPDATE rollouts SET ended_at = now_at WHERE segment_id = old_id AND ended_at IS NULL;
+    RETURN true;
+END
+$$;
+
+
+-----------------------------------------------------------------------------------------------------------------------
+-- 6  The one history: when the answer to "is the user in?" changed, and why
+
+-- Histories, `?at=`, explain and the reports all read `effective_changes`; none of them has rules of its own.
+
+-- Each instant at which the threshold of a segment changed: buckets from `least` to below `greatest` of the two
+-- flipped then.
+CREATE VIEW rollout_edges AS
+SELECT v.segment_id, v.started_at AS at, coalesce(before.threshold, 0) AS threshold_before,
+       v.threshold AS threshold_after, 'rollout' AS cause
+FROM rollouts v
+LEFT JOIN rollouts before ON before.segment_id = v.segment_id AND before.ended_at = v.started_at
+UNION ALL
+SELECT v.segment_id, v.ended_at, v.threshold, 0,
+       CASE WHEN s.deleted_at = v.ended_at THEN 'segment-deleted' ELSE 'rollout' END
+FROM rollouts v
+JOIN segments s ON s.id = v.segment_id
+WHERE v.ended_at IS NOT NULL
+  AND NOT EXISTS (SELECT FROM rollouts after WHERE after.segment_id = v.segment_id AND after.started_at = v.ended_at);
+
+-- The overrides with the instant at which each ceased to hold, written down already or not; null: it has no end yet.
+CREATE VIEW override_spans AS
+SELECT m.user_id, m.segment_id, m.included, m.since, m.until,
+       least(m.ended_at, m.until, ended_by_deletion(m.since, s.deleted_at)) AS ends_at
+FROM memberships m
+JOIN segments s ON s.id = m.segment_id;
+
+-- Everything up to `p_as_of`; conditions on user_id, segment_id and at reach the indexes and partitions, because
+-- the planner opens this function up like a view (tests/storage/test_plans.py holds it to that).
+-- Within a life of the user, additions and removals of a segment alternate.
+CREATE FUNCTION effective_changes(p_as_of timestamptz)
+    RETURNS TABLE (
+        user_id bigint, segment_id bigint, at timestamptz, operation text, source text,
+        cause text, actor text, reason text, until timestamptz
+    )
+    LANGUAGE sql STABLE AS $$
+    -- What is written.
+    SELECT e.user_id, e.segment_id, e.at, e.operation, 'explicit', e.cause, e.actor, e.reason, e.until
+    FROM membership_events e
+    WHERE e.effective
+
+    UNION ALL
+    -- Terms that ended and are not written yet; an end changes nothing for those whom the percentage covers.
+    SELECT m.user_id, m.segment_id, m.until, 'remove', 'explicit', 'expiry', 'segmentd', NULL, m.until
+    FROM memberships m
+    JOIN segments s ON s.id = m.segment_id AND (s.deleted_at IS NULL OR s.deleted_at >= m.until)
+    LEFT JOIN rollouts r
+           ON r.segment_id = m.segment_id AND r.started_at <= m.until AND (r.ended_at IS NULL OR r.ended_at > m.until)
+    WHERE m.ended_at IS NULL
+      AND m.until <= p_as_of
+      AND (r.threshold IS NULL OR bucket(m.user_id, s.salt) >= r.threshold)
+
+    UNION ALL
+    -- Memberships of deleted segments that are not closed yet.
+    SELECT m.user_id, m.segment_id, ended_by_deletion(m.since, s.deleted_at), 'remove', 'explicit', 'segment-deleted',
+           'segmentd', NULL, m.until
+    FROM segments s
+    JOIN memberships m ON m.segment_id = s.id AND m.ended_at IS NULL AND m.included
+    WHERE s.deleted_at <= p_as_of
+      AND (m.until IS NULL OR m.until > s.deleted_at)
+
+    UNION ALL
+    -- A life begins under the percentages that hold.
+    SELECT l.user_id, r.segment_id, l.registered_at, 'add', 'rollout', 'rollout', 'segmentd', NULL, NULL
+    FROM registrations l
+    JOIN rollouts r ON r.started_at <= l.registered_at AND (r.ended_at IS NULL OR r.ended_at > l.registered_at)
+    JOIN segments s ON s.id = r.segment_id
+    WHERE bucket(l.user_id, s.salt) < r.threshold
+
+    UNION ALL
+    -- A percentage changes within a life, unless an override decides then; one that ends at that very instant
+    -- tells the change itself.
+    SELECT l.user_id, e.segment_id, e.at, CASE WHEN e.threshold_after > e.threshold_before THEN 'add' ELSE 'remove' END,
+           'rollout', e.cause, 'segmentd', NULL, NULL
+    FROM rollout_edges e
+    JOIN segments s ON s.id = e.segment_id
+    JOIN registrations l ON l.registered_at < e.at AND (l.ended_at IS NULL OR l.ended_at > e.at)
+    WHERE bucket(l.user_id, s.salt)
+          BETWEEN least(e.threshold_before, e.threshold_after) AND greatest(e.threshold_before, e.threshold_after) - 1
+      AND NOT EXISTS (
+          SELECT FROM memberships m
+          WHERE m.segment_id = e.segment_id AND m.user_id = l.user_id AND m.since <= e.at
+            AND (m.ended_at IS NULL OR m.ended_at >= e.at) AND (m.until IS NULL OR m.until >= e.at)
+      )
+
+    UNION ALL
+    -- A life ends under the percentages that hold.
+    SELECT l.user_id, r.segment_id, l.ended_at, 'remove', 'rollout', 'user-deleted', 'segmentd', NULL, NULL
+    FROM registrations l
+    JOIN rollouts r ON r.started_at < l.ended_at AND (r.ended_at IS NULL OR r.ended_at >= l.ended_at)
+    JOIN segments s ON s.id = r.segment_id
+    WHERE bucket(l.user_id, s.salt) < r.threshold
+      AND NOT EXISTS (
+          SELECT FROM memberships m
+          WHERE m.segment_id = r.segment_id AND m.user_id = l.user_id AND m.since <= l.ended_at
+            AND (m.ended_at IS NULL OR m.ended_at >= l.ended_at) AND (m.until IS NULL OR m.until >= l.ended_at)
+      )
+$$;
+
+-- The latest change of each segment for one user, up to and with `p_at`: within the life that `p_at` falls in, from
+-- the history; outside of every life, from the percentages alone, as for an id that nobody has heard of.
+CREATE FUNCTION latest_changes(p_user_id bigint, p_at timestamptz)
+    RETURNS TABLE (segment_id bigint, at timestamptz, operation text, cause text)
+    LANGUAGE sql STABLE AS $$
+    WITH life AS MATERIALIZED (
+        SELECT l.registered_at
+        FROM registrations l
+        WHERE l.user_id = p_user_id AND l.registered_at <= p_at AND (l.ended_at IS NULL OR l.ended_at > p_at)
+    )
+    SELECT * FROM (
+        SELECT DISTINCT ON (c.segment_id) c.segment_id, c.at, c.operation, c.cause
+        FROM effective_changes(p_at) c
+        WHERE c.user_id = p_user_id
+          AND c.at >= (SELECT registered_at FROM life)
+          AND c.at <= p_at
+        ORDER BY c.segment_id, c.at DESC
+    ) known
+    UNION ALL
+    SELECT * FROM (
+        SELECT DISTINCT ON (e.segment_id) e.segment_id, e.at,
+               CASE WHEN e.threshold_after > e.threshold_before THEN 'add' ELSE 'remove' END, e.cause
+        FROM rollout_edges e
+        JOIN segments s ON s.id = e.segment_id
+        WHERE NOT EXISTS (SELECT FROM life)
+          AND e.at <= p_at
+          AND bucket(p_user_id, s.salt)
+              BETWEEN least(e.threshold_before, e.threshold_after) AND greatest(e.threshold_before, e.threshold_after) - 1
+        ORDER BY e.segment_id, e.at DESC
+    ) unknown
+$$;
+
+-- The segments that a user was in at `p_at`, since when and why.
+CREATE FUNCTION segments_at(p_user_id bigint, p_at timestamptz)
+    RETURNS TABLE (slug text, source text, since timestamptz, until timestamptz)
+    LANGUAGE sql STABLE AS $$
+    SELECT s.slug, CASE WHEN o.included THEN 'explicit' ELSE 'rollout' END, c.at, o.until
+    FROM latest_changes(p_user_id, p_at) c
+    JOIN segments s ON s.id = c.segment_id
+    LEFT JOIN override_spans o
+           ON o.segment_id = c.segment_id AND o.user_id = p_user_id
+          AND o.since <= p_at AND (o.ends_at IS NULL OR o.ends_at > p_at)
+    WHERE c.operation = 'add'
+$$;
+
+-- Why a user was or was not in a segment at `p_at`. Where a renamed segment took the slug of a deleted one, the
+-- living one is meant. No row: no segment with this slug lived then.
+CREATE FUNCTION explain_membership(p_user_id bigint, p_slug text, p_at timestamptz)
+    RETURNS TABLE (
+        included boolean, until timestamptz, covered boolean, last_change timestamptz, last_operation text,
+        last_cause text, percent numeric, bucket bigint, threshold bigint, salt bigint
+    )
+    LANGUAGE sql STABLE AS $$
+    SELECT o.included, o.until, bucket(p_user_id, s.salt) < r.threshold, c.at, c.operation, c.cause,
+           r.percent, bucket(p_user_id, s.salt), r.threshold, s.salt
+    FROM (
+        SELECT * FROM segments
+        WHERE slug = p_slug AND created_at <= p_at AND (deleted_at IS NULL OR deleted_at > p_at)
+        ORDER BY deleted_at DESC NULLS FIRST
+        LIMIT 1
+    ) s
+    LEFT JOIN rollouts r ON r.segment_id = s.id AND r.started_at <= p_at AND (r.ended_at IS NULL OR r.ended_at > p_at)
+    LEFT JOIN override_spans o
+           ON o.segment_id = s.id AND o.user_id = p_user_id
+          AND o.since <= p_at AND (o.ends_at IS NULL OR o.ends_at > p_at)
+    LEFT JOIN latest_changes(p_user_id, p_at) c ON c.segment_id = s.id
+$$;
+
+
+-----------------------------------------------------------------------------------------------------------------------
+-- 7  What background jobs write down; readers see the same before and after
+
+-- Settles those of these users that nobody else works on right now; the others settle themselves when they are
+-- written to, or in the next round. Returns how many were settled.
+CREATE FUNCTION settle_unlocked(p_user_ids bigint[]) RETURNS integer
+    LANGUAGE plpgsql AS $$
+DECLARE
+    locked_ids bigint[];
+    latest timestamptz;
+BEGIN
+    SELECT array_agg(l.id)
+    INTO locked_ids
+    FROM (SELECT u.id FROM users u WHERE u.id = ANY (p_user_ids) ORDER BY u.id FOR UPDATE SKIP LOCKED) l;
+    IF locked_ids IS NULL THEN
+        RETURN 0;
+    END IF;
+    -- The clock is read after the locks, and `settle` looks at the terms anew: a renewed one is not touched.
+    latest := settle(locked_ids, clock_instant());
+    UPDATE users u
+    SET version = u.version + 1, last_at = greatest(u.last_at, latest)
+    WHERE u.id = ANY (locked_ids);
+    RETURN cardinality(locked_ids);
+END
+$$;
+
+-- One batch of terms that ended, from after the given place on, in the order of their ends. Gives the place to go
+-- on from; nulls when there are no more.
+CREATE FUNCTION settle_due_terms(
+    p_limit integer, INOUT after_until timestamptz, INOUT after_user_id bigint, OUT settled integer
+)
+    LANGUAGE plpgsql AS $$
+DECLARE
+    due_by timestamptz := clock_instant();
+    user_ids bigint[];
+BEGIN
+    PERFORM pg_advisory_xact_lock_shared(catalog_lock());
+    SELECT array_agg(DISTINCT d.user_id), (array_agg(d.until ORDER BY d.until DESC, d.user_id DESC))[1],
+           (array_agg(d.user_id ORDER BY d.until DESC, d.user_id DESC))[1]
+    INTO user_ids, after_until, after_user_id
+    FROM (
+        SELECT m.until, m.user_id
+        FROM memberships m
+        WHERE m.ended_at IS NULL AND m.until <= due_by AND (m.until, m.user_id) > (after_until, after_user_id)
+        ORDER BY m.until, m.user_id
+        LIMIT p_limit
+    ) d;
+    settled := settle_unlocked(coalesce(user_ids, '{}'));
+END
+$$;
+
+-- One batch of the open memberships of one deleted segment, from after the given user on. Gives the user to go on
+-- from; null when there are no more.
+CREATE FUNCTION settle_deleted_segment(
+    p_segment_id bigint, p_limit integer, INOUT after_user_id bigint, OUT settled integer
+)
+    LANGUAGE plpgsql AS $$
+DECLARE
+    user_ids bigint[];
+BEGIN
+    PERFORM pg_advisory_xact_lock_shared(catalog_lock());
+    SELECT array_agg(d.user_id), max(d.user_id)
+    INTO user_ids, after_user_id
+    FROM (
+        SELECT m.user_id
+        FROM memberships m
+        WHERE m.segment_id = p_segment_id AND m.ended_at IS NULL AND m.user_id > after_user_id
+        ORDER BY m.user_id
+        LIMIT p_limit
+    ) d;
+    settled := settle_unlocked(coalesce(user_ids, '{}'));
+END
+$$;
+
+-- Deleted segments that still have memberships to be closed.
+CREATE VIEW segments_to_settle AS
+SELECT s.id
+FROM segments s
+WHERE s.deleted_at IS NOT NULL
+  AND EXISTS (SELECT FROM memberships m WHERE m.segment_id = s.id AND m.ended_at IS NULL);
+
+
+-----------------------------------------------------------------------------------------------------------------------
+-- 8  Reports, and the keys that sign their links
+
+-- The rows of a report are not here: they are computed by `effective_changes` when the file is made.
+
+CREATE TABLE reports (
+    id         uuid        PRIMARY KEY,
+    status     text        NOT NULL DEFAULT 'pending' CHECK (status IN ('pending', 'running', 'done', 'failed')),
+    -- The period, half-open.
+    begins_at  timestamptz NOT NULL,
+    ends_at    timestamptz NOT NULL CHECK (ends_at > begins_at),
+    user_id    bigint,
+    segment_id bigint      REFERENCES segments (id),
+    header     boolean     NOT NULL,
+    -- Everything that fell due before this instant is in the file.
+    as_of      timestamptz,
+    rows       bigint,
+    size       bigint,
+    sha256     text,
+    reason     text,
+    created_at timestamptz NOT NULL,
+    expires_at timestamptz NOT NULL CHECK (expires_at > created_at),
+    purged_at  timestamptz,
+    CONSTRAINT a_done_report_has_its_figures
+        CHECK (status <> 'done' OR (as_of, rows, size, sha256) IS NOT NULL)
+);
+
+CREATE INDEX reports_to_purge ON reports (expires_at) WHERE purged_at IS NULL;
+
+-- The newest key signs; links signed by any of them are good. Two random UUIDs hold 244 random bits.
+CREATE TABLE signing_keys (
+    id         bigint      PRIMARY KEY GENERATED ALWAYS AS IDENTITY,
+    key        bytea       NOT NULL CHECK (length(key) >= 16),
+    created_at timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+
+INSERT INTO signing_keys (key) VALUES (uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid()));
+
+-- The instant that a report speaks for. Every write takes the shared lock before it reads the clock, so no write
+-- with an earlier time can come in after this call: whoever opens a snapshot now sees all of them.
+CREATE FUNCTION report_cut_off() RETURNS timestamptz
+    LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM set_config('lock_timeout', '5s', true);
+    PERFORM pg_advisory_xact_lock(catalog_lock());
+    RETURN clock_instant();
+END
+$$;
+
+
+-----------------------------------------------------------------------------------------------------------------------
+-- 9  What the nodes' local copies are made of
+
+-- A user's overrides as a copy keeps them, big-endian: one word of 64 bits, the version × 2^20 + the number of
+-- overrides; one word of 32 bits for each override, by segment: the segment's id, + 2^30 where it has a term,
+-- + 2^31 where it is an exclusion; then one word of 64 bits for each term, in the same order: its end in
+-- microseconds since 1970. replica/states.py reads it.
+CREATE FUNCTION override_word(p_segment_id bigint, p_included boolean, p_until timestamptz) RETURNS bytea
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    RETURN int4send((
+        p_segment_id
+        + CASE WHEN p_until IS NULL THEN 0 ELSE 1073741824 END
+        - CASE WHEN p_included THEN 0 ELSE 2147483648 END
+    )::integer);
+
+CREATE FUNCTION term_word(p_until timestamptz) RETURNS bytea
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    RETURN int8send((extract(epoch FROM p_until) * 1000000)::bigint);
+
+-- The states of these users; those that were never written to have none.
+CREATE FUNCTION user_states(p_user_ids bigint[])
+    RETURNS TABLE (user_id bigint, state bytea)
+    LANGUAGE sql STABLE AS $$
+    SELECT u.id,
+           int8send(u.version * 1048576 + count(m.user_id))
+           || coalesce(string_agg(override_word(m.segment_id, m.included, m.until), '' ORDER BY m.segment_id), '')
+           || coalesce(string_agg(term_word(m.until), '' ORDER BY m.segment_id) FILTER (WHERE m.until IS NOT NULL), '')
+    FROM users u
+    LEFT JOIN memberships m ON m.user_id = u.id AND m.ended_at IS NULL
+    WHERE u.id = ANY (p_user_ids)
+    GROUP BY u.id
+$$;
+
+-- The living segments, each with its percentage if it has one, as copies keep them.
+CREATE VIEW replicated_segments AS
+SELECT s.id, s.slug, s.salt, r.threshold
+FROM segments s
+LEFT JOIN rollouts r ON r.segment_id = s.id AND r.ended_at IS NULL
+WHERE s.deleted_at IS NULL;
+
+
+-----------------------------------------------------------------------------------------------------------------------
+-- 10  The right to be forgotten: the one exception to "history is only ever appended to"
+
+-- Erasures of the last day, for the nodes' copies to hear of; upkeep removes them.
+CREATE TABLE erasures (
+    user_id bigint      NOT NULL,
+    -- Above all versions of the user's states, below those of whoever comes back with this id.
+    version bigint      NOT NULL,
+    at      timestamptz NOT NULL,
+    xid     xid8        NOT NULL DEFAULT pg_current_xact_id(),
+    PRIMARY KEY (user_id, version)
+);
+
+CREATE INDEX erasures_by_xid ON erasures (xid);
+CREATE INDEX erasures_by_time ON erasures (at);
+
+-- The states of those of these users who were erased: no overrides, under a version that outweighs what was.
+CREATE FUNCTION erased_states(p_user_ids bigint[])
+    RETURNS TABLE (user_id bigint, state bytea)
+    LANGUAGE sql STABLE AS $$
+    SELECT e.user_id, int8send(max(e.version) * 1048576)
+    FROM erasures e
+    WHERE e.user_id = ANY (p_user_ids)
+      AND NOT EXISTS (SELECT FROM users u WHERE u.id = e.user_id)
+    GROUP BY e.user_id
+$$;
+
+-- Removes everything that is known of a user, history and all, and ends the links of all reports that may name
+-- them. Returns the user's state for copies (erased_states); null: nothing was known.
+CREATE FUNCTION erase_user(p_user_id bigint) RETURNS bytea
+    LANGUAGE plpgsql AS $$
+DECLARE
+    old_version bigint;
+BEGIN
+    PERFORM pg_advisory_xact_lock_shared(catalog_lock());
+    SELECT u.version INTO old_version FROM users u WHERE u.id = p_user_id FOR UPDATE;
+    IF NOT FOUND THEN
+        RETURN NULL;
+    END IF;
+    DELETE FROM membership_events WHERE user_id = p_user_id;
+    DELETE FROM memberships WHERE user_id = p_user_id;
+    DELETE FROM registrations WHERE user_id = p_user_id;
+    DELETE FROM users WHERE id = p_user_id;
+    INSERT INTO erasures (user_id, version, at) VALUES (p_user_id, old_version + 1, clock_instant());
+    UPDATE reports r
+    SET expires_at = greatest(clock_instant(), r.created_at + interval '1 microsecond')
+    WHERE (r.user_id IS NULL OR r.user_id = p_user_id) AND r.expires_at > clock_instant();
+    RETURN (SELECT e.state FROM erased_states(ARRAY [p_user_id]) e);
+END
+$$;

@@ -1,0 +1,159 @@
+import re
+
+import jsonschema_rs
+import pytest
+
+from segmentd.api.http.app import create_app
+from segmentd.config import Settings
+from segmentd.serve.wiring import service
+from segmentd.storage.database import Database
+from tests.client import Api, Json
+
+ROUTES = {
+    "/api/v1/segments": {"get", "post"},
+    "/api/v1/segments/{slug}": {"get", "patch", "delete"},
+    "/api/v1/segments/{slug}/users": {"get"},
+    "/api/v1/users": {"get", "post"},
+    "/api/v1/users/{user_id}": {"get", "delete"},
+    "/api/v1/users/{user_id}/segments": {"get", "post"},
+    "/api/v1/users/{user_id}/segments/{slug}": {"get"},
+    "/api/v1/users/{user_id}/history": {"get"},
+    "/api/v1/lookup": {"post"},
+    "/livez": {"get"},
+    "/readyz": {"get"},
+}
+METHODS = {"get", "post", "put", "patch", "delete"}
+PROBLEM_JSON = "application/problem+json"
+
+
+@pytest.fixture
+async def document(api: Api) -> Json:
+    """The OpenAPI document."""
+    return (await api.get("/openapi.json")).json()
+
+
+def operations(document: Json) -> dict[str, Json]:
+    """The operations by method and path."""
+    return {
+        f"{method} {path}": operation
+        for path, item in document["paths"].items()
+        for method, operation in item.items()
+        if method in METHODS
+    }
+
+
+async def test_a_living_process_says_so(api: Api) -> None:
+    answer = await api.get("/livez")
+
+    assert (answer.status_code, answer.json()) == (200, {"status": "ok"})
+
+
+async def test_a_service_with_its_database_is_ready(api: Api) -> None:
+    answer = await api.get("/readyz")
+
+    assert (answer.status_code, answer.json()) == (200, {"status": "ok"})
+
+
+async def test_without_its_database_a_service_lives_and_says_why_it_is_not_ready(
+    database_url: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    settings = Settings(data_dir=str(tmp_path_factory.mktemp("data")))
+    closed = Database(database_url)
+    async with closed:
+        pass
+
+    async with Api(create_app(service(closed, settings))) as api:
+        assert (await api.get("/livez")).status_code == 200
+        for answer in (
+            await api.get("/readyz"),
+            await api.get("segments"),
+            await api.get("users/1/segments"),
+            await api.post("users/1/segments", json={"add": ["A"]}),
+        ):
+            assert answer.status_code == 503
+            assert answer.headers["Content-Type"] == PROBLEM_JSON
+            assert int(answer.headers["Retry-After"]) >= 1
+            assert answer.json()["type"] == "/problems/unavailable"
+            assert "database" in answer.json()["detail"]
+        assert (await api.get("segments/a b")).status_code == 422
+
+
+async def test_the_document_is_valid_openapi_3_1(document: Json) -> None:
+    assert document["openapi"].startswith("3.1.")
+    assert {"title", "version"} <= document["info"].keys()
+    for name, schema in document["components"]["schemas"].items():
+        assert jsonschema_rs.meta.is_valid(
+            {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+        ), name
+    referenced = set(re.findall(r'"#/components/schemas/([^"]+)"', str(document).replace("'", '"')))
+    assert referenced <= document["components"]["schemas"].keys()
+    ids = [operation["operationId"] for operation in operations(document).values()]
+    assert len({*ids}) == len(ids)
+    for path, item in document["paths"].items():
+        for operation in item.values():
+            declared = {each["name"] for each in operation.get("parameters", []) if each["in"] == "path"}
+            assert declared == set(re.findall(r"{(\w+)}", path))
+
+
+async def test_the_document_names_every_route(document: Json) -> None:
+    told = {path: item.keys() & METHODS for path, item in document["paths"].items()}
+
+    assert told | ROUTES == told
+
+
+async def test_every_operation_is_summed_up_for_people(document: Json) -> None:
+    for name, operation in operations(document).items():
+        assert re.fullmatch(r"[A-Z][a-z]+\W.+ .+[^.]", operation["summary"]), name
+
+
+async def test_every_operation_names_its_problems(document: Json) -> None:
+    for name, operation in operations(document).items():
+        refusals = {status: answer for status, answer in operation["responses"].items() if status >= "400"}
+        for status, answer in refusals.items():
+            assert [*answer["content"]] == [PROBLEM_JSON], (name, status)
+            assert answer["content"][PROBLEM_JSON]["schema"] == {"$ref": "#/components/schemas/ProblemBody"}
+        if name != "get /livez":
+            assert "503" in refusals, name
+        if "requestBody" in operation:
+            assert {"400", "413", "415", "422"} <= refusals.keys(), name
+        else:
+            assert "400" not in refusals, name
+        if operation.get("parameters"):
+            assert "422" in refusals, name
+    assert "409" in operations(document)["post /api/v1/users"]["responses"]
+    assert "404" in operations(document)["post /api/v1/users/{user_id}/segments"]["responses"]
+    assert "404" not in operations(document)["get /api/v1/users/{user_id}/segments"]["responses"]
+
+
+async def test_the_documentation_works_without_the_internet(api: Api) -> None:
+    page = await api.get("/docs")
+
+    assert page.status_code == 200
+    assert page.headers["Content-Type"].startswith("text/html")
+    assert "//" not in re.sub("<!doctype html>|</", "", page.text)
+    loaded = re.findall(r'(?:src|href)="([^"]+)"', page.text)
+    assert len(loaded) >= 3
+    for address in loaded:
+        if address.startswith("data:"):
+            continue
+        asset = await api.get(address)
+        assert asset.status_code == 200
+        assert len(asset.content) > 0
+        kind = "text/css" if address.endswith(".css") else "text/javascript"
+        assert asset.headers["Content-Type"].startswith(kind)
+
+
+async def test_the_documentation_may_load_nothing_from_elsewhere(api: Api) -> None:
+    policy = (await api.get("/docs")).headers["Content-Security-Policy"]
+
+    assert "default-src 'none'" in policy
+    assert "http" not in policy
+    assert "*" not in policy
+    assert '"/openapi.json"' in (await api.get("/docs/start.js")).text
+
+
+@pytest.mark.parametrize(
+    "name", ["../pyproject.toml", "%2e%2e%2fapp.py", "index.html", "swagger-ui.css.map", "%00"]
+)
+async def test_the_documentation_serves_its_own_assets_and_nothing_else(api: Api, name: str) -> None:
+    assert (await api.get(f"/docs/{name}")).status_code == 404

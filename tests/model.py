@@ -1,0 +1,98 @@
+"""Who is in what, and when that changed: by the words of docs/data-model.md, plain and slow, without any SQL.
+
+Beside each user stands a stranger with the same buckets, under the negative id, of whom nobody has heard:
+as the stranger is answered, so is the user before, between and after their lives.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import NamedTuple
+
+from segmentd.domain.bucketing import threshold
+
+
+@dataclass(eq=False)
+class Segment:
+    slug: str
+    salt: int
+    buckets: Mapping[int, int]  # of each user, under the salt
+    percent: Decimal | None
+
+    def covers(self, who: int) -> bool:
+        return self.percent is not None and self.buckets[abs(who)] < threshold(self.percent)
+
+
+class Override(NamedTuple):
+    included: bool
+    until: datetime | None = None
+
+
+class Change(NamedTuple):
+    who: int
+    segment: Segment
+    operation: str
+    at: datetime
+    source: str
+    cause: str
+
+
+class Model:
+    def __init__(self, user_ids: Iterable[int]) -> None:
+        self.lives = {-user_id: datetime.min.replace(tzinfo=UTC) for user_id in user_ids}  # the present ones
+        self.segments: list[Segment] = []  # the living
+        self.overrides: dict[tuple[int, Segment], Override] = {}
+        self.changes: list[Change] = []
+
+    def source(self, who: int, segment: Segment) -> str | None:
+        if override := self.overrides.get((who, segment)):
+            return "explicit" if override.included else None
+        return "rollout" if segment.covers(who) else None
+
+    def because(self, who: int, segment: Segment) -> str:
+        if (who, segment) in self.overrides or segment.covers(who):
+            return self.source(who, segment) or "excluded"
+        if last := self.last_change(who, segment):
+            return {"expiry": "expired", "request": "removed"}.get(last.cause, "not-in-rollout")
+        return "never-added" if segment.percent is None else "not-in-rollout"
+
+    def last_change(self, who: int, segment: Segment) -> Change | None:
+        own = [c for c in self.changes if c[:2] == (who, segment) and c.at >= self.lives[who]]
+        return own[-1] if own else None
+
+    def happen(self, at: datetime, cause: str, act: Callable[[], object] = lambda: None) -> None:
+        """All that changes at one instant, ends of terms too: who is in then and was not before, got in."""
+        for end in sorted({o.until for o in self.overrides.values() if o.until and o.until < at}):
+            self.happen(end, "expiry")
+        before, ended = self._sources(), {key for key, o in self.overrides.items() if o.until == at}
+        act()
+        self.overrides = {key: o for key, o in self.overrides.items() if key not in ended}
+        after = self._sources()
+        for key in before.keys() ^ after.keys():
+            why = "expiry" if key in ended else cause
+            source = "explicit" if why in {"expiry", "request"} else (before | after)[key]
+            self.changes.append(Change(*key, "add" if key in after else "remove", at, source, why))
+
+    def begin_life(self, who: int, at: datetime) -> None:
+        at -= timedelta(microseconds=1)  # so that what begins a life comes after its beginning
+        self.happen(at, "rollout", lambda: self.lives.update({who: at}))
+
+    def end_life(self, who: int, at: datetime) -> None:
+        self.happen(at, "user-deleted", lambda: self.lives.pop(who))
+        self.overrides = {key: o for key, o in self.overrides.items() if key[0] != who}
+
+    def decide(self, who: int, segment: Segment, wish: Override) -> str:
+        """Lets a request happen, and gives what it did: added, removed, updated or unchanged."""
+        held, was_in = self.overrides.get((who, segment)), self.source(who, segment) is not None
+        if wish.included or segment.percent is not None:
+            self.overrides[who, segment] = wish
+        elif was_in:  # there is no percentage to be excluded from
+            del self.overrides[who, segment]
+        if was_in != wish.included:
+            return "added" if wish.included else "removed"
+        return "unchanged" if self.overrides.get((who, segment)) == held else "updated"
+
+    def _sources(self) -> dict[tuple[int, Segment], str]:
+        pairs = [(who, segment) for who in self.lives for segment in self.segments]
+        return {pair: source for pair in pairs if (source := self.source(*pair))}

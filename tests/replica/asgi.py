@@ -1,0 +1,64 @@
+"""Requests straight to an ASGI application, with bodies in as many messages as a test wants."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, cast
+from urllib.parse import unquote
+
+from litestar.types import ASGIApp
+
+Headers = Sequence[tuple[str, str]]
+
+JSON: Headers = [("content-type", "application/json")]
+
+
+class Request(NamedTuple):
+    """A request as a client sends it; `path` is still escaped."""
+
+    method: str
+    path: str
+    headers: Headers = ()
+    body: Sequence[bytes] = (b"",)
+
+
+class Answer(NamedTuple):
+    """An answer as a client sees it."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+
+async def ask(app: ASGIApp, request: Request) -> Answer:
+    """Sends a request as uvicorn does."""
+    path, _, query = request.path.partition("?")
+    scope = {
+        "type": "http",
+        "asgi": {"version": "3.0", "spec_version": "2.3"},
+        "http_version": "1.1",
+        "method": request.method,
+        "scheme": "http",
+        "path": unquote(path),
+        "raw_path": path.encode(),
+        "query_string": query.encode(),
+        "root_path": "",
+        "headers": [(b"host", b"segmentd.test"), *((n.encode(), v.encode()) for n, v in request.headers)],
+        "client": ("127.0.0.1", 1),
+        "server": ("127.0.0.1", 80),
+        "state": {},
+    }
+    unheard = [
+        {"type": "http.request", "body": part, "more_body": index < len(request.body)}
+        for index, part in enumerate(request.body, 1)
+    ]
+    told: list[dict[str, Any]] = []
+
+    async def receive() -> dict[str, Any]:
+        return unheard.pop(0) if unheard else {"type": "http.disconnect"}
+
+    async def send(message: dict[str, Any]) -> None:
+        told.append(message)
+
+    await app(cast("Any", scope), cast("Any", receive), cast("Any", send))
+    begin, *rest = told
+    headers = {name.decode().lower(): value.decode() for name, value in begin["headers"]}
+    return Answer(begin["status"], headers, b"".join(part.get("body", b"") for part in rest))

@@ -1,0 +1,73 @@
+"""A node's copy: the follower that makes it is in the test, the processes that read it are others."""
+
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import AsyncExitStack, closing
+from pathlib import Path
+
+import pytest
+
+from segmentd.replica.board import Board
+from segmentd.replica.follower import Follower
+from segmentd.replica.replica import board_path
+from segmentd.storage.database import Database
+from tests.replica.workers import Worker
+from tests.storage.rows import Rows, rows_of
+
+
+@pytest.fixture
+def rows(database_url: str) -> Iterator[Rows]:
+    """Questions straight to this test's database."""
+    with rows_of(database_url) as rows:
+        yield rows
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Where this test's node keeps its copy."""
+    (tmp_path / "node").mkdir()
+    return tmp_path / "node"
+
+
+@pytest.fixture
+def board(folder: Path) -> Iterator[Board]:
+    """The notice board of this test's node."""
+    with closing(Board.opened(board_path(folder))) as board:
+        yield board
+
+
+@pytest.fixture
+def follower(database: Database, folder: Path) -> Iterator[Follower]:
+    """Keeps the copy of this test's node; the test says when."""
+    with closing(Follower(database, folder)) as follower:
+        yield follower
+
+
+@pytest.fixture(scope="session")
+def _process() -> Iterator[Worker]:
+    worker = Worker()
+    yield worker
+    worker.end()
+
+
+@pytest.fixture(scope="session")
+def _processes(_process: Worker) -> Iterator[Sequence[Worker]]:
+    others = [Worker() for _ in range(3)]
+    yield [_process, *others]
+    for worker in others:
+        worker.end()
+
+
+@pytest.fixture
+async def worker(database_url: str, folder: Path, _process: Worker) -> AsyncIterator[Worker]:
+    """One HTTP process of this test's node."""
+    async with _process.opened(database_url, folder) as worker:
+        yield worker
+
+
+@pytest.fixture
+async def workers(
+    database_url: str, folder: Path, _processes: Sequence[Worker]
+) -> AsyncIterator[Sequence[Worker]]:
+    """Four of them."""
+    async with AsyncExitStack() as stack:
+        yield [await stack.enter_async_context(each.opened(database_url, folder)) for each in _processes]

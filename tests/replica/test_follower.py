@@ -1,0 +1,305 @@
+"""After each round the copy shows what is committed, whatever happened in between."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, closing
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from segmentd.domain.identifiers import UserId
+from segmentd.replica.board import Board
+from segmentd.replica.follower import Follower
+from segmentd.storage.database import Database
+from segmentd.storage.memberships import segments_of
+from segmentd.storage.replication import Feed
+from segmentd.storage.upkeep import settle_deleted_segments, settle_due_terms
+from tests.client import Api
+from tests.clock import Clock
+from tests.replica.workers import Worker
+from tests.storage.rows import Rows
+
+CHANGE = "SELECT change_memberships(%s, ARRAY[%s], ARRAY[%s], '{NULL}', '{NULL}', 'test', NULL)"
+
+
+async def assert_equal(database: Database, worker: Worker, *user_ids: int) -> None:
+    """The copy says of the users what the database says."""
+    stored = await segments_of(database, [UserId(user_id) for user_id in user_ids])
+    assert dict(zip(user_ids, await worker.copied(*user_ids), strict=True)) == {
+        user.user_id: [*user.segments] for user in stored
+    }
+
+
+async def test_the_first_round_makes_a_copy_of_all_there_is(
+    api: Api, database: Database, follower: Follower, worker: Worker
+) -> None:
+    await api.create("PLAIN")
+    await api.create("HALF", percent=50)
+    await api.create("GONE")
+    for user_id in range(1, 50):
+        await api.change(user_id, add=["GONE", "PLAIN"][: 1 + user_id % 2], remove=["HALF"][user_id % 2 :])
+    await api.delete("segments/GONE")
+    assert await worker.age() is None
+
+    await follower.round()
+
+    await assert_equal(database, worker, *range(1, 60))
+    assert await worker.age() == 0
+
+
+async def test_a_copy_of_an_empty_database_has_nobody_in_it(follower: Follower, worker: Worker) -> None:
+    await follower.round()
+
+    assert await worker.copied(1, 2**63 - 1) == [[], []]
+
+
+async def test_later_rounds_show_every_kind_of_change(
+    api: Api, clock: Clock, database: Database, follower: Follower, worker: Worker
+) -> None:
+    users = range(1, 40)
+    await api.create("A")
+    await api.create("B")
+    await api.create("HALF", percent=50)
+    await follower.round()
+
+    async def shown() -> None:
+        await follower.round()
+        await assert_equal(database, worker, *users)
+
+    for user_id in users:
+        await api.add(user_id, "A", {"slug": "B", "ttl_seconds": 60})
+    await shown()
+    await api.change(1, add=["HALF"], remove=["A", "B"])
+    await api.remove(2, "HALF")
+    await shown()
+    assert "HALF" in (await worker.copied(1))[0]
+    clock.advance(seconds=61)
+    await shown()
+    assert all("B" not in segments for segments in await worker.copied(*users))
+    assert await settle_due_terms(database) == len(users) - 1
+    await shown()
+    await api.change_segment("A", slug="Z")
+    await shown()
+    assert (await worker.copied(3))[0][-1] == "Z"
+    for percent in (70, 0, 100, None):
+        await api.change_segment("HALF", percent=percent)
+        await shown()
+    await api.create("NEW", percent=30)
+    await shown()
+    await api.delete("segments/Z")
+    await shown()
+    await settle_deleted_segments(database)
+    await shown()
+    await api.create("Z")
+    await api.add(4, "Z")
+    await shown()
+    assert "Z" in (await worker.copied(4))[0]
+    await api.delete("users/4")
+    await shown()
+    await api.delete("users/5?erase=true")
+    await shown()
+    await api.add(5, "NEW")
+    await shown()
+
+
+async def test_a_copy_catches_up_with_an_erased_user(
+    api: Api, database: Database, follower: Follower, worker: Worker
+) -> None:
+    await api.create("A")
+    await api.add(5, "A")
+    await follower.round()
+
+    answer = await api.delete("users/5?erase=true")
+
+    assert answer.status_code == 204
+    await follower.round()
+    assert await worker.copied(5) == [[]]
+    await api.add(5, "A")
+    await follower.round()
+    assert await worker.copied(5) == [["A"]]
+
+
+class Writers:
+    """Clients whose transactions are open for as long as the test wants."""
+
+    def __init__(self, url: str, stack: AsyncExitStack) -> None:
+        self._url = url
+        self._stack = stack
+
+    async def begin(self) -> psycopg.AsyncConnection:
+        return await self._stack.enter_async_context(await psycopg.AsyncConnection.connect(self._url))
+
+
+@pytest.fixture
+async def writers(database_url: str) -> AsyncIterator[Writers]:
+    async with AsyncExitStack() as stack:
+        yield Writers(database_url, stack)
+
+
+async def test_a_transaction_that_stays_open_over_many_rounds_is_not_skipped(
+    api: Api, database: Database, follower: Follower, worker: Worker, writers: Writers
+) -> None:
+    await api.create("A")
+    await follower.round()
+    slow = await writers.begin()
+    await slow.execute(CHANGE, [1, "A", True])
+
+    for user_id in range(2, 12):
+        await api.add(user_id, "A")
+        await follower.round()
+        await assert_equal(database, worker, *range(1, 15))
+    await slow.commit()
+    await follower.round()
+
+    assert await worker.copied(1) == [["A"]]
+    await assert_equal(database, worker, *range(1, 15))
+
+
+async def test_a_transaction_that_had_no_number_before_a_round_is_not_skipped(
+    api: Api, follower: Follower, worker: Worker, writers: Writers
+) -> None:
+    await api.create("A")
+    slow = await writers.begin()
+    await slow.execute("SELECT 1")
+    await follower.round()
+    await slow.execute(CHANGE, [1, "A", True])
+    await follower.round()
+
+    await slow.commit()
+
+    await follower.round()
+    assert await worker.copied(1) == [["A"]]
+
+
+async def test_a_transaction_within_a_transaction_is_not_skipped(
+    api: Api, follower: Follower, worker: Worker, writers: Writers
+) -> None:
+    await api.create("A")
+    await follower.round()
+    slow = await writers.begin()
+    await slow.execute("SAVEPOINT one")
+    await slow.execute(CHANGE, [1, "A", True])
+    await slow.execute("SAVEPOINT two")
+    await slow.execute(CHANGE, [2, "A", True])
+    await slow.execute("ROLLBACK TO two")
+    await slow.execute(CHANGE, [3, "A", True])
+    await follower.round()
+
+    await slow.commit()
+
+    await follower.round()
+    assert await worker.copied(1, 2, 3) == [["A"], [], ["A"]]
+
+
+@pytest.mark.parametrize(
+    ("seed", "steps"), [(1, 150), (2, 150), pytest.param(3, 5000, marks=pytest.mark.proof, id="proof")]
+)
+async def test_nothing_is_skipped_in_whatever_order_transactions_begin_and_end(
+    api: Api, database: Database, follower: Follower, worker: Worker, writers: Writers, seed: int, steps: int
+) -> None:
+    slugs = ["A", "B", "HALF"]
+    await api.create("A")
+    await api.create("B")
+    await api.create("HALF", percent=50)
+    chance = random.Random(seed)
+    free = [await writers.begin() for _ in range(6)]
+    open_: dict[int, psycopg.AsyncConnection] = {}
+    users = range(1, 20)
+    late = 0
+    await follower.round()
+
+    for _ in range(steps):
+        kind = chance.random()
+        if kind < 0.45:
+            user_id = chance.choice(users)
+            if user_id not in open_ and free:
+                open_[user_id] = free.pop()
+            if user_id in open_:
+                await open_[user_id].execute(CHANGE, [user_id, chance.choice(slugs), chance.random() < 0.6])
+        elif kind < 0.7 and open_:
+            user_id = chance.choice([*open_])
+            free.append(connection := open_.pop(user_id))
+            await (connection.rollback() if chance.random() < 0.2 else connection.commit())
+        else:
+            await follower.round()
+            late += bool(open_)
+            await assert_equal(database, worker, *users)
+    for connection in open_.values():
+        await connection.commit()
+    await follower.round()
+
+    await assert_equal(database, worker, *users)
+    assert late > 10
+
+
+def copies(folder: Path) -> list[tuple[str, int]]:
+    """The names of the copies, with what tells one file from another."""
+    return [(path.name, path.stat().st_ino) for path in folder.glob("*.lmdb")]
+
+
+@asynccontextmanager
+async def restarted(database: Database, folder: Path) -> AsyncIterator[Follower]:
+    with closing(Follower(database, folder)) as follower:
+        yield follower
+
+
+async def test_after_a_restart_the_copy_is_taken_up_and_only_the_missed_part_is_read(
+    api: Api, database: Database, folder: Path, worker: Worker, writers: Writers
+) -> None:
+    await api.create("A")
+    slow = await writers.begin()
+    await slow.execute(CHANGE, [3, "A", True])
+    async with restarted(database, folder) as follower:
+        await api.add(1, "A")
+        await follower.round()
+        made = copies(folder)
+
+    await api.add(2, "A")
+    await slow.commit()
+    await api.create("ALL", percent=100)
+
+    async with restarted(database, folder) as follower:
+        assert await worker.age() is None
+        await follower.round()
+        assert copies(folder) == made
+        assert await worker.copied(1, 2, 3, 4) == [["A", "ALL"]] * 3 + [["ALL"]]
+
+
+async def test_a_follower_killed_between_two_batches_repeats_them(
+    api: Api,
+    database: Database,
+    folder: Path,
+    worker: Worker,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("segmentd.replica.follower.BATCH_USERS", 10)
+    await api.create("A")
+    async with restarted(database, folder) as follower:
+        await follower.round()
+        made = copies(folder)
+        for user_id in range(1, 36):
+            await api.add(user_id, "A")
+        batches = 0
+        states = Feed.states
+
+        async def failing(feed: Feed, user_ids: Sequence[UserId]) -> object:
+            nonlocal batches
+            batches += 1
+            if batches == 3:
+                raise asyncio.CancelledError
+            return await states(feed, user_ids)
+
+        with monkeypatch.context() as patch:
+            patch.setattr("segmentd.storage.replication.Feed.states", failing)
+            with pytest.raises(asyncio.CancelledError):
+                await follower.round()
+        assert [*map(len, await worker.copied(*range(1, 36)))] == [1] * 20 + [0] * 15
+        await api.remove(3, "A")
+
+    async with restarted(database, folder) as follower:
+        await follower.round()
+
+        assert copies(folder) == made
+        await assert_equal(database, worker, *range(1, 40))

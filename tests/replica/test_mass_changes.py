@@ -1,0 +1,145 @@
+"""A mass change is worked off while reads go on: in batches, or beyond a measure by a new copy."""
+
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from segmentd.domain.identifiers import UserId
+from segmentd.replica.board import Board
+from segmentd.replica.follower import Follower
+from segmentd.storage.database import Database
+from segmentd.storage.memberships import segments_of
+from segmentd.storage.replication import Feed, Snapshot, UserState
+from tests.client import Api
+from tests.replica.workers import Worker
+from tests.storage.rows import Rows
+
+USERS = range(1, 3001)
+ADD_TO_ALL = "SELECT change_memberships(n, %s, ARRAY[true], '{NULL}', '{NULL}', 'me', NULL) FROM generate_series(1, 3000) n"
+
+
+def is_in(user_id: int, segments: Sequence[str]) -> Sequence[str]:
+    """Every user was in A; B came later, as a whole for each user."""
+    assert segments in (["A"], ["A", "B"]), user_id
+    return segments
+
+
+async def test_a_mass_change_goes_in_bounded_batches_while_reads_go_on(
+    api: Api,
+    database: Database,
+    follower: Follower,
+    worker: Worker,
+    board: Board,
+    rows: Rows,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("segmentd.replica.follower.BATCH_USERS", 250)
+    await api.create("A")
+    await api.create("B")
+    rows.run(ADD_TO_ALL, ["A"])
+    await follower.round()
+    rows.run(ADD_TO_ALL, ["B"])
+    sizes: list[int] = []
+    overdue: list[int] = []
+    changed: list[int] = []
+    states = Feed.states
+
+    async def watched(feed: Feed, user_ids: Sequence[UserId]) -> Sequence[UserState]:
+        sizes.append(len(user_ids))
+        overdue.append(board.overdue)
+        found = [is_in(user_id, await worker.get(user_id)) for user_id in USERS[:: len(USERS) // 12]]
+        changed.append(sum("B" in segments for segments in found))
+        return await states(feed, user_ids)
+
+    monkeypatch.setattr(Feed, "states", watched)
+    await follower.round()
+
+    assert sizes == [250] * 12
+    assert overdue == [*range(3000, 0, -250)]
+    assert changed == [*range(12)]
+    assert board.overdue == 0
+    stored = await segments_of(database, [UserId(user_id) for user_id in USERS])
+    assert await worker.copied(*USERS) == [[*user.segments] for user in stored]
+
+
+async def test_beyond_a_measure_a_new_copy_is_made_while_the_old_one_serves_and_no_own_write_is_lost(
+    api: Api,
+    database: Database,
+    folder: Path,
+    follower: Follower,
+    worker: Worker,
+    board: Board,
+    rows: Rows,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("segmentd.replica.follower.SMALLEST_REBUILD", 1000)
+    monkeypatch.setattr("segmentd.replica.follower.FILL_BATCH_USERS", 500)
+    await api.create("A")
+    await api.create("B")
+    await api.create("OWN")
+    rows.run(ADD_TO_ALL, ["A"])
+    await follower.round()
+    [old] = folder.glob("*.lmdb")
+    rows.run(ADD_TO_ALL, ["B"])
+    begun: list[str] = []
+    all_states, users_changed_since = Feed.all_states, Feed.users_changed_since
+
+    async def filling(feed: Feed) -> AsyncIterator[tuple[int, bytes]]:
+        number = 0
+        async for user_id, state in all_states(feed):
+            number += 1
+            if number % 1000 == 500:
+                begun.append("filling")
+                assert await worker.age() is not None
+                assert await worker.get(3000) == ["A"]
+                # Before and behind the place that was reached.
+                await worker.change(number - 400, ["OWN"])
+                await worker.change(number + 400, ["OWN"])
+                await worker.change(5000 + number, ["OWN"])
+            yield user_id, state
+
+    async def catching_up(feed: Feed, snapshot: Snapshot) -> Sequence[UserId]:
+        if board.filling:
+            begun.append("catching up")
+            # The snapshot is taken: this write reaches the new copy by itself, or not at all.
+            assert await worker.get(3000) == ["A"]
+            await worker.change(7, ["OWN"])
+            await worker.change(9000, ["OWN"])
+            assert await worker.get(9000) == ["OWN"]
+        return await users_changed_since(feed, snapshot)
+
+    monkeypatch.setattr(Feed, "all_states", filling)
+    monkeypatch.setattr(Feed, "users_changed_since", catching_up)
+    await follower.round()
+
+    assert begun == ["filling", "filling", "filling", "catching up"]
+    assert not old.exists()
+    assert board.filling == 0
+    everyone = [*USERS, 5500, 6500, 7500, 9000]
+    stored = await segments_of(database, [UserId(user_id) for user_id in everyone])
+    assert await worker.copied(*everyone) == [[*user.segments] for user in stored]
+    assert await worker.get(7) == ["A", "B", "OWN"]
+    assert await worker.get(9000) == ["OWN"]
+
+
+async def test_a_measure_is_a_share_of_the_users_where_they_are_many(
+    api: Api, folder: Path, follower: Follower, worker: Worker, rows: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("segmentd.replica.follower.SMALLEST_REBUILD", 10)
+    await api.create("A")
+    await api.create("B")
+    rows.run(ADD_TO_ALL, ["A"])
+    await follower.round()
+    [first] = folder.glob("*.lmdb")
+
+    for user_id in range(1, 100):  # more than 10, and less than 30 % of 3,000
+        await api.add(user_id, "B")
+    await follower.round()
+
+    assert [*folder.glob("*.lmdb")] == [first]
+    assert await worker.copied(99, 100) == [["A", "B"], ["A"]]
+    rows.run(ADD_TO_ALL, ["B"])
+    await follower.round()
+    assert [*folder.glob("*.lmdb")] != [first]
+    assert await worker.copied(99, 100) == [["A", "B"]] * 2

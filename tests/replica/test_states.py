@@ -1,0 +1,126 @@
+"""What SQL packs is what copies read."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from segmentd.replica.states import EXCLUDED, HAS_TERM, SEGMENT_BITS, ends_of, version_of, words_of
+from segmentd.storage import replication
+from segmentd.storage.database import Database
+from tests.client import Api
+from tests.storage.rows import Rows
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+# Neither fits into a float of microseconds: who packs by way of one is found out.
+LATE, LATER = "2262-04-11T23:47:16.854775Z", "9999-12-31T23:59:59.999999Z"
+
+
+def read(state: bytes) -> list[tuple[int, bool, datetime | None]]:
+    """Segment, included, end of the term, of each override."""
+    words = words_of(state)
+    ends = ends_of(state, len(words))
+    found = [
+        (
+            word & SEGMENT_BITS,
+            not word & EXCLUDED,
+            EPOCH + timedelta(microseconds=next(ends)) if word & HAS_TERM else None,
+        )
+        for word in words
+    ]
+    assert [*ends] == []
+    return found
+
+
+async def packed(database: Database, *user_ids: int) -> tuple[dict[int, bytes], dict[int, bytes]]:
+    """By the function for some users, and by the query for all users that have overrides."""
+    async with replication.feed(database) as feed:
+        some = await feed.states([*map(replication.UserId, user_ids)])
+        every = {user_id: state async for user_id, state in feed.all_states()}
+    return {user.user_id: user.state for user in some}, every
+
+
+def overrides(rows: Rows, user_id: int) -> Sequence[Any]:
+    return rows(
+        "SELECT segment_id, included, until FROM memberships WHERE user_id = %s AND ended_at IS NULL"
+        " ORDER BY segment_id",
+        user_id,
+    )
+
+
+@pytest.mark.parametrize(
+    ("added", "removed"),
+    [
+        (["A"], []),
+        ([], ["HALF"]),
+        (["A", "HALF"], ["NONE", "ALL"]),
+        ([{"slug": "A", "until": LATE}], []),
+        (["A", {"slug": "B", "until": LATE}, {"slug": "HALF", "until": LATER}, "C"], ["ALL"]),
+    ],
+    ids=["included", "excluded", "both", "with a term", "all kinds"],
+)
+async def test_overrides_are_read_as_they_were_packed(
+    api: Api, database: Database, rows: Rows, added: Sequence[Any], removed: Sequence[str]
+) -> None:
+    for slug in ("A", "B", "C"):
+        await api.create(slug)
+    for slug, percent in {"HALF": 50, "ALL": 100, "NONE": 0}.items():
+        await api.create(slug, percent=percent)
+    await api.change(7, add=[*added], remove=[*removed])
+
+    some, every = await packed(database, 7)
+
+    assert some == every
+    assert read(some[7]) == overrides(rows, 7)
+    assert len(read(some[7])) == len(added) + len(removed)
+    assert [version_of(some[7])] == rows.column("SELECT version FROM users WHERE id = 7")
+
+
+async def test_a_user_with_nothing_left_has_a_state_that_says_so(api: Api, database: Database) -> None:
+    await api.create("A")
+    await api.add(7, "A")
+    before, _ = await packed(database, 7)
+    await api.remove(7, "A")
+
+    some, every = await packed(database, 7, 8)
+
+    assert read(some[7]) == []
+    assert version_of(some[7]) > version_of(before[7])
+    assert some.keys() == {7}
+    assert every == {}
+
+
+async def test_a_thousand_overrides_are_read_as_they_were_packed(
+    api: Api, database: Database, rows: Rows
+) -> None:
+    rows.run("SELECT create_segment('S' || n, '', CASE n %% 3 WHEN 0 THEN 50 END, n) FROM generate_series(1, 1500) n")
+    await api.change(
+        7,
+        add=[{"slug": f"S{n}", "until": LATE} if n % 2 else f"S{n}" for n in range(1, 501)],
+        remove=[f"S{n}" for n in range(501, 1501)][:500],
+    )
+    await api.change(7, add=[f"S{n}" for n in range(1001, 1501)])
+
+    some, every = await packed(database, 7)
+
+    assert some == every
+    assert read(some[7]) == overrides(rows, 7)
+    assert len(read(some[7])) > 1000
+
+
+async def test_what_a_write_returns_is_what_the_follower_would_read(
+    api: Api, database: Database, rows: Rows
+) -> None:
+    await api.create("A")
+    await api.create("ALL", percent=100)
+    [returned] = rows.column(
+        "SELECT state FROM change_memberships(7, '{A,ALL}', '{true,false}', '{NULL,NULL}', '{60,NULL}', 'me', NULL)"
+    )
+
+    some, _ = await packed(database, 7)
+
+    assert some == {7: returned}
+    [deleted] = rows.column("SELECT delete_user(7, 'me')")
+    assert (await packed(database, 7))[0] == {7: deleted}
+    assert read(deleted) == []

@@ -1,0 +1,461 @@
+"""What a follower finds of an earlier run: it goes on from it, or makes it anew, and is never misled."""
+
+import asyncio
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import lmdb
+import pytest
+
+from segmentd.domain.errors import Unavailable
+from segmentd.domain.identifiers import UserId
+from segmentd.replica.board import Board
+from segmentd.replica.catalog import CatalogState, ReplicatedSegment
+from segmentd.replica.follower import Follower
+from segmentd.replica.store import FORMAT, Store, Unusable
+from segmentd.storage.database import Database
+from segmentd.storage.replication import ERASURES_KEPT, Feed, Position, Snapshot
+from tests.client import Api
+from tests.clock import Clock
+from tests.postgres import new_database
+from tests.replica.workers import Worker
+from tests.storage.rows import Rows
+
+Damage = Callable[[Path], None]
+States = Iterable[tuple[int, bytes]]
+Facts = Iterable[tuple[bytes, bytes]]
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Store]:
+    with closing(Store(path)) as store:
+        yield store
+
+
+def note_of(path: Path) -> Path:
+    return Path(f"{path}-boot")
+
+
+async def make_copy(database: Database, folder: Path) -> Path:
+    """The file of a new copy, closed in order."""
+    with closing(Follower(database, folder)) as follower:
+        await follower.round()
+    [path] = folder.glob("*.lmdb")
+    return path
+
+
+def other_format(path: Path) -> None:
+    with opened(path) as store:
+        store.put([], [(b"format", b"segmentd replica 0")])
+
+
+def never_finished(path: Path) -> None:
+    path.unlink()
+    with opened(path) as store:
+        store.put_catalog(CatalogState(1, []))
+
+
+def no_copy_at_all(path: Path) -> None:
+    path.unlink()
+    with opened(path):
+        pass
+
+
+def of_another_database(path: Path) -> None:
+    with opened(path) as store:
+        store.put([], [(b"source", b"1 2 3")])
+
+
+def set_back(path: Path) -> None:
+    with opened(path) as store:
+        store.put([], [(b"snapshot", b"9000000000:9000000000:")])
+
+
+def of_another_boot(path: Path) -> None:
+    note_of(path).write_bytes(b"6ba7b810-9dad-11d1-80b4-00c04fd430c8")
+
+
+def without_a_note(path: Path) -> None:
+    note_of(path).unlink()
+
+
+def where_no_boot_is_known(path: Path) -> None:
+    note_of(path).write_bytes(b"unknown")
+
+
+def empty_file(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def garbage(path: Path) -> None:
+    path.write_bytes(bytes(range(256)) * 1000)
+
+
+def one_page(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:4096])
+
+
+def torn(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-4096])
+
+
+def torn_in_half(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def head_of_zeros(path: Path) -> None:
+    path.write_bytes(bytes(8192) + path.read_bytes()[8192:])
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        other_format,
+        never_finished,
+        no_copy_at_all,
+        of_another_database,
+        set_back,
+        of_another_boot,
+        without_a_note,
+        where_no_boot_is_known,
+        empty_file,
+        garbage,
+        one_page,
+        torn,
+        torn_in_half,
+        head_of_zeros,
+    ],
+)
+async def test_a_copy_that_cannot_be_trusted_is_made_anew(
+    api: Api, database: Database, folder: Path, worker: Worker, damage: Damage
+) -> None:
+    await api.create("A")
+    await api.add(1, "A")
+    path = await make_copy(database, folder)
+    assert await worker.copied(1) == [["A"]]  # and has that file open from now on
+    damage(path)
+    await api.add(2, "A")
+
+    with closing(Follower(database, folder)) as follower:
+        await follower.round()
+
+        assert await worker.copied(1, 2, 3) == [["A"], ["A"], []]
+        assert [*folder.glob("*.lmdb")] != [path]
+        await api.add(3, "A")
+        await follower.round()
+        assert await worker.copied(3) == [["A"]]
+
+
+CHECK = """
+import sys
+from pathlib import Path
+from segmentd.replica.store import FORMAT, Store, Unusable
+try:
+    Store.checked(Path(sys.argv[1])).close()
+except Unusable as error:
+    print("unusable:", error)
+"""
+
+
+@pytest.mark.parametrize("kept_share", [0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 0.99])
+def test_a_torn_file_kills_nobody_who_looks_at_it(tmp_path: Path, kept_share: float) -> None:
+    path = tmp_path / "copy-1.lmdb"
+    with opened(path) as store:
+        store.put_catalog(CatalogState(1, [ReplicatedSegment(n, f"S{n}", 0, None) for n in range(1000)]))
+        store.put([(user_id, state(1, *range(100))) for user_id in range(1, 200)], [(b"format", FORMAT)])
+        store.sync()
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(len(whole) * kept_share)])
+
+    assert look_at(path).startswith("unusable: ")
+
+
+def look_at(path: Path) -> str:
+    """What the check says, in a process of its own, for a bad file may kill it."""
+    checked = subprocess.run(
+        [sys.executable, "-c", CHECK, str(path)], capture_output=True, text=True, check=False
+    )
+    assert checked.returncode == 0, checked
+    return checked.stdout
+
+
+async def test_what_a_crash_of_the_machine_left_is_not_even_opened(
+    database: Database, folder: Path
+) -> None:
+    path = await make_copy(database, folder)
+    whole = bytearray(path.read_bytes())
+    for begin in range(8192, len(whole), 4096):  # the heads are whole and all pages are not
+        whole[begin : begin + 4096] = bytes(4096)
+    path.write_bytes(whole)
+    of_another_boot(path)
+
+    assert look_at(path).startswith("unusable: the machine went down")
+
+
+async def test_the_note_vouches_for_a_copy_only_while_nothing_unsynced_is_in_it(
+    database: Database, folder: Path
+) -> None:
+    path = await make_copy(database, folder)
+    assert note_of(path).read_bytes() == b"synced"
+
+    with closing(Follower(database, folder)) as follower:
+        await follower.round()
+
+        assert note_of(path).read_bytes() != b"synced"
+    assert note_of(path).read_bytes() == b"synced"
+
+
+async def test_a_copy_made_from_another_database_is_not_taken_for_this_one_s(
+    api: Api, database: Database, folder: Path, worker: Worker, postgres_url: str, template_database: str
+) -> None:
+    await api.create("A")
+    await api.add(1, "A")
+    with new_database(postgres_url, template_database) as other_url:
+        async with Database(other_url) as other:
+            first = await make_copy(other, folder)
+
+    with closing(Follower(database, folder)) as follower:
+        await follower.round()
+
+    assert not first.exists()
+    assert await worker.copied(1) == [["A"]]
+
+
+async def test_a_copy_that_was_away_for_longer_than_erasures_are_kept_is_made_anew(
+    api: Api, clock: Clock, database: Database, folder: Path, worker: Worker, rows: Rows
+) -> None:
+    await api.create("A")
+    await api.add(1, "A")
+    path = await make_copy(database, folder)
+    await api.delete("users/1?erase=true")
+    rows.run("DELETE FROM erasures")
+    clock.advance(seconds=ERASURES_KEPT.total_seconds())
+
+    with closing(Follower(database, folder)) as follower:
+        await follower.round()
+
+    assert not path.exists()
+    assert await worker.copied(1) == [[]]
+
+
+@pytest.mark.parametrize("changed", ["another database", "a restored backup"])
+async def test_a_database_that_is_exchanged_while_it_is_followed_is_copied_anew(
+    api: Api,
+    follower: Follower,
+    folder: Path,
+    worker: Worker,
+    monkeypatch: pytest.MonkeyPatch,
+    changed: str,
+) -> None:
+    await api.create("A")
+    await api.add(1, "A")
+    await follower.round()
+    assert await worker.copied(1) == [["A"]]
+    [first] = folder.glob("*.lmdb")
+    position = Feed.position
+
+    async def elsewhere(feed: Feed) -> Position:
+        true = await position(feed)
+        if changed == "another database":
+            return Position(true.snapshot, "elsewhere", true.instant)
+        return Position("3:3:", true.source, true.instant)
+
+    monkeypatch.setattr(Feed, "position", elsewhere)
+    await api.add(2, "A")
+
+    await follower.round()
+
+    assert not first.exists()
+    assert await worker.copied(1, 2) == [["A"], ["A"]]
+
+
+async def test_a_copy_that_was_given_up_is_not_read_while_there_is_no_other(
+    api: Api, follower: Follower, worker: Worker, board: Board, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await api.create("A")
+    await follower.round()
+
+    async def elsewhere(_: Feed) -> Position:
+        return Position("3:3:", "elsewhere", 0)
+
+    async def away(_: Feed) -> int:
+        raise Unavailable
+
+    monkeypatch.setattr(Feed, "position", elsewhere)
+    monkeypatch.setattr(Feed, "approximate_users", away)
+    with pytest.raises(Unavailable):
+        await follower.round()
+
+    assert await worker.age() is None
+    assert (board.serving, board.filling) == (0, 0)
+    await worker.change(1, ["A"])
+    assert await worker.get(1) == ["A"]
+
+
+async def test_a_process_never_takes_a_new_copy_for_one_that_was_given_up(
+    api: Api, follower: Follower, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await api.create("A")
+    await api.add(1, "A")
+    await follower.round()
+    asked = 0
+    users_changed_since = Feed.users_changed_since
+
+    async def interrupted(feed: Feed, snapshot: Snapshot) -> Sequence[UserId]:
+        nonlocal asked
+        asked += 1
+        if asked == 2:  # the copy is made and catches up
+            await worker.change(2, ["A"])  # which has it open from now on
+            raise Unavailable
+        return await users_changed_since(feed, snapshot)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Feed, "users_changed_since", interrupted)
+        patch.setattr("segmentd.replica.follower.SMALLEST_REBUILD", 0)
+        patch.setattr("segmentd.replica.follower.REBUILD_SHARE", 0)
+        await api.add(3, "A")
+        with pytest.raises(Unavailable):
+            await follower.round()
+        await follower.round()
+
+    await api.add(4, "A")
+    await follower.round()
+    assert await worker.copied(1, 2, 3, 4) == [["A"]] * 4
+
+
+async def test_own_writes_go_into_a_copy_from_when_it_is_taken_up(
+    api: Api, database: Database, folder: Path, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await api.create("A")
+    await make_copy(database, folder)
+    users_changed_since = Feed.users_changed_since
+
+    async def slow(feed: Feed, snapshot: Snapshot) -> Sequence[UserId]:
+        await worker.change(1, ["A"])  # too late for this round's snapshot
+        return await users_changed_since(feed, snapshot)
+
+    monkeypatch.setattr(Feed, "users_changed_since", slow)
+    with closing(Follower(database, folder)) as follower:
+        await follower.round()
+
+        assert await worker.get(1) == ["A"]
+
+
+async def test_leftovers_of_killed_followers_are_cleared_away(
+    api: Api, database: Database, folder: Path, worker: Worker
+) -> None:
+    path = await make_copy(database, folder)
+    shutil.copy(path, folder / "copy-77.lmdb")
+    (folder / "copy-78.lmdb").write_bytes(b"begun")
+    (folder / "copy-78.lmdb-lock").write_bytes(b"begun")
+    await api.create("A")
+
+    with closing(Follower(database, folder)) as follower:
+        await follower.round()
+
+    assert [*folder.glob("*.lmdb")] == [path]
+    assert not (folder / "copy-78.lmdb-lock").exists()
+    assert await worker.copied(1) == [[]]
+
+
+async def test_a_copy_that_fails_while_it_is_followed_is_made_anew(
+    api: Api, follower: Follower, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await api.create("A")
+    await follower.round()
+    await api.add(1, "A")
+    failed = asyncio.Event()
+    put = Store.put
+
+    def failing(store: Store, states: States, facts: Facts = ()) -> None:
+        if not failed.is_set():
+            failed.set()
+            raise lmdb.CorruptedError
+        put(store, states, facts)
+
+    monkeypatch.setattr(Store, "put", failing)
+
+    await follower.round()
+
+    assert await worker.copied(1) == [["A"]]
+
+
+def test_a_process_that_comes_late_finds_a_removed_copy_gone_and_not_empty(tmp_path: Path) -> None:
+    with opened(tmp_path / "copy-1.lmdb") as store:
+        store.delete()
+
+    with pytest.raises(Unusable, match="gone"):
+        Store.existing(tmp_path / "copy-1.lmdb")
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_a_copy_that_vanishes_while_a_process_opens_it_is_gone_and_not_empty(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def there(_: Path) -> bool:
+        return True
+
+    monkeypatch.setattr(Path, "exists", there)
+
+    with pytest.raises(Unusable, match="gone"):
+        Store.existing(tmp_path / "copy-1.lmdb")
+    assert [*tmp_path.iterdir()] == []
+
+
+def state(version: int, *segments: int) -> bytes:
+    head = (version << 20 | len(segments)).to_bytes(8, "big")
+    return head + b"".join(segment.to_bytes(4, "big") for segment in segments)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    with opened(tmp_path / "copy-1.lmdb") as store:
+        yield store
+
+
+def test_a_state_is_never_replaced_by_an_older_one(store: Store) -> None:
+    store.put_catalog(CatalogState(1, [ReplicatedSegment(1, "A", 0, None), ReplicatedSegment(2, "B", 0, None)]))
+    store.put([(5, state(7, 1))])
+
+    store.put([(5, state(6, 2)), (6, state(6, 2))])
+
+    assert store.segments_of_many([5, 6], 0) == [[b'"A"'], [b'"B"']]
+    store.put([(5, state(7, 2))])
+    assert store.segments(5, 0) == [b'"B"']
+    store.put([(5, state(8))])
+    assert store.segments(5, 0) == []
+    assert store.users() == 2
+
+
+def test_a_catalog_is_never_replaced_by_an_older_one(store: Store) -> None:
+    store.put([(5, state(7, 1))])
+    for version, slug in ((5, "A"), (4, "OLD"), (5, "SAME"), (-1, "OLDER")):
+        store.put_catalog(CatalogState(version, [ReplicatedSegment(1, slug, 0, None)]))
+
+    assert store.segments(5, 0) in ([b'"A"'], [b'"SAME"'])
+    store.put_catalog(CatalogState(6, []))
+    assert store.segments(5, 0) == []
+
+
+def test_facts_and_states_are_written_all_or_nothing(store: Store) -> None:
+    def failing() -> Iterator[tuple[int, bytes]]:
+        yield 5, state(1, 1)
+        raise OSError
+
+    with pytest.raises(OSError):  # noqa: PT011 - our own
+        store.put(failing(), [(b"snapshot", b"1:1:")])
+
+    assert store.users() == 0
+    assert store.fact(b"snapshot") is None
+
+
+def test_an_own_write_with_a_segment_that_the_copy_does_not_know_is_not_called_shown(store: Store) -> None:
+    store.put_catalog(CatalogState(1, [ReplicatedSegment(1, "A", 0, None)]))
+    store.put_own(5, state(1, 1))
+
+    with pytest.raises(Unusable, match="segments"):
+        store.put_own(5, state(2, 1, 2))

@@ -1,0 +1,14 @@
+"""The fixtures of the tests about reports."""
+
+from pathlib import Path
+
+import pytest
+
+from segmentd.storage.database import Database
+from tests.client import Api
+from tests.reports.office import Office
+
+
+@pytest.fixture
+def office(api: Api, database: Database, tmp_path: Path) -> Office:
+    return Office(api, database, tmp_path)

@@ -1,0 +1,192 @@
+"""The command `segmentd` as real processes, always ended with the test."""
+
+import os
+import re
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Final, Self
+
+import httpx
+
+# Not how long something may take, but when a test gives up.
+PATIENCE_S: Final = 60
+
+MODULE: Final = [sys.executable, "-m", "segmentd"]
+
+
+def environment(variables: Mapping[str, str]) -> dict[str, str]:
+    """Ours without its settings, and with these."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if "DATABASE_URL" not in name and name[:9] != "SEGMENTD_"
+    }
+    return {**kept, "COLUMNS": "200", **variables}
+
+
+def run(
+    *arguments: str | Path,
+    cwd: Path,
+    env: Mapping[str, str] | None = None,
+    command: Sequence[str] = MODULE,
+) -> subprocess.CompletedProcess[str]:
+    """Runs a command to its end."""
+    return subprocess.run(
+        [*command, *map(str, arguments)],
+        cwd=cwd,
+        env=environment(env or {}),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+
+
+def failure(ended: subprocess.CompletedProcess[str]) -> str:
+    """The one line that a command left on standard error, with exit code 1."""
+    assert ended.returncode == 1, ended
+    assert ended.stdout == ""
+    [line] = ended.stderr.splitlines()
+    assert line.startswith("segmentd: ")
+    return line.removeprefix("segmentd: ")
+
+
+class Serving:
+    """A `segmentd serve` that runs."""
+
+    def __init__(self, process: subprocess.Popen[str], errors: Path) -> None:
+        self._process = process
+        self._errors = errors
+        self.url = ""
+
+    @classmethod
+    def started(cls, arguments: Sequence[str | Path], cwd: Path, env: Mapping[str, str]) -> Self:
+        """Starts it, and does not wait."""
+        errors = cwd / f"stderr-{time.monotonic_ns()}"
+        with errors.open("w") as file:
+            process = subprocess.Popen(
+                [*MODULE, "serve", *map(str, arguments)],
+                cwd=cwd,
+                env=environment(env),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=file,
+                text=True,
+                start_new_session=True,
+            )
+        return cls(process, errors)
+
+    @property
+    def pid(self) -> int:
+        """The supervisor's process id."""
+        return self._process.pid
+
+    @property
+    def errors(self) -> str:
+        """All that it wrote to standard error."""
+        return self._errors.read_text()
+
+    def ready(self) -> Self:
+        """Waits for the line that says where it serves."""
+        assert self._process.stdout is not None
+        readable, _, _ = select.select([self._process.stdout], [], [], PATIENCE_S)
+        line = self._process.stdout.readline() if readable else ""
+        found = re.fullmatch(r"segmentd is ready on (http://\S+)\n", line)
+        assert found, (line, self.errors)
+        self.url = found[1]
+        return self
+
+    def client(self) -> httpx.Client:
+        """A client of the API."""
+        return httpx.Client(base_url=f"{self.url}/api/v1/", timeout=PATIENCE_S)
+
+    def ended(self) -> tuple[int, str]:
+        """Waits for the end; the exit code, and what came on standard output after the line."""
+        output, _ = self._process.communicate(timeout=PATIENCE_S)
+        return self._process.returncode, output
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> tuple[int, str]:
+        """Asks it to end and waits."""
+        self._process.send_signal(number)
+        return self.ended()
+
+    def family(self) -> dict[int, str]:
+        """The processes that it started, and theirs: id and command."""
+        return descendants(self.pid)
+
+    def workers(self) -> set[int]:
+        """The HTTP processes."""
+        return {pid for pid, command in self.family().items() if "http_worker" in command}
+
+    def clean_up(self) -> None:
+        """Ends what is left, whatever the test did."""
+        family = self.family()
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGTERM)
+            try:
+                self._process.wait(PATIENCE_S)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+        for pid in family:
+            if is_alive(pid):
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+        self._process.wait()
+        if self._process.stdout:
+            self._process.stdout.close()
+
+
+@contextmanager
+def serving(
+    *arguments: str | Path, cwd: Path, port: int = 0, workers: int = 1, env: Mapping[str, str] | None = None
+) -> Iterator[Serving]:
+    """A `segmentd serve` that was started, and may not be ready yet."""
+    fixed = ("--port", str(port), "--workers", str(workers))
+    service = Serving.started([*fixed, *arguments], cwd, env or {})
+    try:
+        yield service
+    finally:
+        service.clean_up()
+
+
+def eventually(condition: Callable[[], object]) -> None:
+    """Waits for something to come true."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come true"
+        time.sleep(0.02)
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process runs; one that ended and was not waited for does not."""
+    return pid in processes()
+
+
+def descendants(pid: int) -> dict[int, str]:
+    """The children of a process, and theirs."""
+    listed = processes()
+    found: dict[int, str] = {}
+    generation = {pid}
+    while generation:
+        children = {child: command for child, (parent, command) in listed.items() if parent in generation}
+        found |= children
+        generation = {*children}
+    return found
+
+
+def processes() -> dict[int, tuple[int, str]]:
+    """Every process that runs: its id, its parent's, and its command."""
+    listed = subprocess.run(
+        ["/bin/ps", "-A", "-ww", "-o", "pid=,ppid=,stat=,args="], capture_output=True, text=True, check=True
+    ).stdout
+    rows = [line.split(maxsplit=3) for line in listed.splitlines()]
+    return {
+        int(row[0]): (int(row[1]), row[3]) for row in rows if len(row) == 4 and not row[2].startswith("Z")
+    }

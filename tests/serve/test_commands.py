@@ -1,0 +1,218 @@
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from segmentd import __version__
+from tests.postgres import with_database
+from tests.serve.processes import MODULE, failure, run
+
+SCRIPT = [str(Path(sys.executable).with_name("segmentd"))]
+
+
+def with_password(url: str, password: str) -> str:
+    parts = urlsplit(url)
+    return parts._replace(netloc=f"{parts.username}:{password}@{parts.netloc.rpartition('@')[2]}").geturl()
+
+
+# Failures: exit code 1 and one line
+
+
+def test_a_busy_port_is_told(empty_database_url: str, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        arguments = ("serve", "--port", str(port), "--database-url", empty_database_url)
+        line = failure(run(*arguments, cwd=tmp_path))
+    assert line == f"cannot listen on 127.0.0.1, port {port}: Address already in use"
+
+
+@pytest.mark.parametrize("host", ["nowhere.invalid", "192.0.2.1"])
+def test_an_address_that_is_not_ours_is_told(tmp_path: Path, host: str) -> None:
+    assert f"cannot listen on {host}, port 0: " in failure(
+        run("serve", "--host", host, "--port", "0", cwd=tmp_path)
+    )
+
+
+@pytest.mark.parametrize("command", [("serve", "--port", "0"), ("migrate",)])
+def test_a_wrong_password_is_told_and_not_shown(
+    database_url: str, tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    line = failure(run(*command, "--database-url", with_password(database_url, "a-secret"), cwd=tmp_path))
+    assert "password authentication failed" in line
+    assert "a-secret" not in line
+
+
+@pytest.mark.parametrize("command", [("serve", "--port", "0"), ("worker",), ("migrate",)])
+def test_a_missing_database_is_told(database_url: str, tmp_path: Path, command: tuple[str, ...]) -> None:
+    line = failure(run(*command, "--database-url", with_database(database_url, "nowhere"), cwd=tmp_path))
+    assert line.startswith("cannot use the database: ")
+    assert line.endswith('database "nowhere" does not exist')
+
+
+@pytest.mark.parametrize("command", [("serve", "--port", "0"), ("migrate",)])
+def test_a_url_that_is_none_is_told_and_not_shown(tmp_path: Path, command: tuple[str, ...]) -> None:
+    line = failure(run(*command, "--database-url", "postgres//me:a-secret@host/db", cwd=tmp_path))
+    assert line.startswith("the database URL is malformed")
+    assert "a-secret" not in line
+
+
+@pytest.mark.parametrize("command", [("serve", "--port", "0"), ("migrate",)])
+@pytest.mark.parametrize("place", ["a file", "a file/below", "/proc/none"])
+def test_a_data_directory_that_cannot_be_one_is_told(
+    tmp_path: Path, command: tuple[str, ...], place: str
+) -> None:
+    (tmp_path / "a file").write_text("")
+    line = failure(run(*command, "--data-dir", tmp_path / place, cwd=tmp_path))
+    assert str(tmp_path / place) in line
+
+
+def test_a_data_directory_for_reports_that_cannot_be_one_is_told_too(
+    empty_database_url: str, tmp_path: Path
+) -> None:
+    (tmp_path / "a file").write_text("")
+    arguments = (
+        "serve",
+        "--port",
+        "0",
+        "--database-url",
+        empty_database_url,
+        "--data-dir",
+        tmp_path / "a file",
+    )
+    line = failure(run(*arguments, cwd=tmp_path, env={"SEGMENTD_LOG_LEVEL": "error"}))
+    assert str(tmp_path / "a file") in line
+
+
+# Errors of use: exit code 2 and one line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["serve", "--bogus", "1"], "--bogus"),
+        (["serve", "--port", "abc"], "--port"),
+        (["serve", "--port", "99999"], "--port"),
+        (["serve", "--port", "-1"], "--port"),
+        (["serve", "--port"], "--port"),
+        (["serve", "--workers", "1.5"], "--workers"),
+        (["serve", "stray"], "stray"),
+        (["frobnicate"], "frobnicate"),
+        (["serve", "--config", "none.toml"], "none.toml"),
+        (["serve", "--config", "bad.toml"], "bad.toml"),
+        (["serve", "--config", "unknown.toml"], "colour"),
+        (["check", "--config", "wrong.toml"], "wrong.toml"),
+    ],
+)
+def test_an_error_of_use_leaves_with_2_and_one_line(tmp_path: Path, arguments: list[str], named: str) -> None:
+    (tmp_path / "bad.toml").write_text("port = = 1\n")
+    (tmp_path / "unknown.toml").write_text('colour = "red"\n')
+    (tmp_path / "wrong.toml").write_text('port = "many"\n')
+
+    ended = run(*arguments, cwd=tmp_path)
+
+    assert ended.returncode == 2
+    assert ended.stdout == ""
+    [line] = ended.stderr.splitlines()
+    assert line.startswith("segmentd: ")
+    assert named in line
+
+
+def test_a_bad_variable_is_named(tmp_path: Path) -> None:
+    ended = run("check", cwd=tmp_path, env={"SEGMENTD_PORT": "many"})
+    assert ended.returncode == 2
+    [line] = ended.stderr.splitlines()
+    assert "SEGMENTD_PORT" in line
+
+
+# Help and version
+
+
+@pytest.mark.parametrize("command", [MODULE, SCRIPT], ids=["python -m segmentd", "segmentd"])
+@pytest.mark.parametrize(
+    ("arguments", "shown"),
+    [
+        (["--version"], [__version__]),
+        (["--help"], ["serve", "migrate", "check", "--version"]),
+        (
+            ["serve", "--help"],
+            ["--host", "--port", "--grpc-port", "--workers", "--data-dir", "--database-url"],
+        ),
+    ],
+)
+def test_the_module_and_the_command_say_the_same(
+    tmp_path: Path, command: list[str], arguments: list[str], shown: list[str]
+) -> None:
+    ended = run(*arguments, cwd=tmp_path, command=command)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    for word in shown:
+        assert word in ended.stdout
+    assert ended.stdout == run(*arguments, cwd=tmp_path).stdout
+
+
+# Migrate and check
+
+
+def test_migrate_says_what_it_did(empty_database_url: str, tmp_path: Path) -> None:
+    lacking = run("check", "--database-url", empty_database_url, cwd=tmp_path)
+    first = run("migrate", "--database-url", empty_database_url, cwd=tmp_path)
+    second = run("migrate", "--database-url", empty_database_url, cwd=tmp_path)
+    good = run("check", "--database-url", empty_database_url, cwd=tmp_path)
+
+    assert lacking.returncode == 1
+    [line] = lacking.stderr.splitlines()
+    assert line.startswith("segmentd: the schema lacks 0001_tables.sql, ")
+    assert line.endswith(": run `segmentd migrate`")
+    for ended in (first, second, good):
+        assert (ended.returncode, ended.stderr) == (0, "")
+    assert first.stdout.endswith(" migrations applied\n")
+    assert int(first.stdout.split()[0]) > 0
+    assert second.stdout == "the schema is up to date\n"
+    assert good.stdout.splitlines()[-1] == "schema: up to date"
+
+
+def test_check_shows_where_each_value_comes_from_and_no_password(database_url: str, tmp_path: Path) -> None:
+    (tmp_path / "segmentd.toml").write_text('host = "::1"\nport = 1\nworkers = 3\n')
+    variables = {
+        "SEGMENTD_CONFIG": "segmentd.toml",
+        "SEGMENTD_PORT": "2",
+        "SEGMENTD_DATABASE_URL": database_url,
+        "DATABASE_URL": "postgresql://nowhere/none",
+        "SEGMENTD_REPORT_KEY": "k" * 40,
+    }
+
+    ended = run("check", "--data-dir", "elsewhere", cwd=tmp_path, env=variables)
+
+    assert (ended.returncode, ended.stderr) == (0, "")
+    lines = [line.strip() for line in ended.stdout.splitlines()]
+    assert "host = ::1  (segmentd.toml)" in lines
+    assert "workers = 3  (segmentd.toml)" in lines
+    assert "port = 2  (SEGMENTD_PORT)" in lines
+    assert "data_dir = elsewhere  (--data-dir)" in lines
+    assert "grpc_port = 0  (default)" in lines
+    [shown] = [line for line in lines if line.startswith("database_url = ")]
+    assert shown.endswith("  (SEGMENTD_DATABASE_URL)")
+    assert ":***@" in shown
+    password = urlsplit(database_url).password
+    assert password
+    assert password not in ended.stdout
+    assert "k" * 40 not in ended.stdout
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_check_of_nothing_yet_touches_nothing(tmp_path: Path) -> None:
+    ended: subprocess.CompletedProcess[str] = run("check", cwd=tmp_path)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert ended.stdout.splitlines()[-1] == "database: embedded, made in data by the first `segmentd serve`"
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_check_tells_an_unreachable_database_after_the_configuration(tmp_path: Path) -> None:
+    ended = run("check", "--database-url", "postgresql://me:a-secret@127.0.0.1:1/db", cwd=tmp_path)
+    assert ended.returncode == 1
+    assert ended.stdout.startswith("configuration:\n")
+    [line] = ended.stderr.splitlines()
+    assert line.startswith("segmentd: cannot use the database: ")
+    assert "a-secret" not in ended.stdout + ended.stderr

@@ -1,0 +1,223 @@
+import os
+import re
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+
+from tests.serve.processes import Serving, eventually, failure, is_alive, run, serving
+from tests.storage.rows import Rows, rows_of
+
+# Whoever writes takes this lock, shared (catalog_lock).
+WRITERS_LOCK = 7236837901
+
+
+@pytest.fixture
+def rows(empty_database_url: str) -> Iterator[Rows]:
+    with rows_of(empty_database_url) as rows:
+        yield rows
+
+
+def add(service: Serving, user_id: int, slug: str) -> httpx.Response:
+    with service.client() as client:
+        return client.post(f"users/{user_id}/segments", json={"add": [slug]})
+
+
+def is_served(service: Serving) -> bool:
+    try:
+        with service.client() as client:
+            return client.get("segments").status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def test_it_says_where_it_serves_in_one_line_serves_and_ends_on_sigterm(
+    empty_database_url: str, tmp_path: Path
+) -> None:
+    with serving("--database-url", empty_database_url, cwd=tmp_path) as service:
+        service.ready()
+        assert re.fullmatch(r"http://127\.0\.0\.1:[1-9]\d*", service.url)
+        with service.client() as client:
+            assert client.post("segments", json={"slug": "A"}).status_code == 201
+        assert add(service, 1000, "A").json()["segments"] == ["A"]
+        family = service.family()
+
+        assert service.stop(signal.SIGTERM) == (0, "")
+
+        assert not [pid for pid in family if is_alive(pid)]
+        assert "Traceback" not in service.errors
+        assert not is_served(service)
+
+
+# A service manager signals the supervisor, a Ctrl-C at a terminal all processes.
+@pytest.mark.parametrize(
+    ("send", "number"), [(os.kill, signal.SIGTERM), (os.killpg, signal.SIGINT)], ids=["SIGTERM", "Ctrl-C"]
+)
+def test_a_request_that_runs_is_answered_before_the_end(
+    empty_database_url: str,
+    rows: Rows,
+    tmp_path: Path,
+    send: Callable[[int, int], None],
+    number: signal.Signals,
+) -> None:
+    with (
+        serving("--database-url", empty_database_url, cwd=tmp_path) as service,
+        ThreadPoolExecutor(1) as client,
+    ):
+        service.ready()
+        with service.client() as other:
+            other.post("segments", json={"slug": "A"})
+        rows("SELECT pg_advisory_lock(%s)", WRITERS_LOCK)
+        running: Future[httpx.Response] = client.submit(add, service, 1000, "A")
+        eventually(lambda: rows("SELECT FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"))
+
+        send(service.pid, number)
+        eventually(lambda: not is_served_at(service.url))
+        assert not running.done()
+        rows("SELECT pg_advisory_unlock(%s)", WRITERS_LOCK)
+
+        assert running.result().status_code == 200
+        assert service.ended() == (0, "")
+        assert "Traceback" not in service.errors
+
+
+def is_served_at(url: str) -> bool:
+    """Whether new connections are still answered."""
+    try:
+        return httpx.get(f"{url}/livez", timeout=0.5).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def test_an_http_process_that_is_killed_is_replaced_and_service_goes_on(
+    empty_database_url: str, tmp_path: Path
+) -> None:
+    with serving("--database-url", empty_database_url, cwd=tmp_path, workers=2) as service:
+        service.ready()
+        first = service.workers()
+        assert len(first) == 2
+        victim = min(first)
+
+        os.kill(victim, signal.SIGKILL)
+
+        eventually(lambda: len(service.workers() - {victim}) == 2)
+        assert first - {victim} <= service.workers()
+        eventually(lambda: all(is_served(service) for _ in range(10)))
+        assert service.stop() == (0, "")
+
+
+def test_every_other_process_that_is_killed_is_replaced(empty_database_url: str, tmp_path: Path) -> None:
+    with serving("--database-url", empty_database_url, cwd=tmp_path) as service:
+        service.ready()
+        first = set(service.family())
+
+        for pid in first:
+            os.kill(pid, signal.SIGKILL)
+
+        eventually(lambda: len(set(service.family()) - first) == len(first))
+        eventually(lambda: is_served(service))
+        assert service.stop() == (0, "")
+
+
+def test_a_killed_supervisor_takes_all_others_with_it_and_the_next_start_works(
+    empty_database_url: str, tmp_path: Path
+) -> None:
+    with serving("--database-url", empty_database_url, cwd=tmp_path) as service:
+        service.ready()
+        family = service.family()
+        port = urlsplit(service.url).port
+        assert port
+
+        os.kill(service.pid, signal.SIGKILL)
+
+        eventually(lambda: not [pid for pid in family if is_alive(pid)])
+    with serving("--database-url", empty_database_url, cwd=tmp_path, port=port) as service:
+        service.ready()
+        assert urlsplit(service.url).port == port
+        assert is_served(service)
+        assert service.stop() == (0, "")
+
+
+def test_two_services_that_start_at_once_on_one_empty_database_both_come_up(
+    empty_database_url: str, tmp_path: Path
+) -> None:
+    database = ("--database-url", empty_database_url)
+    one, two = tmp_path / "one", tmp_path / "two"
+    one.mkdir()
+    two.mkdir()
+    with serving(*database, cwd=one) as first, serving(*database, cwd=two) as second:
+        first.ready()
+        second.ready()
+        assert first.url != second.url
+        with first.client() as client:
+            assert client.post("segments", json={"slug": "A"}).status_code == 201
+        assert add(second, 1000, "A").status_code == 200
+        with first.client() as client:
+            eventually(lambda: client.get("users/1000/segments").json()["segments"] == ["A"])
+        assert first.stop() == second.stop() == (0, "")
+
+
+def test_the_embedded_database_outlives_a_stop_and_a_kill_of_the_service(tmp_path: Path) -> None:
+    data = tmp_path / "data of mine"
+    with serving("--data-dir", data, cwd=tmp_path) as service:
+        service.ready()
+        with service.client() as client:
+            assert client.post("segments", json={"slug": "A"}).status_code == 201
+        assert add(service, 1, "A").status_code == 200
+        beside = run("check", "--data-dir", data, cwd=tmp_path)
+        assert beside.returncode == 0, beside.stderr
+        assert "schema: up to date" in beside.stdout
+        assert run("migrate", "--data-dir", data, cwd=tmp_path).stdout == "the schema is up to date\n"
+        second = failure(run("serve", "--port", "0", "--data-dir", data, cwd=tmp_path))
+        assert second == f"the data directory {data} is in use by process {service.pid}"
+        family = service.family()
+
+        os.kill(service.pid, signal.SIGKILL)
+
+        eventually(lambda: not [pid for pid in family if is_alive(pid)])
+    with serving("--data-dir", data, cwd=tmp_path) as service:
+        service.ready()
+        with service.client() as client:
+            assert client.get("segments/A/users").json()["user_ids"] == [1]
+        assert service.stop() == (0, "")
+    stopped = run("check", "--data-dir", data, cwd=tmp_path)
+    assert stopped.returncode == 0, stopped.stderr
+
+
+def test_ctrl_c_while_it_waits_for_another_s_migration_leaves_no_traceback(
+    empty_database_url: str, rows: Rows, tmp_path: Path
+) -> None:
+    rows("SELECT pg_advisory_lock(7236837900)")
+    with serving("--database-url", empty_database_url, cwd=tmp_path) as service:
+        eventually(lambda: rows("SELECT FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"))
+
+        code, output = service.stop(signal.SIGINT)
+
+        assert (code, output) == (130, "")
+        assert "Traceback" not in service.errors
+
+
+def test_a_port_that_another_takes_while_it_starts_is_told_in_one_line(
+    empty_database_url: str, rows: Rows, tmp_path: Path
+) -> None:
+    rows("SELECT pg_advisory_lock(7236837900)")
+    with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        other.bind(("127.0.0.1", 0))
+        port = other.getsockname()[1]
+        quiet = {"SEGMENTD_LOG_LEVEL": "error"}
+        with serving("--database-url", empty_database_url, cwd=tmp_path, port=port, env=quiet) as service:
+            eventually(lambda: rows("SELECT FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"))
+            other.listen()
+            rows("SELECT pg_advisory_unlock(7236837900)")
+
+            assert service.ended() == (1, "")
+            assert (
+                service.errors
+                == f"segmentd: cannot listen on 127.0.0.1, port {port}: Address already in use\n"
+            )

@@ -1,0 +1,71 @@
+"""A door that stays where it is while the server behind it goes, and comes back elsewhere."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from urllib.parse import urlsplit
+
+from psycopg.conninfo import conninfo_to_dict
+
+
+class Relay:
+    """Passes every TCP connection on to the Unix socket of an embedded PostgreSQL."""
+
+    def __init__(self, server_url: str, port: int) -> None:
+        self._server_url = server_url
+        self._port = port
+
+    @property
+    def url(self) -> str:
+        """Where the service finds its database."""
+        parts = urlsplit(self._server_url)
+        login = parts.netloc.rpartition("@")[0]
+        return parts._replace(netloc=f"{login}@127.0.0.1:{self._port}").geturl()
+
+    @property
+    def socket(self) -> str:
+        """Where the server listens."""
+        parameters = conninfo_to_dict(self._server_url)
+        return f"{parameters['host']}/.s.PGSQL.{parameters.get('port', 5432)}"
+
+    def lead_to(self, server_url: str) -> None:
+        """From now on to this server."""
+        self._server_url = server_url
+
+
+@asynccontextmanager
+async def relay_to(server_url: str) -> AsyncIterator[Relay]:
+    """An open relay."""
+    passing: set[asyncio.Task[None]] = set()
+
+    async def pass_on(client: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:
+        try:
+            server, to_server = await asyncio.open_unix_connection(relay.socket)
+        except OSError:
+            to_client.close()
+            return
+        await asyncio.gather(_copy(client, to_server), _copy(server, to_client))
+
+    def let_in(client: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:
+        task = asyncio.create_task(pass_on(client, to_client))
+        passing.add(task)
+        task.add_done_callback(passing.discard)
+
+    async with await asyncio.start_server(let_in, "127.0.0.1", 0) as door:
+        relay = Relay(server_url, door.sockets[0].getsockname()[1])
+        try:
+            yield relay
+        finally:
+            for task in passing:
+                task.cancel()
+            await asyncio.gather(*passing, return_exceptions=True)
+
+
+async def _copy(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+    try:
+        with suppress(OSError):
+            while chunk := await source.read(65536):
+                target.write(chunk)
+                await target.drain()
+    finally:
+        target.close()

@@ -1,0 +1,317 @@
+"""Every question that is asked often is answered out of an index, however large the tables are."""
+
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Final, LiteralString
+
+import psycopg
+import pytest
+
+from segmentd.domain.identifiers import Slug, UserId
+from segmentd.storage import history, memberships, segments, users
+from segmentd.storage.history import HistoryKey
+from segmentd.storage.memberships import SCANNED_USERS
+from tests.postgres import new_database, shared_by_workers
+from tests.storage.plans import PLAN_MODES, Node, Plan, Recorder, explained, nested_plans
+
+USERS: Final = 200_000
+MONTHS: Final = 6
+BIG: Final = Slug("BIG")  # every user by a stored decision
+HALF: Final = Slug("HALF")  # a rollout, with a stored decision for every second user
+NEW_ROLLOUT: Final = Slug("ROLLOUT")  # a rollout with nothing stored
+USER: Final = UserId(1000)
+LARGE_TABLES: Final = ("users", "registrations", "memberships", "membership_events")
+
+FILL: LiteralString = """
+    INSERT INTO users (id, registered_at, last_at)
+    SELECT id, '2025-01-01Z', '2025-01-02Z' FROM generate_series(1, %(users)s) AS id;
+
+    INSERT INTO registrations (user_id, registered_at) SELECT id, registered_at FROM users;
+
+    INSERT INTO segments (slug, salt, created_at)
+    SELECT slug, row_number() OVER (), '2025-01-01Z'
+    FROM (VALUES ('BIG'), ('HALF'), ('ROLLOUT')) AS named (slug);
+    INSERT INTO segments (slug, salt, created_at)
+    SELECT 'S' || number, number, '2025-01-01Z' FROM generate_series(1, 2000) AS number;
+
+    INSERT INTO rollouts (segment_id, percent, started_at)
+    SELECT id, 50, '2025-01-01Z' FROM segments WHERE slug IN ('HALF', 'ROLLOUT') OR slug LIKE 'S1__';
+
+    INSERT INTO memberships (user_id, segment_id, included, since)
+    SELECT u.id, s.id, true, '2025-01-02Z'
+    FROM users u JOIN segments s ON s.slug = 'BIG' OR (s.slug = 'HALF' AND u.id %% 2 = 0);
+    -- Some in other segments: with a past, with a term ahead, and with one that ended and is not settled.
+    INSERT INTO memberships (user_id, segment_id, included, since, until, ended_at)
+    SELECT u.id, s.id, true, '2025-01-02Z',
+           (ARRAY [NULL, '2099-01-01Z', '2025-03-01Z'])[u.id / 4 %% 3 + 1]::timestamptz,
+           CASE WHEN u.id %% 3 = 0 THEN timestamptz '2025-02-01Z' END
+    FROM users u JOIN segments s ON s.slug = 'S' || (u.id %% 2000 + 1)
+    WHERE u.id %% 4 = 0;
+
+    -- Deletions that are not settled, of segments and of other users.
+    UPDATE segments SET deleted_at = '2025-06-01Z' WHERE slug LIKE 'S19__';
+    INSERT INTO users (id, registered_at, deleted_at, last_at)
+    SELECT id, '2025-01-01Z', '2025-01-02Z', '2025-01-02Z' FROM generate_series(1000001, 1020000) AS id;
+    INSERT INTO registrations (user_id, registered_at, ended_at)
+    SELECT id, registered_at, deleted_at FROM users WHERE deleted_at IS NOT NULL;
+
+    SELECT ensure_event_partition('2025-01-01Z'::timestamptz + month * interval '1 month')
+    FROM generate_series(0, %(months)s - 1) AS month;
+
+    INSERT INTO membership_events (user_id, segment_id, at, operation, effective, cause, actor)
+    SELECT 1 + number %% 5000, 4 + month,
+           '2025-01-02Z'::timestamptz + month * interval '1 month' + number * interval '1 s',
+           CASE WHEN number %% 2 = 0 THEN 'add' ELSE 'remove' END, true, 'request', 'anonymous'
+    FROM generate_series(0, %(months)s - 1) AS month, generate_series(1, 30000) AS number;
+"""
+
+
+@contextmanager
+def filled_database(server_url: str, template: str) -> Iterator[str]:
+    """The URL of a database with large tables, for all tests of this file: they only read."""
+    with new_database(server_url, template) as url:
+        with psycopg.ClientCursor(psycopg.connect(url, autocommit=True)) as cursor:
+            cursor.execute(FILL, {"users": USERS, "months": MONTHS})
+            cursor.execute("VACUUM ANALYZE")
+            cursor.connection.close()
+        yield url
+
+
+@pytest.fixture(scope="session")
+def large_url(postgres_url: str, template_database: str, shared_dir: Path) -> Iterator[str]:
+    with shared_by_workers(
+        shared_dir / "large", partial(filled_database, postgres_url, template_database)
+    ) as url:
+        yield url
+
+
+@pytest.fixture
+async def recorder(large_url: str) -> AsyncIterator[Recorder]:
+    async with Recorder(large_url) as recorder:
+        yield recorder
+
+
+Ask = Callable[[Recorder], Awaitable[object]]
+
+
+async def plans_of(recorder: Recorder, url: str, ask: Ask, mode: LiteralString) -> list[Plan]:
+    """How PostgreSQL runs each statement that a question to the storage sends."""
+    recorder.sent.clear()
+    await ask(recorder)
+    with psycopg.connect(url, autocommit=True) as connection:
+        return [explained(connection, statement, mode) for statement in recorder.sent]
+
+
+def month(number: int) -> datetime:
+    return datetime(2025, number, 1, tzinfo=UTC)
+
+
+def read_in_full(plan: Plan) -> list[str]:
+    """The large tables that were read from end to end."""
+    full = ("Seq Scan", "Parallel Seq Scan", "Sample Scan")
+    return [
+        table
+        for table in LARGE_TABLES
+        for node in plan.scans(table)
+        if node["Node Type"] in full and _rows(node)
+    ]
+
+
+def _rows(node: Node) -> float:
+    return float(node["Actual Rows"] + node.get("Rows Removed by Filter", 0))
+
+
+# A user's history
+
+
+async def test_a_history_is_read_by_user_and_time_in_each_month(recorder: Recorder, large_url: str) -> None:
+    for mode in PLAN_MODES:
+        *_, plan = await plans_of(recorder, large_url, partial(whole_history, after=None), mode)
+        used = plan.indexes("membership_events")
+        for number in range(1, MONTHS + 1):
+            assert f"membership_events_2025_{number:02}_user_id_at_idx" in used
+        assert plan.read("membership_events") == 6 * MONTHS
+
+
+async def whole_history(recorder: Recorder, after: HistoryKey | None) -> None:
+    await history.events_after(recorder, USER, (None, None), after, 1000)
+
+
+async def test_a_period_of_a_history_touches_only_the_months_in_it(
+    recorder: Recorder, large_url: str
+) -> None:
+    async def ask(recorder: Recorder) -> None:
+        await history.events_after(recorder, USER, (month(2), month(4)), None, 1000)
+
+    for mode in PLAN_MODES:
+        *_, plan = await plans_of(recorder, large_url, ask, mode)
+        assert plan.months() == ["2025_02", "2025_03"]
+
+
+async def test_the_next_page_of_a_history_touches_no_month_before_its_cursor(
+    recorder: Recorder, large_url: str
+) -> None:
+    cursor = HistoryKey(month(5), Slug("S1"), 4)
+    for mode in PLAN_MODES:
+        *_, plan = await plans_of(recorder, large_url, partial(whole_history, after=cursor), mode)
+        assert plan.months()[:2] == ["2025_05", "2025_06"]
+
+
+async def test_the_past_touches_no_month_after_the_instant_that_is_asked_for(
+    recorder: Recorder, large_url: str
+) -> None:
+    async def ask(recorder: Recorder) -> None:
+        await history.segments_at(recorder, USER, month(3))
+
+    for mode in PLAN_MODES:
+        *_, plan = await plans_of(recorder, large_url, ask, mode)
+        assert plan.months()[-1] <= "2025_03"
+
+
+# The users of a segment
+
+
+@pytest.mark.parametrize("mode", PLAN_MODES)
+@pytest.mark.parametrize("limit", [1, 100, 1000])
+@pytest.mark.parametrize("slug", [BIG, HALF, NEW_ROLLOUT])
+async def test_the_last_page_of_a_segment_costs_what_the_first_does(
+    recorder: Recorder, large_url: str, slug: Slug, limit: int, mode: LiteralString
+) -> None:
+    costs = []
+    for after in (0, USERS // 2, USERS - SCANNED_USERS - 1):
+        ask = partial(memberships.members_after, slug=slug, after=UserId(after), limit=limit)
+        *_, plan = await plans_of(recorder, large_url, ask, mode)
+        costs.append((plan.rows, plan.buffers))
+    rows, buffers = zip(*costs, strict=True)
+    assert max(rows) <= 2 * min(rows)
+    assert max(buffers) <= 2 * min(buffers)
+
+
+@pytest.mark.parametrize("mode", PLAN_MODES)
+@pytest.mark.parametrize("slug", [BIG, HALF, NEW_ROLLOUT])
+async def test_a_page_of_a_segment_reads_a_bounded_piece_of_an_index_from_its_cursor_on(
+    recorder: Recorder, large_url: str, slug: Slug, mode: LiteralString
+) -> None:
+    ask = partial(memberships.members_after, slug=slug, after=UserId(USERS // 2), limit=100)
+
+    *_, plan = await plans_of(recorder, large_url, ask, mode)
+
+    assert plan.read("memberships") <= SCANNED_USERS
+    assert plan.read("users") <= SCANNED_USERS
+    walked = "memberships" if slug == BIG else "users"
+    conditions = [node["Index Cond"] for node in plan.scans(walked)]
+    assert conditions
+    assert all(re.search(r"\b(user_)?id > ", condition) for condition in conditions)
+
+
+async def test_every_page_of_a_large_segment_together_gives_each_user_once(recorder: Recorder) -> None:
+    walked: list[UserId] = []
+    after: UserId | None = None
+    while True:
+        page = await memberships.members_after(recorder, BIG, after, SCANNED_USERS)
+        walked += page.user_ids
+        if page.walked_to is None:
+            break
+        after = page.walked_to
+    assert walked == [*range(1, USERS + 1)]
+
+
+# One user, one segment
+
+
+@pytest.mark.parametrize("mode", PLAN_MODES)
+async def test_the_segments_of_a_user_are_read_by_the_index_of_open_memberships(
+    recorder: Recorder, large_url: str, mode: LiteralString
+) -> None:
+    [plan] = await plans_of(recorder, large_url, partial(memberships.segments_of, user_ids=[USER]), mode)
+    assert plan.indexes("memberships") == {"memberships_open"}
+    assert plan.read("memberships") == 3
+
+
+@pytest.mark.parametrize("mode", PLAN_MODES)
+async def test_the_segments_of_many_users_are_read_once_a_user_and_not_once_a_rollout(
+    recorder: Recorder, large_url: str, mode: LiteralString
+) -> None:
+    many = [UserId(number) for number in range(1, 1001)]
+    [plan] = await plans_of(recorder, large_url, partial(memberships.segments_of, user_ids=many), mode)
+    assert plan.indexes("memberships") == {"memberships_open"}
+    assert plan.read("memberships") <= 3 * len(many)
+
+
+@pytest.mark.parametrize("mode", PLAN_MODES)
+@pytest.mark.parametrize("asked", ["by itself", "for its users"])
+async def test_a_segment_is_found_by_its_slug_among_the_living(
+    recorder: Recorder, large_url: str, asked: str, mode: LiteralString
+) -> None:
+    ask: dict[str, Ask] = {
+        "by itself": partial(segments.get, slug=BIG),
+        "for its users": partial(memberships.members_after, slug=BIG, after=None, limit=1),
+    }
+    plan, *_ = await plans_of(recorder, large_url, ask[asked], mode)
+    assert plan.indexes("segments") == {"segments_living"}
+    assert plan.read("segments") == 1
+
+
+QUESTIONS: Final[dict[str, Ask]] = {
+    "a user": partial(users.get, user_id=USER),
+    "users": partial(users.list_after, after=USER, limit=100),
+    "segments": partial(segments.list_after, after=Slug("S5"), limit=100),
+    "segments of a user": partial(memberships.segments_of, user_ids=[USER]),
+    "lookup": partial(memberships.segments_of, user_ids=[UserId(number) for number in range(1, 101)]),
+    "segments with the why": partial(history.segments_at, user_id=USER, at=None),
+    "segments in the past": partial(history.segments_at, user_id=USER, at=month(3)),
+    "segments of nobody": partial(history.segments_at, user_id=UserId(USERS + 1), at=None),
+    "explanation": partial(history.explain, user_id=USER, slug=HALF, at=None),
+    "history": partial(whole_history, after=None),
+    "members by override": partial(memberships.members_after, slug=BIG, after=None, limit=1000),
+    "members by bucket": partial(memberships.members_after, slug=HALF, after=None, limit=1000),
+}
+
+
+@pytest.mark.parametrize("mode", PLAN_MODES)
+@pytest.mark.parametrize("question", QUESTIONS)
+async def test_no_question_reads_a_large_table_from_end_to_end(
+    recorder: Recorder, large_url: str, question: str, mode: LiteralString
+) -> None:
+    for plan in await plans_of(recorder, large_url, QUESTIONS[question], mode):
+        assert read_in_full(plan) == []
+        assert plan.buffers <= 20_000
+
+
+# Changes
+
+CHANGES: Final[dict[str, LiteralString]] = {
+    "memberships": """
+        SELECT change_memberships(
+            1000, ARRAY ['BIG', 'HALF', 'S7', 'S8'], ARRAY [true, false, true, false],
+            array_fill(NULL::timestamptz, ARRAY [4]), ARRAY [60, NULL, NULL, NULL], 'anonymous', NULL
+        )
+    """,
+    "a new user": "SELECT * FROM register_user(NULL, 'name')",
+    "a known user": "SELECT * FROM register_user(1, 'name')",
+    "a deleted user": "SELECT delete_user(1000, 'anonymous')",
+    "a new segment": "SELECT * FROM create_segment('NEW', '', 10, 1)",
+    "a renamed segment": "SELECT * FROM update_segment('BIG', 'BIGGER', NULL, 20, false)",
+    "a deleted segment": "SELECT delete_segment('BIG')",
+    "ended terms": "SELECT * FROM settle_due_terms(100, '-infinity', 0)",
+    "members of a deleted segment": """
+        SELECT * FROM settle_deleted_segment((SELECT id FROM segments WHERE slug = 'S1999'), 100, 0)
+    """,
+}
+
+
+@pytest.mark.parametrize("mode", PLAN_MODES)
+@pytest.mark.parametrize("change", CHANGES)
+def test_no_change_reads_a_large_table_from_end_to_end(
+    large_url: str, change: str, mode: LiteralString
+) -> None:
+    with nested_plans(large_url, mode) as (connection, plans):
+        connection.execute(CHANGES[change])
+        assert plans
+        for plan in plans:
+            assert read_in_full(plan) == []
+            assert plan.buffers <= 20_000

@@ -1,0 +1,116 @@
+import os
+import re
+import subprocess
+from collections.abc import Callable
+from difflib import unified_diff
+from importlib import resources
+
+import psycopg
+import pytest
+
+from segmentd.storage.embedded_launch import programs
+from segmentd.storage.migrate import migrate
+from tests.postgres import new_database
+
+# pg_dump sorts what it writes by kind and name, and heads each part with a line like this.
+HEADING = re.compile(r"^-- (?:Data for )?Name: (.*?); Type: (.*?); .*\n--\n", re.MULTILINE)
+
+
+@pytest.fixture
+def by_schema_file(postgres_url: str) -> Callable[[str], dict[str, str]]:
+    """Applies an SQL text to an empty database and tells the parts that came of it."""
+
+    def applied(text: str) -> dict[str, str]:
+        with new_database(postgres_url, "template1") as url:
+            with psycopg.connect(url) as connection:
+                connection.execute(text.encode())
+            return parts(url)
+
+    return applied
+
+
+def parts(url: str) -> dict[str, str]:
+    """Each thing in a database, and the rows of its tables, as pg_dump writes them.
+
+    Without the months of the history, which are named by the date, the list of migrations, the random keys,
+    and the tables of the job queue, which its package brings.
+    """
+    dump = subprocess.run(
+        [
+            programs() / "pg_dump",
+            *("--no-owner", "--exclude-table=membership_events_*_*", "--exclude-table=schema_migrations"),
+            "--exclude-table-data=signing_keys",
+            url,
+        ],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"LC_ALL": "C"},
+        check=True,
+    ).stdout
+    _, *pieces = HEADING.split(dump)
+    found: dict[str, str] = {}
+    for name, kind, text in zip(*[iter(pieces)] * 3, strict=True):
+        if name.startswith(("procrastinate_", "idx_procrastinate_", "job_queue_")):
+            continue
+        lines = [line for line in text.splitlines() if line and not line.startswith(("--", "\\"))]
+        assert found.setdefault(f"{kind} {name}", "\n".join(lines)) == "\n".join(lines)
+    return found
+
+
+def differences(migrated: dict[str, str], written: dict[str, str]) -> str:
+    """What a developer has to do, thing by thing; nothing where both are the same."""
+    told = [f"only in the migrations: {name}" for name in migrated.keys() - written.keys()]
+    told += [f"only in schema.sql: {name}" for name in written.keys() - migrated.keys()]
+    for name in migrated.keys() & written.keys():
+        texts = (migrated[name].splitlines(), written[name].splitlines())
+        told += ["\n".join(unified_diff(*texts, f"migrations: {name}", f"schema.sql: {name}", lineterm=""))]
+    return "\n\n".join(sorted(filter(None, told)))
+
+
+def schema_file() -> str:
+    return resources.files("segmentd.storage").joinpath("schema.sql").read_text("utf-8")
+
+
+async def test_the_file_that_a_person_reads_is_the_sum_of_the_migrations(
+    empty_database_url: str, by_schema_file: Callable[[str], dict[str, str]]
+) -> None:
+    await migrate(empty_database_url)
+
+    migrated, written = parts(empty_database_url), by_schema_file(schema_file())
+
+    assert "TABLE users" in migrated
+    assert "TABLE DATA catalog" in migrated
+    if different := differences(migrated, written):
+        pytest.fail(f"schema.sql and the migrations are not the same:\n\n{different}", pytrace=False)
+
+
+def test_the_comparison_names_what_differs(by_schema_file: Callable[[str], dict[str, str]]) -> None:
+    text = schema_file()
+    changed = (
+        text.replace("CREATE INDEX segments_by_slug", "CREATE INDEX segments_by_name")
+        .replace("length(name) <= 256", "length(name) <= 257")
+        .replace("RETURN 7236837901", "RETURN 1")
+    )
+
+    different = differences(by_schema_file(text), by_schema_file(changed))
+
+    headlines = [line for line in different.splitlines() if re.match("only|---|[+-] ", line)]
+    assert headlines == [
+        "--- migrations: FUNCTION catalog_lock()",
+        "-    RETURN '7236837901'::bigint;",
+        "+    RETURN 1;",
+        "--- migrations: TABLE users",
+        "-    CONSTRAINT users_name_check CHECK ((length(name) <= 256))",
+        "+    CONSTRAINT users_name_check CHECK ((length(name) <= 257))",
+        "only in schema.sql: INDEX segments_by_name",
+        "only in the migrations: INDEX segments_by_slug",
+    ]
+
+
+def test_a_database_made_from_the_file_has_this_month_s_partition(empty_database_url: str) -> None:
+    with psycopg.connect(empty_database_url) as connection:
+        connection.execute(schema_file().encode())
+        connection.execute(
+            "INSERT INTO membership_events (user_id, segment_id, at, operation, effective, cause, actor)"
+            " VALUES (1, 1, clock_instant(), 'add', true, 'request', 'anonymous')"
+        )

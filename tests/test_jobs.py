@@ -1,0 +1,434 @@
+"""What the background tasks do. How the queue calls them: tests/reports/test_worker.py."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
+from datetime import datetime, timedelta
+from itertools import product
+from pathlib import Path
+from typing import Final, LiteralString, TypeVar
+from uuid import UUID
+
+import psycopg
+import pytest
+from obstore.store import MemoryStore
+
+from segmentd.domain.instants import rfc3339
+from segmentd.domain.reports import ReportId
+from segmentd.jobs import Tasks
+from segmentd.reports.files import ReportFiles
+from segmentd.storage.database import Database, Parameters
+from segmentd.storage.upkeep import settle_deleted_segments, settle_due_terms
+from tests.client import Api, Json
+from tests.clock import Clock
+from tests.reports.office import Office, until
+from tests.storage.rows import Rows, rows_of
+
+Row = TypeVar("Row")
+
+DAY_S: Final = 86_400
+
+
+@pytest.fixture
+def office(api: Api, database: Database, tmp_path: Path) -> Office:
+    return Office(api, database, tmp_path)
+
+
+@pytest.fixture
+def rows(database_url: str) -> Iterator[Rows]:
+    with rows_of(database_url) as rows:
+        yield rows
+
+
+ENDS: LiteralString = """
+    SELECT e.user_id, e.at, e.cause, e.effective, m.until, m.ended_at
+    FROM membership_events e
+    JOIN memberships m USING (user_id, segment_id)
+    WHERE e.operation = 'remove'
+    ORDER BY 1
+"""
+BATCHES: LiteralString = """
+    SELECT count(DISTINCT user_id) FROM membership_events WHERE operation = 'remove' GROUP BY xid
+"""
+OPEN: LiteralString = "SELECT count(*) FROM memberships WHERE ended_at IS NULL"
+
+
+# Terms
+
+
+async def test_a_term_s_end_is_written_with_its_own_time_in_bounded_batches(
+    api: Api, database: Database, clock: Clock, rows: Rows
+) -> None:
+    await api.create("A")
+    await api.create("B")
+    for user_id in range(1, 11):
+        await api.add(
+            user_id, {"slug": "A", "ttl_seconds": 60 + user_id % 3}, {"slug": "B", "ttl_seconds": 9999}
+        )
+    clock.advance(days=0.1)
+
+    settled = await settle_due_terms(database, batch_users=3)
+
+    assert settled == 10
+    ends = rows(ENDS)
+    assert [user_id for user_id, *_ in ends] == [*range(1, 11)]
+    assert {(cause, effective) for _, _, cause, effective, _, _ in ends} == {("expiry", True)}
+    assert all(at == until == ended_at for _, at, _, _, until, ended_at in ends)
+    assert sorted(rows.column(BATCHES)) == [1, 3, 3, 3]
+    assert await settle_due_terms(database, batch_users=3) == 0
+    assert rows.column(OPEN) == [10]
+
+
+async def test_terms_that_end_at_one_instant_are_all_written_whatever_the_batches(
+    api: Api, database: Database, clock: Clock, rows: Rows
+) -> None:
+    for slug in ("A", "B", "C"):
+        await api.create(slug)
+    end = rfc3339(clock.now() + timedelta(hours=1))
+    for user_id in range(1, 8):
+        await api.add(user_id, *({"slug": slug, "until": end} for slug in ("A", "B", "C")))
+    clock.advance(days=1)
+
+    # A batch of two terms ends in the middle of a user.
+    assert await settle_due_terms(database, batch_users=2) >= 7
+
+    assert rows.column("SELECT count(*) FROM membership_events WHERE operation = 'remove'") == [21]
+    assert rows.column(OPEN) == [0]
+
+
+async def test_users_that_others_work_on_are_left_out_and_the_rest_goes_on(
+    api: Api, database: Database, clock: Clock, rows: Rows, database_url: str
+) -> None:
+    await api.create("A")
+    for user_id in range(1, 7):
+        await api.add(user_id, {"slug": "A", "ttl_seconds": 60})
+    clock.advance(days=1)
+
+    with psycopg.connect(database_url) as other:
+        other.execute("SELECT FROM users WHERE id IN (2, 3, 5) FOR UPDATE")
+        assert await settle_due_terms(database, batch_users=2) == 3
+        assert rows.column("SELECT user_id FROM memberships WHERE ended_at IS NULL ORDER BY 1") == [2, 3, 5]
+
+    assert await settle_due_terms(database, batch_users=2) == 3
+    assert rows.column(OPEN) == [0]
+
+
+async def test_a_term_that_is_renewed_while_the_job_looks_at_it_is_not_touched(
+    api: Api, database: Database, clock: Clock, rows: Rows, database_url: str
+) -> None:
+    await api.create("A")
+    await api.add(1, {"slug": "A", "ttl_seconds": 60})
+    await api.add(2, {"slug": "A", "ttl_seconds": 60})
+    async with await psycopg.AsyncConnection.connect(database_url) as other:
+        await other.execute("LOCK TABLE users IN EXCLUSIVE MODE")
+        await other.execute(
+            "SELECT change_memberships(1, '{A}', '{t}', '{null}', '{86400}', 'anonymous', null)"
+        )
+        clock.advance(seconds=61)
+        settling = asyncio.create_task(settle_due_terms(database))
+        # The job has found both terms, as they were before the renewal, and waits for their users.
+        await until(lambda: waits_for_a_table(rows))
+        await other.commit()
+        await settling
+
+    [(user_id, *_)] = rows(ENDS)
+    assert user_id == 2
+    assert await api.segments(1) == ["A"]
+    assert [event["operation"] for event in await api.history(1)] == ["add"]
+
+
+async def waits_for_a_table(rows: Rows) -> bool:
+    return rows.column(
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'relation'"
+    ) == [1]
+
+
+class Timed(Database):
+    """The service's access to a database, which notes how long each statement took."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self.seconds: list[float] = []
+
+    async def all(self, row: type[Row], query: LiteralString, parameters: Parameters = None) -> list[Row]:
+        begun = time.monotonic()
+        answer = await super().all(row, query, parameters)
+        self.seconds.append(time.monotonic() - begun)
+        return answer
+
+
+A_DAY_OF_TERMS: LiteralString = """
+    INSERT INTO users (id, registered_at, last_at)
+    SELECT id, clock_instant() - interval '1 day', clock_instant() - interval '1 day'
+    FROM generate_series(1, %(users)s) AS id;
+    INSERT INTO registrations (user_id, registered_at) SELECT id, registered_at FROM users;
+    INSERT INTO memberships (user_id, segment_id, included, since, until)
+    SELECT u.id, s.id, true, u.registered_at, u.registered_at + u.id * interval '1 day' / %(users)s
+    FROM users u, segments s;
+    INSERT INTO membership_events (user_id, segment_id, at, operation, effective, until, cause, actor)
+    SELECT user_id, segment_id, since, 'add', true, until, 'request', 'anonymous' FROM memberships;
+    ANALYZE;
+"""
+
+
+async def day_of_terms(api: Api, database_url: str, users: int) -> None:
+    """So many users with a term each, that ended one after the other over the last day."""
+    await api.create("DISCOUNT", salt="1")
+    async with await psycopg.AsyncConnection.connect(
+        database_url, cursor_factory=psycopg.AsyncClientCursor
+    ) as connection:
+        await connection.execute("SELECT make_event_partitions(1)")
+        await connection.execute(A_DAY_OF_TERMS, {"users": users})
+
+
+@pytest.mark.parametrize("users", [5_000, pytest.param(1_000_000, marks=pytest.mark.proof)])
+async def test_a_day_s_pause_is_caught_up_with_and_nobody_is_kept_waiting(
+    api: Api, database_url: str, clock: Clock, rows: Rows, users: int
+) -> None:
+    clock.advance(days=40)
+    await day_of_terms(api, database_url, users)
+    clock.advance(days=1)
+    async with Timed(database_url) as database:
+        settling = asyncio.create_task(settle_due_terms(database))
+        written = 0
+        while not settling.done():
+            written += 1
+            await api.add(1 + written * 7919 % users, {"slug": "DISCOUNT", "ttl_seconds": DAY_S})
+        await settling
+
+    assert rows.column(
+        "SELECT count(*) FROM memberships WHERE until <= reading_instant() AND ended_at IS NULL"
+    ) == [0]
+    assert rows.column(
+        "SELECT count(*) FROM membership_events e JOIN memberships m"
+        " ON m.user_id = e.user_id AND m.ended_at = e.at AND m.until = e.at WHERE e.cause = 'expiry'"
+    ) == [users]
+    assert max(rows.column(BATCHES)) <= 500
+    if users == 1_000_000:
+        # A lock lasts no longer than the statement that takes it.
+        assert max(database.seconds) < 1
+
+
+# Deleted segments
+
+
+async def test_memberships_of_a_deleted_segment_are_closed_in_batches_as_of_its_deletion(
+    api: Api, database: Database, rows: Rows, database_url: str
+) -> None:
+    await api.create("GONE")
+    await api.create("STAYS")
+    for user_id in range(1, 21):
+        await api.add(user_id, "GONE", "STAYS")
+    await api.delete("segments/GONE")
+    [deleted_at] = rows.column("SELECT deleted_at FROM segments WHERE deleted_at IS NOT NULL")
+
+    with psycopg.connect(database_url) as other:
+        other.execute("SELECT FROM users WHERE id IN (4, 5) FOR UPDATE")
+        assert await settle_deleted_segments(database, batch_users=8) == 18
+    assert await settle_deleted_segments(database, batch_users=8) == 2
+    assert await settle_deleted_segments(database, batch_users=8) == 0
+
+    assert {(at, ended_at, cause) for _, at, cause, _, _, ended_at in rows(ENDS) if ended_at} == {
+        (deleted_at, deleted_at, "segment-deleted")
+    }
+    assert sorted(rows.column(BATCHES)) == [2, 4, 6, 8]
+    assert rows.column(OPEN) == [20]
+
+
+# Nobody sees whether the job ran
+
+
+async def what_anybody_reads(office: Office, times: list[datetime]) -> dict[str, Json]:
+    """All answers about all users and segments, now and at these times, and a report."""
+    api = office.api
+    users = [*range(1, 13), 99]
+    slugs = ("TERM", "HALF", "GONE", "LIVE")
+    seen: dict[str, Json] = {"report": await office.rows()}
+    paths = ["segments", "users", "segments/TERM/users", "segments/HALF/users", "segments/LIVE/users"]
+    for user in users:
+        paths += [f"users/{user}/history", f"users/{user}/segments", f"users/{user}/segments?detail=true"]
+        paths += [f"users/{user}/segments/{slug}" for slug in slugs]
+        paths += [f"users/{user}/segments?detail=true&at={rfc3339(at)}" for at in times]
+        paths += [f"users/{user}/segments/{slug}?at={rfc3339(at)}" for slug, at in product(slugs, times)]
+    for path in paths:
+        answer = await api.get(path)
+        seen[path] = (answer.status_code, answer.json())
+    seen["lookup"] = (await api.post("lookup", json={"user_ids": users})).json()
+    return seen
+
+
+async def test_whatever_anybody_reads_is_the_same_before_and_after_the_job(
+    office: Office, clock: Clock, rows: Rows
+) -> None:
+    api = office.api
+    times = [clock.now()]
+    await api.create("TERM")
+    await api.create("HALF", percent=50)
+    await api.create("GONE", percent=30)
+    await api.create("LIVE")
+    ends = [clock.now() + timedelta(hours=hours) for hours in (1, 2, 3)]
+    for user_id in range(1, 13):
+        end = rfc3339(ends[user_id % 3])
+        await api.add(user_id, {"slug": "TERM", "until": end}, {"slug": "HALF", "until": end}, "GONE", "LIVE")
+    await api.remove(12, "GONE", "HALF")
+    times.append(clock.now())
+    clock.advance(seconds=5400)
+    await api.change_segment("HALF", percent=20)
+    await api.delete("segments/GONE")
+    times.append(clock.now())
+    clock.advance(days=1)
+    times += [moment for end in ends for moment in (end - timedelta(microseconds=1), end)]
+
+    before = await what_anybody_reads(office, times)
+    events = rows.column("SELECT count(*) FROM membership_events")
+    await office.tasks.settle()
+    after = await what_anybody_reads(office, times)
+
+    assert rows.column("SELECT count(*) FROM membership_events") > events
+    assert rows.column(OPEN) == [13]  # in LIVE, and an exclusion from HALF
+    assert after == before
+    [event] = [
+        event for event in await api.history(1) if event["cause"] == "expiry" and event["segment"] == "TERM"
+    ]
+    assert event["at"] == event["until"] == rfc3339(ends[1])
+
+
+# Partitions
+
+
+async def test_partitions_are_made_three_months_ahead(office: Office, clock: Clock, rows: Rows) -> None:
+    clock.advance(days=366)
+    await office.tasks.keep_house()
+    now = clock.now()
+    months = [
+        (now.year + (now.month - 1 + ahead) // 12, (now.month - 1 + ahead) % 12 + 1) for ahead in range(4)
+    ]
+    made = rows.column(
+        "SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = 'membership_events'::regclass"
+    )
+    assert {f"membership_events_{year}_{month:02}" for year, month in months} <= {*made}
+
+
+# Reports that fail
+
+
+class FullDisk(ReportFiles):
+    """A place with no room."""
+
+    async def write(self, name: str, chunks: AsyncIterator[bytes]) -> None:
+        del name, chunks
+        raise OSError(28, "No space left on device", "/var/lib/segmentd/reports")
+
+
+async def test_a_report_fails_with_the_last_attempt_and_is_under_way_until_then(
+    office: Office, database: Database
+) -> None:
+    tasks = Tasks(database, FullDisk(MemoryStore()))
+    report = await office.order()
+    with pytest.raises(OSError, match="No space"):
+        await tasks.build_report(id_of(report), last_attempt=False)
+    seen = await office.see(report)
+    assert (seen["status"], seen["reason"]) == ("running", None)
+    assert (await office.file(report)).status_code == 409
+
+    with pytest.raises(OSError, match="No space"):
+        await tasks.build_report(id_of(report), last_attempt=True)
+    seen = await office.see(report)
+    assert seen["status"] == "failed"
+    assert seen["reason"] == "The file could not be written: No space left on device."
+    answer = await office.file(report)
+    assert (answer.status_code, answer.json()["detail"]) == (409, seen["reason"])
+
+
+def id_of(report: Json) -> ReportId:
+    return ReportId(UUID(report["id"]))
+
+
+async def test_the_reason_of_a_failure_shows_no_sql(office: Office, rows: Rows, tmp_path: Path) -> None:
+    report = await office.order()
+    rows.run("ALTER TABLE registrations RENAME COLUMN ended_at TO gone")
+    with pytest.raises(psycopg.Error):
+        await office.build(report, last_attempt=True)
+
+    seen = await office.see(report)
+    assert seen["status"] == "failed"
+    assert seen["reason"] == "The report could not be made (UndefinedColumn); the log has the details."
+    assert [path for path in (tmp_path / "reports").rglob("*") if path.is_file()] == []
+
+
+async def test_a_report_that_failed_can_still_be_made(office: Office, database: Database) -> None:
+    report = await office.order()
+    with pytest.raises(OSError, match="No space"):
+        await Tasks(database, FullDisk(MemoryStore())).build_report(id_of(report), last_attempt=True)
+    await office.build(report)
+    seen = await office.see(report)
+    assert (seen["status"], seen["reason"]) == ("done", None)
+
+
+async def test_a_report_whose_last_attempt_is_stopped_does_not_stay_under_way(
+    office: Office, rows: Rows, database_url: str
+) -> None:
+    report = await office.order()
+    with psycopg.connect(database_url) as other:
+        other.execute("LOCK TABLE registrations")
+        building = asyncio.create_task(office.build(report, last_attempt=True))
+        await until(lambda: waits_for_a_table(rows))
+        building.cancel()
+        with suppress(asyncio.CancelledError):
+            await building
+    assert (await office.see(report))["status"] == "failed"
+
+
+async def test_a_report_that_is_done_is_not_made_again(office: Office) -> None:
+    report = await office.make()
+    await office.build(report)
+    assert await office.see(report) == report
+
+
+async def test_a_report_that_waits_for_writers_too_long_is_tried_again(
+    office: Office, database_url: str
+) -> None:
+    report = await office.order()
+    with psycopg.connect(database_url) as other:
+        other.execute("SELECT pg_advisory_xact_lock_shared(catalog_lock())")
+        with pytest.raises(psycopg.errors.LockNotAvailable):
+            await office.build(report)
+        assert (await office.see(report))["status"] == "running"
+    await office.build(report)
+    assert (await office.see(report))["status"] == "done"
+
+
+# The purge
+
+
+async def test_files_go_with_the_time_of_their_reports_and_others_stay(
+    office: Office, clock: Clock, tmp_path: Path
+) -> None:
+    await office.api.create("A")
+    await office.api.add(1, "A")
+    old, failed, pending = await office.make(), await office.order(), await office.order()
+    with pytest.raises(OSError, match="No space"):
+        await Tasks(office.database, FullDisk(MemoryStore())).build_report(id_of(failed), last_attempt=True)
+    leave_unfinished(tmp_path / "reports" / failed["id"])
+    clock.advance(days=6)
+    young = await office.make()
+    clock.advance(days=2)
+
+    await office.tasks.purge_reports()
+    await office.tasks.purge_reports()
+
+    assert [path.parent.name for path in (tmp_path / "reports").rglob("*.csv*")] == [young["id"]]
+    assert (await office.file(young)).status_code == 200
+    assert (await office.file(old)).status_code == 410
+
+    # What is made after its time is no exception.
+    await office.build(pending)
+    await office.tasks.purge_reports()
+    assert [path.parent.name for path in (tmp_path / "reports").rglob("*.csv*")] == [young["id"]]
+
+
+def leave_unfinished(folder: Path) -> None:
+    """Leaves behind what a killed build leaves."""
+    folder.mkdir(exist_ok=True)
+    Path(folder, "1.csv#1").write_bytes(b"half")
