@@ -6,7 +6,7 @@ The loop looks up every 0.2 ms, so that it leaves the cores to the server: laten
 
 import contextlib
 import random
-import select
+import selectors
 import socket
 import time
 from collections import deque
@@ -52,13 +52,13 @@ class Answering:
 def latencies(address: tuple[str, int], users: int, rate: float, seconds: float, seed: int) -> list[float]:
     """Milliseconds of each hot read of random users, at `rate` a second. Raises BenchError."""
     chance = random.Random(seed)
-    with contextlib.ExitStack() as undo, select.epoll() as ready:
+    with contextlib.ExitStack() as undo, selectors.DefaultSelector() as ready:
         idle: deque[Answering] = deque()
-        busy: dict[int, Answering] = {}
+        busy: set[Answering] = set()
         for _ in range(32):
             connection = Answering(*address)
             undo.callback(connection.socket.close)
-            ready.register(connection.socket.fileno(), select.EPOLLIN)
+            ready.register(connection.socket, selectors.EVENT_READ, connection)
             idle.append(connection)
         found: list[float] = []
         waiting: deque[float] = deque()
@@ -75,13 +75,14 @@ def latencies(address: tuple[str, int], users: int, rate: float, seconds: float,
             while waiting and idle:
                 connection = idle.popleft()
                 connection.send(_request(chance.randint(1, users)), waiting.popleft())
-                busy[connection.socket.fileno()] = connection
+                busy.add(connection)
             time.sleep(_NAP_SECONDS)
-            for descriptor, _ in ready.poll(0):
-                connection = busy[descriptor]
+            for key, _ in ready.select(0):
+                connection = key.data
                 if connection.complete():
                     found.append(1000 * (time.perf_counter() - connection.due))
-                    idle.append(busy.pop(descriptor))
+                    busy.remove(connection)
+                    idle.append(connection)
     return found
 
 

@@ -23,7 +23,7 @@ def start(lab: Lab) -> Iterator[Figure]:
     """From the command to the ready line: the first start in a folder, and the next one."""
     first: list[float] = []
     warm: list[float] = []
-    for number in range(lab.plan.rounds):
+    for number in range(min(lab.plan.rounds, 3)):
         folder = lab.folder / f"start {number}"
         for times, name in ((first, "first"), (warm, "warm")):
             lab.say(f"start: {name}, round {number + 1}")

@@ -118,7 +118,7 @@ class OneTruth(RuleBasedStateMachine):
 
 
 SHORT: Final = settings(
-    max_examples=24,
+    max_examples=20,
     stateful_step_count=45,
     phases=[Phase.generate, Phase.shrink],
     deadline=None,
@@ -126,7 +126,7 @@ SHORT: Final = settings(
     database=None,
     suppress_health_check=[*HealthCheck],
 )
-LONG: Final = settings(SHORT, max_examples=300, stateful_step_count=50, derandomize=False)
+LONG: Final = settings(SHORT, max_examples=200, stateful_step_count=50, derandomize=False)
 
 # What a run has to come across, else it proves too little.
 EVERYTHING: Final = {

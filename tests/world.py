@@ -4,17 +4,19 @@ import asyncio
 from collections import Counter
 from collections.abc import Coroutine, Iterator
 from contextlib import AsyncExitStack, contextmanager
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
 import psycopg
+from psycopg import sql
 
 from segmentd.api.http.app import create_app
 from segmentd.config import Settings
-from segmentd.domain.instants import rfc3339
+from segmentd.reports.build import REPORT_ROWS
 from segmentd.serve.wiring import service
 from segmentd.storage.database import Database
+from segmentd.storage.history import EARLIEST
 from tests.client import Api, Json
 
 Answer = TypeVar("Answer")
@@ -65,15 +67,18 @@ class World:
         if when:
             self.seen[what] += 1
 
-    def reported_rows(self) -> list[tuple[int, str, str, str]]:
-        """The rows of a report over all times."""
-        rows = self._own.execute("""
-            SELECT c.user_id, s.slug, c.operation, c.at
-            FROM effective_changes(reading_instant()) c
-            JOIN segments s ON s.id = c.segment_id
-            ORDER BY c.user_id, c.at, s.slug, s.id
-        """)
-        return [(user_id, slug, operation, rfc3339(at)) for user_id, slug, operation, at in rows]
+    def reported_rows(self, now: datetime) -> list[tuple[int, str, str, str]]:
+        """The rows of a report over all times up to and with this instant."""
+        after = sql.Literal(now + timedelta(microseconds=1))
+        everyone = sql.SQL("true")
+        rows = sql.SQL(REPORT_ROWS).format(
+            as_of=after,
+            begins_at=sql.Literal(EARLIEST),
+            ends_at=after,
+            user_filter=everyone,
+            segment_filter=everyone,
+        )
+        return self._own.execute(rows).fetchall()
 
 
 @contextmanager
@@ -81,7 +86,8 @@ def inhabited(database_url: str, folder: Path) -> Iterator[World]:
     with asyncio.Runner() as runner, psycopg.connect(database_url, autocommit=True) as own:
         stack = AsyncExitStack()
         try:
-            database = runner.run(stack.enter_async_context(Database(database_url, pool_size=4)))
+            # As many connections as there are questions at once: none waits for another's on a busy machine.
+            database = runner.run(stack.enter_async_context(Database(database_url, pool_size=7)))
             app = create_app(service(database, Settings(data_dir=str(folder))))
             api = runner.run(stack.enter_async_context(Api(app)))
             yield World(runner, database, api, own)

@@ -9,7 +9,7 @@ from typing import Annotated, Final, NamedTuple
 from urllib.parse import urlsplit, urlunsplit
 
 import msgspec
-from msgspec import UNSET, Meta, Struct
+from msgspec import Meta, Struct
 
 Port = Annotated[int, Meta(ge=0, le=65535)]
 
@@ -123,7 +123,7 @@ def hidden(name: str, value: object) -> str:
 def described() -> Iterator[tuple[str, str, str, str]]:
     """Flag, environment variable, default and description of each setting: the README's table."""
     for field in msgspec.structs.fields(Settings):
-        default = "" if field.default is None or field.default is UNSET else str(field.default)
+        default = "" if field.default is None else _written(field.default)
         yield (
             f"--{field.name.replace('_', '-')}",
             variable(field.name),
@@ -144,6 +144,11 @@ def _without_password(url: str) -> str:
         return _HIDDEN
     user, colon, _ = login.partition(":")
     return urlunsplit(parts._replace(netloc=f"{user}:{_HIDDEN}{at}{host}")) if colon else url
+
+
+def _written(value: object) -> str:
+    """As it is written in the environment or in TOML."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _read_file(path: Path) -> dict[str, object]:

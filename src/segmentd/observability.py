@@ -31,6 +31,8 @@ def set_up_logging(level: str) -> None:
     root.setLevel(level.upper())
     # Its warnings repeat what storage/database.py says once.
     logging.getLogger("psycopg.pool").setLevel(logging.ERROR)
+    # Each process's start and end: the supervisor says what there is to say.
+    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     # Two lines for every job, several times a minute; what matters, segmentd.jobs says.
     logging.getLogger("procrastinate").setLevel(logging.WARNING)
     structlog.configure(

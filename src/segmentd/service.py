@@ -59,8 +59,12 @@ class Service:
         self._node = node
 
     async def check_ready(self) -> None:
-        """Raises Unavailable, with the reason, when requests cannot be served."""
-        await history.instant(self._database)
+        """Raises Unavailable, with the reason, when neither the database nor the copy can answer."""
+        try:
+            await history.instant(self._database)
+        except Unavailable:
+            if self._node is None or self._node.replica.age() is None:
+                raise
 
     # Segments
 

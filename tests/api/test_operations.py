@@ -109,6 +109,8 @@ async def test_every_operation_is_summed_up_for_people(document: Json) -> None:
 async def test_every_operation_names_its_problems(document: Json) -> None:
     for name, operation in operations(document).items():
         refusals = {status: answer for status, answer in operation["responses"].items() if status >= "400"}
+        # A range beyond the end is answered by headers alone.
+        refusals.pop("416", None)
         for status, answer in refusals.items():
             assert [*answer["content"]] == [PROBLEM_JSON], (name, status)
             assert answer["content"][PROBLEM_JSON]["schema"] == {"$ref": "#/components/schemas/ProblemBody"}

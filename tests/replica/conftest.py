@@ -43,31 +43,31 @@ def follower(database: Database, folder: Path) -> Iterator[Follower]:
 
 
 @pytest.fixture(scope="session")
-def _process() -> Iterator[Worker]:
+def http_process() -> Iterator[Worker]:
     worker = Worker()
     yield worker
     worker.end()
 
 
 @pytest.fixture(scope="session")
-def _processes(_process: Worker) -> Iterator[Sequence[Worker]]:
+def http_processes(http_process: Worker) -> Iterator[Sequence[Worker]]:
     others = [Worker() for _ in range(3)]
-    yield [_process, *others]
+    yield [http_process, *others]
     for worker in others:
         worker.end()
 
 
 @pytest.fixture
-async def worker(database_url: str, folder: Path, _process: Worker) -> AsyncIterator[Worker]:
+async def worker(database_url: str, folder: Path, http_process: Worker) -> AsyncIterator[Worker]:
     """One HTTP process of this test's node."""
-    async with _process.opened(database_url, folder) as worker:
+    async with http_process.opened(database_url, folder) as worker:
         yield worker
 
 
 @pytest.fixture
 async def workers(
-    database_url: str, folder: Path, _processes: Sequence[Worker]
+    database_url: str, folder: Path, http_processes: Sequence[Worker]
 ) -> AsyncIterator[Sequence[Worker]]:
     """Four of them."""
     async with AsyncExitStack() as stack:
-        yield [await stack.enter_async_context(each.opened(database_url, folder)) for each in _processes]
+        yield [await stack.enter_async_context(each.opened(database_url, folder)) for each in http_processes]

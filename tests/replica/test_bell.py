@@ -1,7 +1,7 @@
 """A node hears of the commits of others at once, and by itself where it could not hear."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager, suppress
 
 import psycopg
@@ -11,13 +11,13 @@ from segmentd.domain.errors import Unavailable
 from segmentd.replica import bell
 from segmentd.replica.bell import Bell, listen
 from segmentd.replica.follower import Follower
+from segmentd.storage import replication
 from segmentd.storage.database import Database
 from segmentd.storage.replication import Feed
 from tests.client import Api
-from tests.replica.workers import Worker
+from tests.replica.workers import PATIENCE_S, Worker, eventually
 from tests.storage.rows import Rows
 
-PATIENCE_S = 30
 # Longer than any test: what is heard meanwhile is heard by the bell.
 NEVER = 3600.0
 
@@ -25,12 +25,6 @@ END_ALL = """
     SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity
     WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'
 """
-
-
-async def eventually(condition: Callable[[], Awaitable[bool]]) -> None:
-    async with asyncio.timeout(PATIENCE_S):
-        while not await condition():
-            await asyncio.sleep(0.01)
 
 
 @asynccontextmanager
@@ -70,14 +64,14 @@ async def test_many_rings_are_one_notification(
     database: Database, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     carried = 0
-    notify = bell.replication.notify
+    notify = replication.notify
 
     async def counted(database: Database) -> None:
         nonlocal carried
         carried += 1
         await notify(database)
 
-    monkeypatch.setattr(bell.replication, "notify", counted)
+    monkeypatch.setattr(replication, "notify", counted)
     wake, ringing = asyncio.Event(), Bell(database)
     async with running(listen(database_url, wake, asyncio.Event()), ringing.carry()):
         await heard(wake)
@@ -91,7 +85,7 @@ async def test_many_rings_are_one_notification(
 async def test_a_bell_that_cannot_be_carried_rings_again_later(
     database: Database, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    notify = bell.replication.notify
+    notify = replication.notify
     failed = asyncio.Event()
 
     async def away(_: Database) -> None:
@@ -101,10 +95,10 @@ async def test_a_bell_that_cannot_be_carried_rings_again_later(
     wake, ringing = asyncio.Event(), Bell(database)
     async with running(listen(database_url, wake, asyncio.Event()), ringing.carry()):
         await heard(wake)
-        monkeypatch.setattr(bell.replication, "notify", away)
+        monkeypatch.setattr(replication, "notify", away)
         ringing.ring()
         await failed.wait()
-        monkeypatch.setattr(bell.replication, "notify", notify)
+        monkeypatch.setattr(replication, "notify", notify)
         ringing.ring()
 
         await heard(wake)
@@ -130,9 +124,7 @@ async def test_a_follower_shows_at_once_what_another_node_rings_for(
     async def shown() -> bool:
         return await worker.age() is not None and await worker.copied(1) == [["A"]]
 
-    async with running(
-        listen(database_url, wake, stop), follower.follow(stop, wake, NEVER), ringing.carry()
-    ):
+    async with running(listen(database_url, wake, stop), follower.follow(stop, wake, NEVER), ringing.carry()):
         await eventually(lambda: is_fresh(worker))
         await api.add(1, "A")
         ringing.ring()
@@ -171,13 +163,13 @@ async def test_the_loss_of_all_connections_is_outlived(
     await api.create("A")
     wake, stop, ringing = asyncio.Event(), asyncio.Event(), Bell(database)
 
-    async with running(
-        listen(database_url, wake, stop), follower.follow(stop, wake, NEVER), ringing.carry()
-    ):
+    async with running(listen(database_url, wake, stop), follower.follow(stop, wake, NEVER), ringing.carry()):
         await eventually(lambda: is_fresh(worker))
         for user_id in (1, 2, 3):
             rows.run(END_ALL)
-            rows.run("SELECT change_memberships(%s, '{A}', '{true}', '{NULL}', '{NULL}', 'me', NULL)", user_id)
+            rows.run(
+                "SELECT change_memberships(%s, '{A}', '{true}', '{NULL}', '{NULL}', 'me', NULL)", user_id
+            )
 
             async def shown(user_id: int = user_id) -> bool:
                 rows.run("SELECT pg_notify('segmentd_changes', '')")

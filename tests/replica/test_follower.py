@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, closing
 from pathlib import Path
 
@@ -10,7 +10,6 @@ import psycopg
 import pytest
 
 from segmentd.domain.identifiers import UserId
-from segmentd.replica.board import Board
 from segmentd.replica.follower import Follower
 from segmentd.storage.database import Database
 from segmentd.storage.memberships import segments_of
@@ -18,8 +17,7 @@ from segmentd.storage.replication import Feed
 from segmentd.storage.upkeep import settle_deleted_segments, settle_due_terms
 from tests.client import Api
 from tests.clock import Clock
-from tests.replica.workers import Worker
-from tests.storage.rows import Rows
+from tests.replica.workers import Worker, copies
 
 CHANGE = "SELECT change_memberships(%s, ARRAY[%s], ARRAY[%s], '{NULL}', '{NULL}', 'test', NULL)"
 
@@ -104,9 +102,7 @@ async def test_later_rounds_show_every_kind_of_change(
     await shown()
 
 
-async def test_a_copy_catches_up_with_an_erased_user(
-    api: Api, database: Database, follower: Follower, worker: Worker
-) -> None:
+async def test_a_copy_catches_up_with_an_erased_user(api: Api, follower: Follower, worker: Worker) -> None:
     await api.create("A")
     await api.add(5, "A")
     await follower.round()
@@ -234,9 +230,9 @@ async def test_nothing_is_skipped_in_whatever_order_transactions_begin_and_end(
     assert late > 10
 
 
-def copies(folder: Path) -> list[tuple[str, int]]:
+def files(folder: Path) -> list[tuple[str, int]]:
     """The names of the copies, with what tells one file from another."""
-    return [(path.name, path.stat().st_ino) for path in folder.glob("*.lmdb")]
+    return [(path.name, path.stat().st_ino) for path in copies(folder)]
 
 
 @asynccontextmanager
@@ -254,7 +250,7 @@ async def test_after_a_restart_the_copy_is_taken_up_and_only_the_missed_part_is_
     async with restarted(database, folder) as follower:
         await api.add(1, "A")
         await follower.round()
-        made = copies(folder)
+        made = files(folder)
 
     await api.add(2, "A")
     await slow.commit()
@@ -263,7 +259,7 @@ async def test_after_a_restart_the_copy_is_taken_up_and_only_the_missed_part_is_
     async with restarted(database, folder) as follower:
         assert await worker.age() is None
         await follower.round()
-        assert copies(folder) == made
+        assert files(folder) == made
         assert await worker.copied(1, 2, 3, 4) == [["A", "ALL"]] * 3 + [["ALL"]]
 
 
@@ -278,7 +274,7 @@ async def test_a_follower_killed_between_two_batches_repeats_them(
     await api.create("A")
     async with restarted(database, folder) as follower:
         await follower.round()
-        made = copies(folder)
+        made = files(folder)
         for user_id in range(1, 36):
             await api.add(user_id, "A")
         batches = 0
@@ -301,5 +297,5 @@ async def test_a_follower_killed_between_two_batches_repeats_them(
     async with restarted(database, folder) as follower:
         await follower.round()
 
-        assert copies(folder) == made
+        assert files(folder) == made
         await assert_equal(database, worker, *range(1, 40))

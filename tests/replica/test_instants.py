@@ -1,15 +1,14 @@
 """Hot reads are right at their own instant: nothing that was computed before outlives its time."""
 
 import json
+from datetime import timedelta
 
 import numpy as np
-from datetime import timedelta
 
 from segmentd.domain.bucketing import buckets
 from segmentd.domain.instants import rfc3339
 from segmentd.replica.board import Board
 from segmentd.replica.follower import Follower
-from segmentd.storage.database import Database
 from tests.client import Api
 from tests.clock import Clock
 from tests.replica.workers import Worker
@@ -81,7 +80,7 @@ async def test_the_node_goes_by_the_clock_of_the_database(
 
 
 async def test_a_round_shows_what_became_of_segments_to_those_who_read_them_before(
-    api: Api, database: Database, follower: Follower, worker: Worker
+    api: Api, follower: Follower, worker: Worker
 ) -> None:
     half = await api.create("HALF", percent=50)
     await api.create("GONE")

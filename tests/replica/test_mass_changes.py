@@ -1,6 +1,6 @@
 """A mass change is worked off while reads go on: in batches, or beyond a measure by a new copy."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
 
 import pytest
@@ -12,11 +12,14 @@ from segmentd.storage.database import Database
 from segmentd.storage.memberships import segments_of
 from segmentd.storage.replication import Feed, Snapshot, UserState
 from tests.client import Api
-from tests.replica.workers import Worker
+from tests.replica.workers import Worker, copies
 from tests.storage.rows import Rows
 
 USERS = range(1, 3001)
-ADD_TO_ALL = "SELECT change_memberships(n, %s, ARRAY[true], '{NULL}', '{NULL}', 'me', NULL) FROM generate_series(1, 3000) n"
+ADD_TO_ALL = """
+    SELECT change_memberships(n, %s, ARRAY[true], '{NULL}', '{NULL}', 'me', NULL)
+    FROM generate_series(1, 3000) n
+"""
 
 
 def is_in(user_id: int, segments: Sequence[str]) -> Sequence[str]:
@@ -74,30 +77,28 @@ async def test_beyond_a_measure_a_new_copy_is_made_while_the_old_one_serves_and_
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("segmentd.replica.follower.SMALLEST_REBUILD", 1000)
-    monkeypatch.setattr("segmentd.replica.follower.FILL_BATCH_USERS", 500)
     await api.create("A")
     await api.create("B")
     await api.create("OWN")
     rows.run(ADD_TO_ALL, ["A"])
     await follower.round()
-    [old] = folder.glob("*.lmdb")
+    [old] = copies(folder)
     rows.run(ADD_TO_ALL, ["B"])
     begun: list[str] = []
     all_states, users_changed_since = Feed.all_states, Feed.users_changed_since
 
-    async def filling(feed: Feed) -> AsyncIterator[tuple[int, bytes]]:
-        number = 0
-        async for user_id, state in all_states(feed):
-            number += 1
-            if number % 1000 == 500:
-                begun.append("filling")
-                assert await worker.age() is not None
-                assert await worker.get(3000) == ["A"]
-                # Before and behind the place that was reached.
-                await worker.change(number - 400, ["OWN"])
-                await worker.change(number + 400, ["OWN"])
-                await worker.change(5000 + number, ["OWN"])
-            yield user_id, state
+    async def filling(feed: Feed) -> AsyncGenerator[list[tuple[bytes, bytes]]]:
+        states = [state async for batch in all_states(feed) for state in batch]
+        for number in (500, 1500, 2500):
+            yield states[number - 500 : number]
+            begun.append("filling")
+            assert await worker.age() is not None
+            assert await worker.get(3000) == ["A"]
+            # Before and behind the place that was reached.
+            await worker.change(number - 400, ["OWN"])
+            await worker.change(number + 400, ["OWN"])
+            await worker.change(5000 + number, ["OWN"])
+            yield states[number : number + 500]
 
     async def catching_up(feed: Feed, snapshot: Snapshot) -> Sequence[UserId]:
         if board.filling:
@@ -131,15 +132,15 @@ async def test_a_measure_is_a_share_of_the_users_where_they_are_many(
     await api.create("B")
     rows.run(ADD_TO_ALL, ["A"])
     await follower.round()
-    [first] = folder.glob("*.lmdb")
+    [first] = copies(folder)
 
     for user_id in range(1, 100):  # more than 10, and less than 30 % of 3,000
         await api.add(user_id, "B")
     await follower.round()
 
-    assert [*folder.glob("*.lmdb")] == [first]
+    assert copies(folder) == [first]
     assert await worker.copied(99, 100) == [["A", "B"], ["A"]]
     rows.run(ADD_TO_ALL, ["B"])
     await follower.round()
-    assert [*folder.glob("*.lmdb")] != [first]
+    assert copies(folder) != [first]
     assert await worker.copied(99, 100) == [["A", "B"]] * 2

@@ -9,14 +9,13 @@ from contextlib import asynccontextmanager, contextmanager
 
 import pytest
 
+from segmentd.domain.identifiers import UserId
 from segmentd.replica.board import Board, boot_time
 from segmentd.replica.follower import Follower
 from segmentd.storage.database import Database
 from segmentd.storage.memberships import segments_of
-from segmentd.domain.identifiers import UserId
 from tests.client import Api
 from tests.replica.workers import Worker
-from tests.storage.rows import Rows
 
 
 @asynccontextmanager
@@ -143,7 +142,7 @@ async def test_a_user_who_was_erased_is_gone_at_once_and_comes_back_at_once(
 
 
 async def test_a_write_with_a_segment_that_another_node_made_just_now_is_shown(
-    api: Api, follower: Follower, workers: Sequence[Worker], board: Board
+    api: Api, follower: Follower, workers: Sequence[Worker]
 ) -> None:
     await follower.round()
     await api.create("MADE_ELSEWHERE")
@@ -169,7 +168,7 @@ def no_room_for(worker: Worker) -> Iterator[None]:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits another process")
 async def test_a_write_that_the_copy_cannot_take_succeeds_and_is_read_from_the_database(
-    api: Api, follower: Follower, workers: Sequence[Worker], board: Board, rows: Rows
+    api: Api, follower: Follower, workers: Sequence[Worker], board: Board
 ) -> None:
     await api.create("A")
     await api.create("B")
@@ -198,9 +197,8 @@ async def test_a_write_that_the_copy_cannot_take_succeeds_and_is_read_from_the_d
 
 
 async def test_a_round_that_began_before_a_write_that_is_not_shown_makes_nothing_good(
-    api: Api, follower: Follower, worker: Worker, board: Board
+    follower: Follower, worker: Worker, board: Board
 ) -> None:
-    await api.create("A")
     await follower.round()
     board.spoilt_at = boot_time()
     assert await worker.age() is None

@@ -6,8 +6,11 @@ from typing import Any
 import psycopg
 import pytest
 
-from segmentd.storage.replication import CHANGED_USERS, HOLD_TO_INDEXES, Feed, Snapshot
+from segmentd.domain.identifiers import UserId
+from segmentd.storage import replication
 from segmentd.storage.database import Database
+from segmentd.storage.replication import CHANGED_USERS, HOLD_TO_INDEXES, Feed, Snapshot
+from tests.client import Api
 from tests.storage.rows import Rows
 
 Plan = dict[str, Any]
@@ -24,7 +27,8 @@ FILL = """
 def months(rows: Rows) -> Rows:
     """Three years of history, which nobody analyses behind the test's back."""
     rows.run(
-        "SELECT ensure_event_partition(reading_instant() - n * interval '1 month') FROM generate_series(1, %s) n",
+        "SELECT ensure_event_partition(reading_instant() - n * interval '1 month')"
+        " FROM generate_series(1, %s) n",
         MONTHS,
     )
     for (name,) in rows("SELECT relname FROM pg_class WHERE relname ~ '^membership_events_\\d+_\\d+$'"):
@@ -89,6 +93,22 @@ async def test_the_feed_holds_the_planner_to_it(database: Database) -> None:
     async with database.transaction() as connection:
         assert await Feed(connection).users_changed_since(Snapshot(3, [])) == []
 
-        for name, value in {"enable_seqscan": "off", "jit": "off", "max_parallel_workers_per_gather": "0"}.items():
+        for name, value in {
+            "enable_seqscan": "off",
+            "jit": "off",
+            "max_parallel_workers_per_gather": "0",
+        }.items():
             shown = await connection.execute("SELECT current_setting(%s)", [name])
             assert await shown.fetchone() == (value,)
+
+
+async def test_all_that_a_feed_gives_is_of_one_snapshot(api: Api, database: Database) -> None:
+    async with replication.feed(database) as feed:
+        before = await feed.position()
+        await api.create("A")
+        await api.add(1, "A")
+
+        assert await feed.segments() == []
+        assert await feed.states([UserId(1)]) == []
+        assert [state async for state in feed.all_states()] == []
+        assert (await feed.position()).snapshot == before.snapshot

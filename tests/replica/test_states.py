@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from segmentd.domain.identifiers import UserId
 from segmentd.replica.states import EXCLUDED, HAS_TERM, SEGMENT_BITS, ends_of, version_of, words_of
 from segmentd.storage import replication
 from segmentd.storage.database import Database
@@ -36,8 +37,10 @@ def read(state: bytes) -> list[tuple[int, bool, datetime | None]]:
 async def packed(database: Database, *user_ids: int) -> tuple[dict[int, bytes], dict[int, bytes]]:
     """By the function for some users, and by the query for all users that have overrides."""
     async with replication.feed(database) as feed:
-        some = await feed.states([*map(replication.UserId, user_ids)])
-        every = {user_id: state async for user_id, state in feed.all_states()}
+        some = await feed.states([*map(UserId, user_ids)])
+        every = {
+            int.from_bytes(key, "big"): state async for batch in feed.all_states() for key, state in batch
+        }
     return {user.user_id: user.state for user in some}, every
 
 
@@ -94,7 +97,10 @@ async def test_a_user_with_nothing_left_has_a_state_that_says_so(api: Api, datab
 async def test_a_thousand_overrides_are_read_as_they_were_packed(
     api: Api, database: Database, rows: Rows
 ) -> None:
-    rows.run("SELECT create_segment('S' || n, '', CASE n %% 3 WHEN 0 THEN 50 END, n) FROM generate_series(1, 1500) n")
+    rows.run(
+        "SELECT create_segment('S' || n, '', CASE n %% 3 WHEN 0 THEN 50 END, n)"
+        " FROM generate_series(1, 1500) n"
+    )
     await api.change(
         7,
         add=[{"slug": f"S{n}", "until": LATE} if n % 2 else f"S{n}" for n in range(1, 501)],
@@ -115,7 +121,8 @@ async def test_what_a_write_returns_is_what_the_follower_would_read(
     await api.create("A")
     await api.create("ALL", percent=100)
     [returned] = rows.column(
-        "SELECT state FROM change_memberships(7, '{A,ALL}', '{true,false}', '{NULL,NULL}', '{60,NULL}', 'me', NULL)"
+        "SELECT state FROM change_memberships("
+        "  7, '{A,ALL}', '{true,false}', '{NULL,NULL}', '{60,NULL}', 'me', NULL)"
     )
 
     some, _ = await packed(database, 7)

@@ -22,7 +22,7 @@ from segmentd.storage.replication import ERASURES_KEPT, Feed, Position, Snapshot
 from tests.client import Api
 from tests.clock import Clock
 from tests.postgres import new_database
-from tests.replica.workers import Worker
+from tests.replica.workers import Worker, copies
 from tests.storage.rows import Rows
 
 Damage = Callable[[Path], None]
@@ -36,6 +36,10 @@ def opened(path: Path) -> Iterator[Store]:
         yield store
 
 
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
 def note_of(path: Path) -> Path:
     return Path(f"{path}-boot")
 
@@ -44,7 +48,7 @@ async def make_copy(database: Database, folder: Path) -> Path:
     """The file of a new copy, closed in order."""
     with closing(Follower(database, folder)) as follower:
         await follower.round()
-    [path] = folder.glob("*.lmdb")
+    [path] = copies(folder)
     return path
 
 
@@ -144,7 +148,7 @@ async def test_a_copy_that_cannot_be_trusted_is_made_anew(
         await follower.round()
 
         assert await worker.copied(1, 2, 3) == [["A"], ["A"], []]
-        assert [*folder.glob("*.lmdb")] != [path]
+        assert copies(folder) != [path]
         await api.add(3, "A")
         await follower.round()
         assert await worker.copied(3) == [["A"]]
@@ -183,9 +187,7 @@ def look_at(path: Path) -> str:
     return checked.stdout
 
 
-async def test_what_a_crash_of_the_machine_left_is_not_even_opened(
-    database: Database, folder: Path
-) -> None:
+async def test_what_a_crash_of_the_machine_left_is_not_even_opened(database: Database, folder: Path) -> None:
     path = await make_copy(database, folder)
     whole = bytearray(path.read_bytes())
     for begin in range(8192, len(whole), 4096):  # the heads are whole and all pages are not
@@ -255,7 +257,7 @@ async def test_a_database_that_is_exchanged_while_it_is_followed_is_copied_anew(
     await api.add(1, "A")
     await follower.round()
     assert await worker.copied(1) == [["A"]]
-    [first] = folder.glob("*.lmdb")
+    [first] = copies(folder)
     position = Feed.position
 
     async def elsewhere(feed: Feed) -> Position:
@@ -357,8 +359,8 @@ async def test_leftovers_of_killed_followers_are_cleared_away(
     with closing(Follower(database, folder)) as follower:
         await follower.round()
 
-    assert [*folder.glob("*.lmdb")] == [path]
-    assert not (folder / "copy-78.lmdb-lock").exists()
+    assert copies(folder) == [path]
+    assert names(folder) == {path.name, f"{path.name}-lock", f"{path.name}-boot", "board"}
     assert await worker.copied(1) == [[]]
 
 
@@ -374,7 +376,7 @@ async def test_a_copy_that_fails_while_it_is_followed_is_made_anew(
     def failing(store: Store, states: States, facts: Facts = ()) -> None:
         if not failed.is_set():
             failed.set()
-            raise lmdb.CorruptedError
+            raise lmdb.CorruptedError("what a bad disk leaves")
         put(store, states, facts)
 
     monkeypatch.setattr(Store, "put", failing)
@@ -418,7 +420,9 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 
 def test_a_state_is_never_replaced_by_an_older_one(store: Store) -> None:
-    store.put_catalog(CatalogState(1, [ReplicatedSegment(1, "A", 0, None), ReplicatedSegment(2, "B", 0, None)]))
+    store.put_catalog(
+        CatalogState(1, [ReplicatedSegment(1, "A", 0, None), ReplicatedSegment(2, "B", 0, None)])
+    )
     store.put([(5, state(7, 1))])
 
     store.put([(5, state(6, 2)), (6, state(6, 2))])

@@ -1,6 +1,6 @@
-"""HTTP processes of nodes without the network: each is a process of its own, as LMDB wants a file opened once.
+"""HTTP processes of a node without the network: real processes, for LMDB lets each open a file only once.
 
-They are kept for a whole run, for Python takes most of a second to start; a node is opened and closed in them.
+They are kept for the whole run, as Python takes long to start; nodes are opened and closed in them.
 """
 
 import asyncio
@@ -9,10 +9,11 @@ import json
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
+from unittest.mock import patch
 
 import msgspec
 
@@ -27,6 +28,21 @@ from segmentd.storage.database import Database
 from tests.replica.asgi import JSON, Answer, Request, ask
 
 Json = Any
+
+
+PATIENCE_S: Final = 60
+
+
+async def eventually(condition: Callable[[], Awaitable[bool]]) -> None:
+    """Waits for something to come true."""
+    async with asyncio.timeout(PATIENCE_S):
+        while not await condition():  # noqa: ASYNC110 - another process or server makes it true
+            await asyncio.sleep(0.01)
+
+
+def copies(folder: Path) -> list[Path]:
+    """The files of a node's copies."""
+    return sorted(folder.glob("*.lmdb"))
 
 
 class Worker:
@@ -51,9 +67,11 @@ class Worker:
         self._process.communicate()
 
     @asynccontextmanager
-    async def opened(self, database_url: str, folder: Path, **settings: Json) -> AsyncIterator["Worker"]:
-        """A node's HTTP process as long as the context lives."""
-        await self._do("open", database_url, str(folder), settings)
+    async def opened(
+        self, database_url: str, folder: Path, *, patience_s: float = 3, **settings: Json
+    ) -> AsyncIterator["Worker"]:
+        """A node's HTTP process as long as the context lives; `patience_s` with a database that is away."""
+        await self._do("open", database_url, str(folder), patience_s, settings)
         try:
             yield self
         finally:
@@ -127,14 +145,13 @@ class _Duty:
     async def do(self, name: str, *values: Json) -> Json:
         return await getattr(self, name)(*values)
 
-    async def open(self, database_url: str, folder: str, settings: Json) -> None:
+    async def open(self, database_url: str, folder: str, patience_s: float, settings: Json) -> None:
         stack = AsyncExitStack()
-        chosen = Settings(**{"data_dir": folder} | settings)
-        database = await stack.enter_async_context(Database(database_url, pool_size=4))
+        chosen = Settings(**{"data_dir": str(Path(folder).parent)} | settings)
+        with patch("segmentd.storage.database._LONGEST_WAIT_S", patience_s):
+            database = await stack.enter_async_context(Database(database_url, pool_size=4))
         node = await stack.enter_async_context(near(database, chosen, Path(folder)))
-        self._now = _Opened(
-            stack, node, HotPath(create_app(service(database, chosen, node)), node.replica)
-        )
+        self._now = _Opened(stack, node, HotPath(create_app(service(database, chosen, node)), node.replica))
 
     async def close(self) -> None:
         if self._now is not None:

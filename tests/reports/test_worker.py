@@ -153,8 +153,10 @@ async def test_jobs_of_a_dead_worker_are_taken_up_and_periodic_ones_go_on(
     rows.run("UPDATE procrastinate_jobs SET status = 'doing', worker_id = %s", dead)
     for status in ("doing", "todo"):
         rows.run(
-            "INSERT INTO procrastinate_jobs (task_name, lock, queueing_lock, args, status, worker_id)"
-            " SELECT name, name, name, '{\"timestamp\": 1}', %s::procrastinate_job_status,"
+            "INSERT INTO procrastinate_jobs"
+            "  (queue_name, task_name, lock, queueing_lock, args, status, worker_id)"
+            " SELECT 'default', name, CASE WHEN name <> 'take_up_stalled' THEN name END, name,"
+            "  '{\"timestamp\": 1}', %s::procrastinate_job_status,"
             "  CASE WHEN %s = 'doing' THEN %s END"
             " FROM unnest(ARRAY ['settle', 'purge_reports', 'take_up_stalled']) AS name",
             status, status, dead,
@@ -227,7 +229,7 @@ async def test_a_worker_outlives_the_loss_of_its_connections(
         await until(is_there)
         rows(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-            " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            " WHERE datname = current_database() AND application_name = 'segmentd jobs'"
         )
         report = await office.order()
         assert (await final(office, report))["status"] == "done"
@@ -236,12 +238,9 @@ async def test_a_worker_outlives_the_loss_of_its_connections(
 @contextmanager
 def worker_process(database_url: str, data_dir: Path) -> Iterator[int]:
     """`segmentd worker` in a process group of its own; gives its id."""
-    pid = os.posix_spawn(
-        sys.executable,
-        [sys.executable, "-m", "segmentd", "worker", "--database-url", database_url, "--data-dir", str(data_dir)],
-        os.environ,
-        setpgroup=0,
-    )  # fmt: skip
+    options = ["--database-url", database_url, "--data-dir", str(data_dir)]
+    command = [sys.executable, "-m", "segmentd", "worker", *options]
+    pid = os.posix_spawn(sys.executable, command, os.environ, setpgroup=0)
     try:
         yield pid
     finally:
@@ -252,7 +251,7 @@ def worker_process(database_url: str, data_dir: Path) -> Iterator[int]:
 EVENTS: LiteralString = """
     INSERT INTO membership_events (user_id, segment_id, at, operation, effective, cause, actor)
     SELECT 1 + number / 10, 1, clock_instant() - number * interval '1 microsecond',
-           CASE WHEN number % 2 = 0 THEN 'add' ELSE 'remove' END, true, 'request', 'anonymous'
+           CASE WHEN number %% 2 = 0 THEN 'add' ELSE 'remove' END, true, 'request', 'anonymous'
     FROM generate_series(1, 300000) AS number
 """
 

@@ -63,9 +63,12 @@ class Catalog:
     def _decided(self, covered: list[int], state: bytes, now: int) -> list[int]:
         """An override that holds decides, else the rollout."""
         words = words_of(state)
+        rank_of = self._rank_of.get
+        if not words or max(words) < HAS_TERM:
+            # Most users: pins for good, and nothing else.
+            return sorted({*covered, *(rank for rank in map(rank_of, words) if rank is not None)})
         ends = ends_of(state, len(words))
         ranks = set(covered)
-        rank_of = self._rank_of.get
         for word in words:
             if word & HAS_TERM and next(ends) <= now:
                 continue

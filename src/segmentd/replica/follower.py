@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -28,7 +28,6 @@ BATCH_USERS: Final = 500
 REBUILD_SHARE: Final = 0.3
 SMALLEST_REBUILD: Final = 50_000
 
-FILL_BATCH_USERS: Final = 5_000
 PROGRESS_EVERY: Final = 1_000_000
 
 _USELESS: Final = (Unusable, lmdb.CorruptedError, lmdb.InvalidError, lmdb.PageNotFoundError, lmdb.PanicError)
@@ -179,11 +178,12 @@ class Follower:
             expected = await feed.approximate_users()
             version = await feed.catalog_version()
             store.put_catalog(catalog_state(version, await feed.segments()))
-            async for batch in _gathered(feed.all_states(), FILL_BATCH_USERS):
-                store.append(batch)
-                users += len(batch)
-                if users % PROGRESS_EVERY < len(batch):
-                    _log.info("making a copy", users=users, of_about=expected)
+            async with contextlib.aclosing(feed.all_states()) as batches:
+                async for batch in batches:
+                    store.append(batch)
+                    users += len(batch)
+                    if users % PROGRESS_EVERY < len(batch):
+                        _log.info("making a copy", users=users, of_about=expected)
         store.put([], [(b"format", FORMAT), *_facts_of(position)])
         return users
 
@@ -210,19 +210,6 @@ async def _clock_offset(feed: Feed) -> int:
 def _batches(user_ids: Sequence[UserId], size: int) -> Iterator[Sequence[UserId]]:
     for begin in range(0, len(user_ids), size):
         yield user_ids[begin : begin + size]
-
-
-async def _gathered(
-    states: AsyncIterator[tuple[int, bytes]], size: int
-) -> AsyncIterator[list[tuple[int, bytes]]]:
-    batch: list[tuple[int, bytes]] = []
-    async for state in states:
-        batch.append(state)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
 
 
 def _modified(path: Path) -> float:

@@ -141,11 +141,13 @@ class Store:
             if not self._current_catalog(transaction).knows(state):
                 raise Unusable("it does not know all segments yet")
 
-    def append(self, states: Iterable[tuple[int, bytes]]) -> None:
-        """Writes states of users above all that are there, by id: the quick way to fill a copy."""
+    def append(self, states: Iterable[tuple[bytes, bytes]]) -> None:
+        """Writes states of users above all that are there, by id: the quick way to fill a copy.
+
+        The ids are 8 bytes each, big-endian, as they come from PostgreSQL and as they are kept.
+        """
         with self._env.begin(self._users, write=True) as transaction:
-            for user_id, state in states:
-                transaction.put(_KEY.pack(user_id), state, append=True)
+            transaction.cursor().putmulti(states, append=True)
 
     def put_catalog(self, catalog: CatalogState) -> None:
         """Writes a catalog that is not older than the one that is there."""

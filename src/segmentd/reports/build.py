@@ -1,21 +1,20 @@
 """The making of a report: one COPY, streamed into its file."""
 
-from collections.abc import AsyncIterator
-from contextlib import suppress
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from datetime import datetime
 from hashlib import sha256
 from typing import Final, LiteralString
 
-import psycopg
 from msgspec.structs import replace
 from psycopg import AsyncConnection, sql
 
 from segmentd.domain.reports import Built, Report
 from segmentd.reports.files import CHUNK_BYTES, ReportFiles
+from segmentd.storage.copying import batches
 from segmentd.storage.database import Database
 
 HEADER: Final = b"user_id;segment;operation;time\n"
-CANCEL_SECONDS: Final = 5.0
 
 # The parameters are literals because COPY takes no others.
 REPORT_ROWS: Final[LiteralString] = """
@@ -46,14 +45,9 @@ async def build(database: Database, files: ReportFiles, report: Report) -> Built
     recorder = _Recorder()
     async with database.transaction() as connection:
         await connection.execute(_SESSION)
-        try:
-            await files.write(file_name, recorder.record(_chunks(connection, report, as_of)))
-        except BaseException:
-            # Nobody reads on, and the query may go on for long: end it with its session.
-            with suppress(psycopg.Error):
-                await connection.cancel_safe(timeout=CANCEL_SECONDS)
-            await connection.close()
-            raise
+        # Where the store breaks off, the query is ended before its transaction is.
+        async with aclosing(_chunks(connection, report, as_of)) as chunks:
+            await files.write(file_name, recorder.record(chunks))
     return Built(as_of, recorder.rows - report.header, recorder.size, recorder.digest.hexdigest())
 
 
@@ -83,18 +77,13 @@ def rows_query(report: Report, as_of: datetime) -> sql.Composed:
     )
 
 
-async def _chunks(connection: AsyncConnection, report: Report, as_of: datetime) -> AsyncIterator[bytes]:
+async def _chunks(connection: AsyncConnection, report: Report, as_of: datetime) -> AsyncGenerator[bytes]:
     if report.header:
         yield HEADER
     copy_out = sql.SQL("COPY ({}) TO STDOUT (FORMAT csv, DELIMITER ';')").format(rows_query(report, as_of))
-    buffer = bytearray()
-    async with connection.cursor() as cursor, cursor.copy(copy_out) as copy:
-        async for row in copy:
-            buffer += row
-            if len(buffer) >= CHUNK_BYTES:
-                yield bytes(buffer)
-                buffer.clear()
-    yield bytes(buffer)
+    async with aclosing(batches(connection, copy_out, CHUNK_BYTES)) as copied:
+        async for rows in copied:
+            yield b"".join(rows)
 
 
 class _Recorder:

@@ -34,14 +34,16 @@ class ReportFiles:
     async def write(self, name: str, chunks: AsyncIterator[bytes]) -> None:
         """Streams the chunks into a file; an error among them leaves no file."""
         self._remove_unfinished(name)
-        await obstore.put_async(
-            self._store,
-            name,
-            chunks,
-            chunk_size=_PART_BYTES,
-            max_concurrency=_PARTS_AT_ONCE,
-            use_multipart=True,
+        # Not put_async: it draws the chunks by itself, and when cancelled it goes on in the midst of one.
+        writer = obstore.open_writer_async(
+            self._store, name, buffer_size=_PART_BYTES, max_concurrency=_PARTS_AT_ONCE
         )
+        try:
+            async for chunk in chunks:
+                await writer.write(chunk)
+            await writer.close()
+        finally:
+            del writer  # and with it what is unfinished, however long a traceback may live
 
     async def read(self, name: str, begin: int, end: int) -> AsyncIterator[bytes]:
         """Streams the bytes from `begin` to before `end`. Raises ReportNotFound where there is no file."""

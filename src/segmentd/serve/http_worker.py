@@ -10,6 +10,7 @@ import uvicorn
 
 from segmentd.api.http.app import create_app
 from segmentd.api.http.hot_path import HotPath
+from segmentd.api.http.hot_protocol import HotProtocol
 from segmentd.config import Settings
 from segmentd.serve.child import Assignment, Duty, run_child
 from segmentd.serve.wiring import near, service
@@ -59,7 +60,7 @@ class Server(uvicorn.Server):
 def _configured(app: HotPath, settings: Settings) -> uvicorn.Config:
     return uvicorn.Config(
         app,
-        http="httptools",
+        http=HotProtocol.answering_by(app),
         ws="none",
         lifespan="off",
         log_config=None,

@@ -1,8 +1,8 @@
 """What a copy is fed from: snapshots, changed users, their states (migrations/0008_replication.sql)."""
 
 import re
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing, asynccontextmanager
 from datetime import timedelta
 from typing import Final, LiteralString, NamedTuple
 
@@ -11,12 +11,16 @@ import psycopg
 from psycopg.rows import scalar_row
 
 from segmentd.domain.identifiers import UserId
+from segmentd.storage.copying import batches
 from segmentd.storage.database import Database, struct_row
 
 # How long erasures are remembered, so that every copy hears of them; a copy that was away for nearly as long
 # is made anew.
 ERASURES_KEPT: Final = timedelta(days=1)
 ERASURES_MARGIN: Final = timedelta(hours=1)
+
+COPY_SIGNATURE_BYTES: Final = 19
+COPY_TRAILER: Final = b"\xff\xff"
 
 CHANNEL: Final = "segmentd_changes"
 
@@ -159,13 +163,16 @@ class Feed:
             )
             return await cursor.fetchall()
 
-    async def all_states(self) -> AsyncIterator[tuple[int, bytes]]:
-        """The state of every user that has overrides, by id, streamed."""
+    async def all_states(self) -> AsyncGenerator[list[tuple[bytes, bytes]]]:
+        """The state of every user that has overrides, by id, in batches; the ids as 8 bytes, big-endian."""
         copy_out = f"COPY ({ALL_STATES}) TO STDOUT (FORMAT binary)".encode()
-        async with self._connection.cursor() as cursor, cursor.copy(copy_out) as copy:
-            copy.set_types(["int8", "bytea"])
-            async for user_id, state in copy.rows():
-                yield user_id, state
+        signature = COPY_SIGNATURE_BYTES
+        async with aclosing(batches(self._connection, copy_out)) as copied:
+            async for rows in copied:
+                rows[0] = rows[0][signature:]
+                signature = 0
+                # A row: how many fields, in 2 bytes; the id, after its length in 4 bytes; the state likewise.
+                yield [(row[6:14], row[18:]) for row in rows if row != COPY_TRAILER]
 
     async def approximate_users(self) -> int:
         """How many users there are, as the planner thinks."""

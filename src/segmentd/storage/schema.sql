@@ -69,7 +69,8 @@ CREATE INDEX registrations_by_end ON registrations (ended_at) WHERE ended_at IS 
 
 
 CREATE TABLE segments (
-    id          bigint      PRIMARY KEY GENERATED ALWAYS AS IDENTITY,
+    -- 30 bits: the others of a word of 32 say more about an override in the nodes' copies (override_word).
+    id          bigint      PRIMARY KEY GENERATED ALWAYS AS IDENTITY CHECK (id < 1073741824),
     slug        text        NOT NULL COLLATE "C" CHECK (slug ~ '^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$'),
     description text        NOT NULL DEFAULT '' CHECK (length(description) <= 2000),
     salt        bigint      NOT NULL,
@@ -980,7 +981,7 @@ BEGIN
     DELETE FROM users WHERE id = p_user_id;
     INSERT INTO erasures (user_id, version, at) VALUES (p_user_id, old_version + 1, clock_instant());
     UPDATE reports r
-    SET expires_at = greatest(clock_instant(), r.created_at + interval '1 microsecond')
+    SET expires_at = greatest(clock_instant(), r.created_at + interval '1 microsecond'), user_id = NULL
     WHERE (r.user_id IS NULL OR r.user_id = p_user_id) AND r.expires_at > clock_instant();
     RETURN (SELECT e.state FROM erased_states(ARRAY [p_user_id]) e);
 END

@@ -20,8 +20,9 @@ BEFORE_ID: Final = "/api/v1/users/"
 AFTER_ID: Final = "/segments"
 LOOKUP: Final = "/api/v1/lookup"
 
-_JSON: Final = (b"content-type", b"application/json")
 _LONGEST_ID: Final = len(str(INT64_MAX))
+# A thousand ids take 21,000 bytes; what is larger is full of blanks, or too large.
+_LONGEST_LOOKUP: Final = 2**16
 
 
 class HotPath:
@@ -38,16 +39,17 @@ class HotPath:
             return
         path = scope["path"]
         if scope["method"] == "GET" and path.endswith(AFTER_ID) and path.startswith(BEFORE_ID):
-            answer = self._user(path[len(BEFORE_ID) : -len(AFTER_ID)])
+            answer = self.user(path[len(BEFORE_ID) : -len(AFTER_ID)])
             if answer is not None:
                 await _send(send, *answer)
                 return
-        elif scope["method"] == "POST" and path == LOOKUP and _JSON in scope["headers"]:
+        elif scope["method"] == "POST" and path == LOOKUP and _is_plain_json(scope):
             await self._look_up(scope, receive, send)
             return
         await self._app(scope, receive, send)
 
-    def _user(self, text: str) -> tuple[bytes, int] | None:
+    def user(self, text: str) -> tuple[bytes, int] | None:
+        """The body and its age for the id in a path; None: it is for the framework to answer."""
         # Digits, no leading zero: everything else about ids is for the framework to judge.
         if not (text.isascii() and text.isdecimal() and text[0] != "0" and len(text) <= _LONGEST_ID):
             return None
@@ -81,10 +83,11 @@ class HotPath:
 
     def _users(self, message: HTTPRequestEvent) -> tuple[bytes, int] | None:
         age = self._replica.age()
-        if age is None or message["more_body"]:
+        body = message["body"]
+        if age is None or message["more_body"] or len(body) > _LONGEST_LOOKUP:
             return None
         try:
-            user_ids = self._lookups.decode(message["body"]).user_ids
+            user_ids = self._lookups.decode(body).user_ids
             found = self._replica.segments_of_many(user_ids)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, Unusable):
             return None
@@ -93,6 +96,12 @@ class HotPath:
             for user_id, slugs in zip(user_ids, found, strict=True)
         )
         return b'{"users":[%b]}' % b",".join(users), age
+
+
+def _is_plain_json(scope: HTTPScope) -> bool:
+    """Whether the one media type is JSON, with no parameters."""
+    types = [value for name, value in scope["headers"] if name == b"content-type"]
+    return types == [b"application/json"]
 
 
 async def _send(send: Send, body: bytes, age: int) -> None:

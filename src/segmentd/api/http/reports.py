@@ -151,7 +151,7 @@ async def get_report_file(
     headers = {
         "ETag": f'"{report.sha256}"',
         "Accept-Ranges": "bytes",
-        "Cache-Control": "private, max-age=3600",
+        "Cache-Control": "private, no-cache",
         "Content-Disposition": f'attachment; filename="segmentd-{report.begins_at:%Y-%m-%d}-{report.id}.csv"',
     }
     if none_match is not None and _names(none_match, headers["ETag"]):

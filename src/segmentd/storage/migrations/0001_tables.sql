@@ -48,7 +48,8 @@ CREATE INDEX registrations_by_end ON registrations (ended_at) WHERE ended_at IS 
 
 
 CREATE TABLE segments (
-    id          bigint      PRIMARY KEY GENERATED ALWAYS AS IDENTITY,
+    -- 30 bits: the others of a word of 32 say more about an override in the nodes' copies (override_word).
+    id          bigint      PRIMARY KEY GENERATED ALWAYS AS IDENTITY CHECK (id < 1073741824),
     slug        text        NOT NULL COLLATE "C" CHECK (slug ~ '^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$'),
     description text        NOT NULL DEFAULT '' CHECK (length(description) <= 2000),
     salt        bigint      NOT NULL,

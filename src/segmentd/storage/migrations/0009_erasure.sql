@@ -42,7 +42,7 @@ BEGIN
     DELETE FROM users WHERE id = p_user_id;
     INSERT INTO erasures (user_id, version, at) VALUES (p_user_id, old_version + 1, clock_instant());
     UPDATE reports r
-    SET expires_at = greatest(clock_instant(), r.created_at + interval '1 microsecond')
+    SET expires_at = greatest(clock_instant(), r.created_at + interval '1 microsecond'), user_id = NULL
     WHERE (r.user_id IS NULL OR r.user_id = p_user_id) AND r.expires_at > clock_instant();
     RETURN (SELECT e.state FROM erased_states(ARRAY [p_user_id]) e);
 END

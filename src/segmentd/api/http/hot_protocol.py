@@ -1,0 +1,81 @@
+"""The hot read answered in uvicorn's protocol: half of what it costs is making and running an ASGI call.
+
+A whole plain request, alone in what was received and with nothing before it that waits for its end, is
+answered on the spot. Every other byte goes to uvicorn's parser, untouched (docs/decisions/0021).
+"""
+
+import re
+from typing import ClassVar, Final
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+from segmentd.api.http.hot_path import HotPath
+
+# Headers about the connection, the body or an expectation are for the parser to judge; others do not matter.
+PLAIN: Final = re.compile(
+    rb"GET /api/v1/users/([1-9][0-9]{0,18})/segments HTTP/1\.1\r\n"
+    rb"(?:(?!(?i:connection|content-length|transfer-encoding|upgrade|expect)[ \t]*:)"
+    rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[^\r\n\0]*\r\n)*\r\n"
+)
+
+
+class HotProtocol(HttpToolsProtocol):
+    """One connection."""
+
+    hot_path: ClassVar[HotPath]
+
+    _parsing = False
+    _answered_at = 0.0
+
+    @classmethod
+    def answering_by(cls, hot_path: HotPath) -> type["HotProtocol"]:
+        """The protocol of a server whose hot reads `hot_path` answers."""
+        return type(cls.__name__, (cls,), {"hot_path": hot_path})
+
+    def data_received(self, data: bytes) -> None:
+        """Answers a plain hot read, or hands everything to the parser."""
+        if not self._is_busy():
+            plain = PLAIN.fullmatch(data)
+            answer = None if plain is None else self.hot_path.user(plain[1].decode())
+            if answer is not None:
+                self._answer(*answer)
+                return
+        super().data_received(data)
+
+    def on_message_begin(self) -> None:
+        """From here to the message's end, what comes belongs to it."""
+        self._parsing = True
+        super().on_message_begin()
+
+    def on_message_complete(self) -> None:
+        """The next byte begins another message."""
+        self._parsing = False
+        super().on_message_complete()
+
+    def _is_busy(self) -> bool:
+        """Whether a message is half heard, or an answer half given."""
+        cycle: RequestResponseCycle | None = self.cycle
+        return self._parsing or self.flow.write_paused or (cycle is not None and not cycle.response_complete)
+
+    def _answer(self, body: bytes, age: int) -> None:
+        head = b"".join([b"%b: %b\r\n" % header for header in self.server_state.default_headers])
+        self.transport.write(
+            b"HTTP/1.1 200 OK\r\n%b"
+            b"age: %d\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b"
+            % (head, age, len(body), body)
+        )
+        self.server_state.total_requests += 1
+        self._unset_keepalive_if_required()
+        if not self._answered_at:
+            self.loop.call_later(self.timeout_keep_alive, self._close_if_idle)
+        self._answered_at = self.loop.time()
+
+    def _close_if_idle(self) -> None:
+        """One timer a connection, which looks anew after use meanwhile: cheaper than one a request."""
+        if self.transport.is_closing():
+            return
+        left = self._answered_at + self.timeout_keep_alive - self.loop.time()
+        if left > 0 or self._is_busy():
+            self.loop.call_later(max(left, self.timeout_keep_alive / 2), self._close_if_idle)
+        else:
+            self.transport.close()
