@@ -193,7 +193,8 @@ class Doing:
 
     def _instant_of_change(self, user: int, now: datetime) -> datetime:
         """The end of a term and what follows it are two instants."""
-        ends = {override.until for (who, _), override in self._model.overrides.items() if who == user}
+        own = [(user, segment) for segment in self._model.segments]
+        ends = {self._model.overrides[key].until for key in own if key in self._model.overrides}
         while now in ends:
             now += MICROSECOND
         return now
