@@ -183,4 +183,4 @@ def _told(event: Json) -> tuple[str, str, str, str, str]:
 
 
 def _by_slug(memberships: list[Json]) -> list[Json]:
-    return sorted(memberships, key=lambda told: (told["slug"], told["since"]))
+    return sorted(memberships, key=lambda told: [told["slug"], *map(str, told.values())])

@@ -63,9 +63,10 @@ class OneTruth(RuleBasedStateMachine):
         getattr(self.doing, name)(**arguments)
 
     def possible_acts(self) -> st.SearchStrategy[Act]:
-        user, percent, slug = st.sampled_from(USERS), st.sampled_from(PERCENTS), st.sampled_from(SLUGS)
+        user, percent = st.sampled_from(USERS), st.sampled_from(PERCENTS)
+        slug = st.sampled_from([*SLUGS, *(segment.slug for segment in self.doing.deleted)])
         ends = self.doing.ends_ahead()
-        instants = [end + beside for end in ends for beside in (0 * MICROSECOND, -MICROSECOND, MICROSECOND)]
+        instants = [*ends, *ends, *(end - MICROSECOND for end in ends), *(end + MICROSECOND for end in ends)]
         acts: list[tuple[str, dict[str, st.SearchStrategy[Json]]]] = []
         if living := [segment.slug for segment in self.model.segments]:
             one, wishes = st.sampled_from(living), st.dictionaries(st.sampled_from(living), wish, min_size=1)
@@ -87,7 +88,7 @@ class OneTruth(RuleBasedStateMachine):
             ("let_time_pass", {"seconds": st.sampled_from(SECONDS)}),
             *[("run_the_jobs", {})] * 2,
         ]
-        appointment = st.sampled_from([*[None] * 8, *ends, *instants] if ends else [None])
+        appointment = st.sampled_from([*[None] * 8, *instants] if ends else [None])
         return st.sampled_from(acts).flatmap(
             lambda act: st.tuples(st.just(act[0]), st.fixed_dictionaries(act[1]), appointment)
         )

@@ -1,6 +1,8 @@
 """A mass change is worked off while reads go on: in batches, or beyond a measure by a new copy."""
 
+import sys
 from collections.abc import AsyncGenerator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -100,7 +102,7 @@ async def test_beyond_a_measure_a_new_copy_is_made_while_the_old_one_serves_and_
             await worker.change(5000 + number, ["OWN"])
             yield states[number : number + 500]
 
-    async def catching_up(feed: Feed, snapshot: Snapshot) -> Sequence[UserId]:
+    async def catching_up(feed: Feed, snapshot: Snapshot, limit: int | None) -> Sequence[UserId]:
         if board.filling:
             begun.append("catching up")
             # The snapshot is taken: this write reaches the new copy by itself, or not at all.
@@ -108,7 +110,7 @@ async def test_beyond_a_measure_a_new_copy_is_made_while_the_old_one_serves_and_
             await worker.change(7, ["OWN"])
             await worker.change(9000, ["OWN"])
             assert await worker.get(9000) == ["OWN"]
-        return await users_changed_since(feed, snapshot)
+        return await users_changed_since(feed, snapshot, limit)
 
     monkeypatch.setattr(Feed, "all_states", filling)
     monkeypatch.setattr(Feed, "users_changed_since", catching_up)
@@ -122,6 +124,16 @@ async def test_beyond_a_measure_a_new_copy_is_made_while_the_old_one_serves_and_
     assert await worker.copied(*everyone) == [[*user.segments] for user in stored]
     assert await worker.get(7) == ["A", "B", "OWN"]
     assert await worker.get(9000) == ["OWN"]
+    if sys.platform == "linux":  # the room that the removed copy took is free again
+        assert [link for link in open_copies(worker.pid) if "(deleted)" in link] == []
+
+
+def open_copies(pid: int) -> list[str]:
+    found: list[str] = []
+    for path in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):
+            found.append(str(path.readlink()))
+    return [link for link in found if "copy-" in link]
 
 
 async def test_a_measure_is_a_share_of_the_users_where_they_are_many(

@@ -307,13 +307,13 @@ async def test_a_process_never_takes_a_new_copy_for_one_that_was_given_up(
     asked = 0
     users_changed_since = Feed.users_changed_since
 
-    async def interrupted(feed: Feed, snapshot: Snapshot) -> Sequence[UserId]:
+    async def interrupted(feed: Feed, snapshot: Snapshot, limit: int | None) -> Sequence[UserId]:
         nonlocal asked
         asked += 1
         if asked == 2:  # the copy is made and catches up
             await worker.change(2, ["A"])  # which has it open from now on
             raise Unavailable
-        return await users_changed_since(feed, snapshot)
+        return await users_changed_since(feed, snapshot, limit)
 
     with monkeypatch.context() as patch:
         patch.setattr(Feed, "users_changed_since", interrupted)
@@ -336,9 +336,9 @@ async def test_own_writes_go_into_a_copy_from_when_it_is_taken_up(
     await make_copy(database, folder)
     users_changed_since = Feed.users_changed_since
 
-    async def slow(feed: Feed, snapshot: Snapshot) -> Sequence[UserId]:
+    async def slow(feed: Feed, snapshot: Snapshot, limit: int | None) -> Sequence[UserId]:
         await worker.change(1, ["A"])  # too late for this round's snapshot
-        return await users_changed_since(feed, snapshot)
+        return await users_changed_since(feed, snapshot, limit)
 
     monkeypatch.setattr(Feed, "users_changed_since", slow)
     with closing(Follower(database, folder)) as follower:

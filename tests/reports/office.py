@@ -1,7 +1,11 @@
 """Reports as those see them who order them; the background job is done by the service's own tasks."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from uuid import UUID
 
@@ -13,6 +17,7 @@ from segmentd.jobs import Tasks
 from segmentd.serve.wiring import report_files
 from segmentd.storage.database import Database
 from tests.client import Api, Json
+from tests.storage.rows import Rows
 
 ALL_TIMES = {"from": "0001-01-01T00:00:00Z", "to": "9999-12-31T00:00:00Z"}
 
@@ -66,3 +71,29 @@ async def until(condition: Callable[[], Awaitable[object]], seconds: float = 30)
     async with asyncio.timeout(seconds):
         while not await condition():  # noqa: ASYNC110 - what others do to a database sets no event
             await asyncio.sleep(0.02)
+
+
+async def waits_for_a_table(rows: Rows) -> bool:
+    """Whether somebody waits for the lock of a table in this test's database."""
+    return rows.column(
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'relation'"
+    ) == [1]
+
+
+@contextmanager
+def worker_process(database_url: str, data_dir: Path) -> Iterator[int]:
+    """`segmentd worker` in a process group of its own, killed in the end; gives its id."""
+    options = ["--database-url", database_url, "--data-dir", str(data_dir)]
+    command = [sys.executable, "-m", "segmentd", "worker", *options]
+    pid = os.posix_spawn(sys.executable, command, os.environ, setpgroup=0)
+    try:
+        yield pid
+    finally:
+        os.killpg(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+
+
+def problem(answer: httpx.Response) -> tuple[int, str]:
+    """The status and the kind of a refusal."""
+    assert answer.headers["Content-Type"] == "application/problem+json"
+    return answer.status_code, answer.json()["type"].removeprefix("/problems/")

@@ -161,8 +161,8 @@ async def test_of_two_builds_at_once_one_is_shown_whole(
 EVENTS: LiteralString = """
     INSERT INTO membership_events (user_id, segment_id, at, operation, effective, cause, actor)
     SELECT 1 + number / 10, s.id, clock_instant() - number * interval '1 microsecond',
-           CASE WHEN number % 2 = 0 THEN 'add' ELSE 'remove' END, true, 'request', 'anonymous'
-    FROM segments s, generate_series(1, 200000) AS number
+           CASE WHEN number %% 2 = 0 THEN 'add' ELSE 'remove' END, true, 'request', 'anonymous'
+    FROM segments s, generate_series(1, %(rows)s) AS number
 """
 
 
@@ -172,7 +172,7 @@ async def test_a_large_report_goes_into_its_file_in_small_pieces(
     await office.api.create("AVITO_VOICE_MESSAGES")
     clock.advance(days=40)
     await database.execute("SELECT make_event_partitions(1)")
-    await database.execute(EVENTS)
+    await database.execute(EVENTS, {"rows": 200_000})
     ordered = await office.order()
     watched = Watched(store)
     watched.may_end.set()
@@ -202,14 +202,14 @@ async def test_a_place_that_is_full_ends_the_build_and_its_query_at_once(
     clock.advance(days=40)
     async with Database(database_url, pool_size=1) as database:
         await database.execute("SELECT make_event_partitions(1)")
-        await database.execute(EVENTS)
+        await database.execute(EVENTS, {"rows": 40_000})
         report = await reports.get(database, id_of(await office.order()))
 
         with pytest.raises(OSError, match="No space"):
             await build(database, FullDisk(store), report)
 
         # The only connection is free again.
-        assert (await build(database, ReportFiles(store), report)).rows == 200_000
+        assert (await build(database, ReportFiles(store), report)).rows == 40_000
     await until(lambda: is_quiet(database_url))
 
 

@@ -12,7 +12,6 @@ from typing import Final, Self
 _CLOCK: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 _WORDS: Final = 8
 _WORD_BYTES: Final = 8
-_MADE: Final = 6
 
 
 def boot_time() -> int:
@@ -51,9 +50,11 @@ class Board:
         self._memory.close()
 
     def clear(self) -> None:
-        """Says that there is no copy: what stood here is of an earlier run, perhaps before the last boot."""
-        for word in range(_MADE):
-            self._view[word] = 0
+        """Says that there is no copy: what stood here is of an earlier run, perhaps before the last boot.
+
+        The clock's offset stays, for a reader that is on its way needs it.
+        """
+        self.fresh_at = self.serving = self.filling = self.spoilt_at = self.overdue = 0
 
     @property
     def fresh_at(self) -> int:
@@ -112,11 +113,11 @@ class Board:
     @property
     def made(self) -> int:
         """The number of the latest copy."""
-        return self._view[_MADE]
+        return self._view[6]
 
     @made.setter
     def made(self, value: int) -> None:
-        self._view[_MADE] = value
+        self._view[6] = value
 
     def age(self) -> int | None:
         """How old the copy is, in microseconds; None when there is none to be used."""

@@ -114,9 +114,9 @@ class Follower:
             position = await feed.position()
             shown = _shown_by(store, position)
             seen = Seen(begun, await _clock_offset(feed))
-            changed = await feed.users_changed_since(shown)
+            changed = await feed.users_changed_since(shown, None if allowed is None else allowed + 1)
             if allowed is not None and len(changed) > allowed:
-                _log.info("more changes than a new copy costs", users=len(changed))
+                _log.info("more changes than a new copy costs", users_above=allowed)
                 return None
             await self._renew_catalog(store, feed)
             await self._renew_users(store, feed, changed)

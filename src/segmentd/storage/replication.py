@@ -42,7 +42,7 @@ CHANGED_USERS: Final[LiteralString] = """
         UNION ALL
         SELECT user_id FROM erasures WHERE xid = ANY (%(xip)s::xid8[])
     )
-    SELECT DISTINCT user_id FROM changed ORDER BY user_id
+    SELECT DISTINCT user_id FROM changed ORDER BY user_id LIMIT %(limit)s
 """
 
 ALL_STATES: Final[LiteralString] = """
@@ -142,13 +142,17 @@ class Feed:
             await cursor.execute("SELECT id, slug, salt, threshold FROM replicated_segments")
             return await cursor.fetchall()
 
-    async def users_changed_since(self, snapshot: Snapshot) -> Sequence[UserId]:
-        """The users with events, or erased, that a reader under that snapshot could not see."""
+    async def users_changed_since(self, snapshot: Snapshot, limit: int | None = None) -> Sequence[UserId]:
+        """The first users with events, or erased, that a reader under the snapshot could not see."""
         await self._connection.execute(HOLD_TO_INDEXES)
         async with self._connection.cursor(row_factory=scalar_row) as cursor:
             await cursor.execute(
                 CHANGED_USERS,
-                {"xmax": str(snapshot.xmax), "xip": [str(xid) for xid in snapshot.xip]},
+                {
+                    "xmax": str(snapshot.xmax),
+                    "xip": [str(xid) for xid in snapshot.xip],
+                    "limit": limit,
+                },
                 prepare=False,
             )
             return await cursor.fetchall()
@@ -172,7 +176,8 @@ class Feed:
                 rows[0] = rows[0][signature:]
                 signature = 0
                 # A row: how many fields, in 2 bytes; the id, after its length in 4 bytes; the state likewise.
-                yield [(row[6:14], row[18:]) for row in rows if row != COPY_TRAILER]
+                if states := [(row[6:14], row[18:]) for row in rows if row != COPY_TRAILER]:
+                    yield states
 
     async def approximate_users(self) -> int:
         """How many users there are, as the planner thinks."""
