@@ -33,6 +33,8 @@ _OUT_OF_REACH: Final = (
 )
 _ATTEMPTS: Final = 4
 _LONGEST_WAIT_S: Final = 3.0
+# After a wait in vain, who comes in this time is told at once: under load the waiting would pile up.
+_AWAY_S: Final = 1.0
 
 # JIT costs more than these short statements. A request is over long before its statement may be.
 # Whatever the database's own default: times are read after locks, by statements with snapshots of their own.
@@ -73,6 +75,7 @@ class Database:
             kwargs={"autocommit": True, "connect_timeout": 5, "application_name": "segmentd", **_VANISHED},
         )
         self._checking: asyncio.Task[None] | None = None
+        self._away_until = 0.0
 
     async def __aenter__(self) -> Self:
         await self._pool.open()
@@ -126,12 +129,17 @@ class Database:
 
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator[psycopg.AsyncConnection]:
+        loop = asyncio.get_running_loop()
+        if loop.time() < self._away_until:
+            raise Unavailable
         try:
             async with self._pool.connection() as connection:
                 yield connection
         except _UNDONE:
             raise
         except _OUT_OF_REACH as error:
+            if isinstance(error, PoolTimeout):
+                self._away_until = loop.time() + _AWAY_S
             _log.warning(
                 "database out of reach",
                 error=str(error).splitlines()[0] if str(error) else type(error).__name__,
