@@ -101,7 +101,14 @@ async def test_a_plain_hot_read_is_answered_on_the_spot_as_the_parser_would(line
 
 @pytest.mark.parametrize(
     "header",
-    [b"Connection: keep-alive", b"connection : close", b"Content-Length: 0", b"Expect: x", b"Upgrade: h2c"],
+    [
+        b"Connection: keep-alive, x",
+        b"Connection: close",
+        b"connection : close",
+        b"Content-Length: 0",
+        b"Expect: x",
+        b"Upgrade: h2c",
+    ],
 )
 async def test_what_is_about_the_connection_or_a_body_is_left_to_the_parser(
     line: Line, header: bytes
@@ -110,6 +117,13 @@ async def test_what_is_about_the_connection_or_a_body_is_left_to_the_parser(
 
     # A blank before the colon is refused by the parser, as it was before.
     assert answer.endswith(ANSWER) or answer.startswith(b"HTTP/1.1 400")
+
+
+async def test_a_client_that_asks_to_keep_the_connection_is_answered_on_the_spot(line: Line) -> None:
+    [answer] = await line.say(HOT + b"Connection: Keep-Alive\r\nAccept: */*\r\n\r\n")
+
+    assert answer.endswith(ANSWER)
+    assert line.hot_path.asked == 1
 
 
 @pytest.mark.parametrize(

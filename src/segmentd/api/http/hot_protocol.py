@@ -14,7 +14,8 @@ from segmentd.api.http.hot_path import HotPath
 # Headers about the connection, the body or an expectation are for the parser to judge; others do not matter.
 PLAIN: Final = re.compile(
     rb"GET /api/v1/users/([1-9][0-9]{0,18})/segments HTTP/1\.1\r\n"
-    rb"(?:(?!(?i:connection|content-length|transfer-encoding|upgrade|expect)[ \t]*:)"
+    rb"(?:(?i:connection:[ \t]*keep-alive)\r\n"
+    rb"|(?!(?i:connection|content-length|transfer-encoding|upgrade|expect)[ \t]*:)"
     rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[^\r\n\0]*\r\n)*\r\n"
 )
 
