@@ -11,7 +11,7 @@ from segmentd.domain.segments import Percent, shortest
 from tests.client import Json
 from tests.doing import Doing
 from tests.model import Change, Model, Segment
-from tests.world import World
+from tests.world import World, same
 
 
 class Then(NamedTuple):
@@ -35,10 +35,13 @@ class Asking:
     async def hot_read(self) -> None:
         """The cheapest question: the segments of all users, now."""
         looked_up = await self._api.post("lookup", json={"user_ids": self._users})
-        assert looked_up.json()["users"] == [
-            {"user_id": user, "segments": [told["slug"] for _, told in self._memberships(user)]}
-            for user in self._users
-        ]
+        same(
+            looked_up.json()["users"],
+            [
+                {"user_id": user, "segments": [told["slug"] for _, told in self._memberships(user)]}
+                for user in self._users
+            ],
+        )
 
     async def everything(self, now: datetime) -> Then:
         """Asks in every way that there is."""
@@ -47,12 +50,15 @@ class Asking:
         living = [user for user in self._users if user in self._model.lives]
         for segment in self._model.segments:
             members = await self._api.walk(f"segments/{segment.slug}/users", "user_ids", 2)
-            assert members == [user for user in living if self._model.source(user, segment)]
-        assert self._world.reported_rows(now) == [
-            (user, change.segment.slug, change.operation, rfc3339(change.at))
-            for user in sorted(self._users)
-            for change in self._changes(user)
-        ]
+            same(members, [user for user in living if self._model.source(user, segment)])
+        same(
+            self._world.reported_rows(now),
+            [
+                (user, change.segment.slug, change.operation, rfc3339(change.at))
+                for user in sorted(self._users)
+                for change in self._changes(user)
+            ],
+        )
         memberships, explanations = zip(*answers, strict=True)
         return Then(
             now,
@@ -69,8 +75,9 @@ class Asking:
         self._world.see("a look back")
         at = rfc3339(then.at)
         detail = await self._api.segments(user, detail="true", at=at)
-        assert _by_slug(detail) == _by_slug(
-            [{**told, "slug": segment.slug} for segment, told in then.memberships[user]]
+        same(
+            _by_slug(detail),
+            _by_slug([{**told, "slug": segment.slug} for segment, told in then.memberships[user]]),
         )
         # Of segments that have one slug by now, the living one is meant, else the one deleted last.
         told = [
@@ -81,7 +88,7 @@ class Asking:
         meant = {segment.slug: explanation for segment, explanation in told}
         self._world.see("a slug that was two segments", when=len(meant) < len(told))
         for slug, explanation in meant.items():
-            assert await self._api.explain(user, slug, at=at) == {**explanation, "slug": slug}
+            same(await self._api.explain(user, slug, at=at), {**explanation, "slug": slug})
 
     async def _about(
         self, user: int, now: datetime
@@ -94,16 +101,17 @@ class Asking:
             *(self._api.explain(user, segment.slug) for segment in self._model.segments),
         )
         memberships = self._memberships(user)
-        assert detail == [told for _, told in memberships]
-        assert plain == at_now == [told["slug"] for told in detail]
+        same(detail, [told for _, told in memberships])
+        same([plain, at_now], [[told["slug"] for told in detail]] * 2)
         for segment, told in zip(self._model.segments, explanations, strict=True):
-            assert told == self._explanation(user, segment)
+            same(told, self._explanation(user, segment))
             self._world.see(told["because"])
 
         changes = self._changes(user)
-        assert [_told(event) for event in history] == [
-            (c.segment.slug, c.operation, rfc3339(c.at), c.source, c.cause) for c in changes
-        ]
+        same(
+            [_told(event) for event in history],
+            [(c.segment.slug, c.operation, rfc3339(c.at), c.source, c.cause) for c in changes],
+        )
         await self._check_life(user, [*zip(changes, history, strict=True)], memberships)
         return memberships, dict(zip(self._model.segments, explanations, strict=True))
 
@@ -116,7 +124,7 @@ class Asking:
             assert life.status_code == 404
             return
         registered_at = life.json()["registered_at"]
-        assert registered_at == rfc3339(self._model.lives[user])
+        same(registered_at, rfc3339(self._model.lives[user]))
         since: dict[Segment, str] = {}
         for (
             change,
@@ -128,7 +136,7 @@ class Asking:
                     since[change.segment] = event["at"]
                 else:
                     del since[change.segment]
-        assert since == {segment: told["since"] for segment, told in memberships}
+        same(since, {segment: told["since"] for segment, told in memberships})
 
     # What the model says, as clients see it
 

@@ -93,3 +93,8 @@ def inhabited(database_url: str, folder: Path) -> Iterator[World]:
             yield World(runner, database, api, own)
         finally:
             runner.run(stack.aclose())
+
+
+def same(told: Json, expected: Json) -> None:
+    """With both in the message: pytest explains the assertions of test modules only."""
+    assert told == expected, f"told:     {told}\nexpected: {expected}"
