@@ -53,6 +53,7 @@ class Doing:
         segment = self._segment(slug)
         with self._change_at() as now:
             assert self._world.send("PATCH", f"segments/{slug}", {"percent": percent})[0] == 200
+            self._world.see("a new percentage at the end of a term", when=self._ends(segment, now))
             same = percent is not None and _exact(percent) == segment.percent
             self._world.see("the same percentage", when=same)
             self._model.happen(now, "rollout", partial(setattr, segment, "percent", _exact(percent)))
@@ -74,6 +75,7 @@ class Doing:
         segment = self._segment(slug)
         with self._change_at() as now:
             assert self._world.send("DELETE", f"segments/{slug}")[0] == 204
+            self._world.see("a deletion at the end of a term", when=self._ends(segment, now))
             self._model.happen(now, "segment-deleted", partial(self._model.segments.remove, segment))
         self.deleted.append(segment)
 
@@ -130,7 +132,9 @@ class Doing:
         self._move_to(self.now + timedelta(seconds=seconds))
 
     def come_to(self, instant: datetime) -> None:
-        self._world.see("a read at the end of a term", when=instant in self.ends_ahead())
+        self._world.see(
+            "a read at the end of a term", when=instant in {end for *_, end in self.terms_ahead()}
+        )
         self._move_to(instant)
 
     def run_the_jobs(self) -> None:
@@ -140,15 +144,22 @@ class Doing:
         settled = self._world.run(upkeep.settle_deleted_segments(self._world.database, 1))
         self._world.see("a deletion settled by a job", when=settled > 0)
 
-    def ends_ahead(self) -> list[datetime]:
-        """When terms end, those that end right now left out."""
-        ends = {override.until for override in self._model.overrides.values()}
-        return sorted(end for end in ends if end and end > self.now + 2 * TICK)
+    def terms_ahead(self) -> list[tuple[int, str, datetime]]:
+        """Whose term in which segment ends when; those that end right now left out."""
+        return [
+            (user, segment.slug, override.until)
+            for (user, segment), override in self._model.overrides.items()
+            if segment in self._model.segments and override.until and override.until > self.now + 2 * TICK
+        ]
 
     # How it is said
 
     def _segment(self, slug: str) -> Segment:
         return next(segment for segment in self._model.segments if segment.slug == slug)
+
+    def _ends(self, segment: Segment, now: datetime) -> bool:
+        terms = self._model.overrides.items()
+        return any(key[1] is segment and override.until == now for key, override in terms)
 
     def _is_taken(self, slug: str, by_other_than: Segment | None = None) -> bool:
         others = (segment for segment in self._model.segments if segment is not by_other_than)
