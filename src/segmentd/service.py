@@ -5,9 +5,10 @@ from collections.abc import AsyncIterator, Sequence
 from datetime import datetime, timedelta
 from typing import Final, NamedTuple
 
+from segmentd.domain.access import Actor
 from segmentd.domain.errors import ReportExpired, ReportNotFound, ReportNotReady, Unavailable
 from segmentd.domain.identifiers import Slug, UserId
-from segmentd.domain.memberships import Actor, Change, Changed, Event, Evidence, Membership, UserSegments
+from segmentd.domain.memberships import Change, Changed, Event, Evidence, Membership, UserSegments
 from segmentd.domain.pages import Page, decode_cursor, encode_cursor
 from segmentd.domain.reports import Report, ReportId, ReportOrder, Status
 from segmentd.domain.segments import NewSegment, Segment, SegmentUpdate
@@ -68,9 +69,9 @@ class Service:
 
     # Segments
 
-    async def create_segment(self, segment: NewSegment) -> Segment:
+    async def create_segment(self, segment: NewSegment, actor: Actor) -> Segment:
         """Makes a segment. Raises SegmentExists."""
-        created = await segments.create(self._database, segment)
+        created = await segments.create(self._database, segment, actor)
         await self._show_catalog()
         return created
 
@@ -84,15 +85,15 @@ class Service:
         """One living segment. Raises SegmentNotFound."""
         return await segments.get(self._database, slug)
 
-    async def update_segment(self, slug: Slug, update: SegmentUpdate) -> Segment:
+    async def update_segment(self, slug: Slug, update: SegmentUpdate, actor: Actor) -> Segment:
         """Renames, describes, changes or ends the percentage. Raises SegmentNotFound, SegmentExists."""
-        updated = await segments.update(self._database, slug, update)
+        updated = await segments.update(self._database, slug, update, actor)
         await self._show_catalog()
         return updated
 
-    async def delete_segment(self, slug: Slug) -> None:
+    async def delete_segment(self, slug: Slug, actor: Actor) -> None:
         """Ends every membership in the segment at once, keeps its history. Raises SegmentNotFound."""
-        await segments.delete(self._database, slug)
+        await segments.delete(self._database, slug, actor)
         await self._show_catalog()
 
     async def list_members(self, slug: Slug, limit: int, cursor: str | None) -> Page[UserId]:
@@ -122,9 +123,9 @@ class Service:
         """Ends the user's memberships and exclusions, keeps the history. Raises UserNotFound."""
         self._show_user(user_id, await users.delete(self._database, user_id, actor))
 
-    async def erase_user(self, user_id: UserId) -> None:
+    async def erase_user(self, user_id: UserId, actor: Actor) -> None:
         """Removes everything that is known of a user, the history too. Raises UserNotFound."""
-        self._show_user(user_id, await users.erase(self._database, user_id))
+        self._show_user(user_id, await users.erase(self._database, user_id, actor))
 
     # A user's segments
 

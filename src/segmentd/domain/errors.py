@@ -5,7 +5,9 @@ SegmentdError
 ├── NotFound ─── SegmentNotFound, UserNotFound, ReportNotFound
 ├── Conflict ─── SegmentExists, UserExists, ReportNotReady
 ├── Gone ─────── ReportExpired
-├── Unavailable
+├── Denied ───── Unauthenticated, Forbidden
+├── TooManyRequests
+├── Unavailable ─ Overloaded
 └── StartupFailed
 """
 
@@ -96,8 +98,31 @@ class ReportExpired(Gone):
     """The report's link has expired; order the report again."""
 
 
+class Denied(SegmentdError):
+    """This is not for the caller."""
+
+
+class Unauthenticated(Denied):
+    """A token is needed: send it as Authorization: Bearer TOKEN."""
+
+
+class Forbidden(Denied):
+    """The caller's role does not suffice."""
+
+    def __init__(self, needed: str) -> None:
+        super().__init__(f"This needs the role {needed}.", role=needed)
+
+
+class TooManyRequests(SegmentdError):
+    """The caller sends more requests than this node allows; slow down."""
+
+
 class Unavailable(SegmentdError):
     """The database cannot be reached at the moment; try again shortly."""
+
+
+class Overloaded(Unavailable):
+    """The service has more to do than it can; try again shortly."""
 
 
 class StartupFailed(SegmentdError):

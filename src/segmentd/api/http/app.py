@@ -12,7 +12,7 @@ from segmentd.api.http.operations import OPENAPI, operations_router
 from segmentd.api.http.reports import reports_router
 from segmentd.api.http.segments import segments_router
 from segmentd.api.http.users import users_router
-from segmentd.domain.memberships import ANONYMOUS, Actor
+from segmentd.domain.access import ANONYMOUS, Actor
 from segmentd.service import Service
 
 LARGEST_BODY_BYTES: Final = 2**20
@@ -40,4 +40,4 @@ def create_app(service: Service) -> Litestar:
 
 
 def _actor() -> Actor:
-    return ANONYMOUS
+    return Actor(ANONYMOUS.name)

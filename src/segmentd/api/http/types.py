@@ -9,10 +9,10 @@ from litestar.params import PathParameter, QueryParameter
 from msgspec import Meta, Struct
 
 from segmentd.api.http.wording import WRITE_A_TIME
+from segmentd.domain.access import Actor
 from segmentd.domain.errors import Fault, Invalid
 from segmentd.domain.identifiers import INT64_MAX, SLUG_PATTERN, Slug, UserId
 from segmentd.domain.instants import in_utc, rfc3339
-from segmentd.domain.memberships import Actor
 from segmentd.domain.pages import LARGEST_PAGE
 from segmentd.service import Service
 

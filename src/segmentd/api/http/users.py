@@ -88,7 +88,7 @@ async def delete_user(
 ) -> None:
     """Delete a user: memberships and exclusions end, the history stays, unless it is to be erased."""
     if erase:
-        await service.erase_user(user_id)
+        await service.erase_user(user_id, actor)
     else:
         await service.delete_user(user_id, actor)
 
