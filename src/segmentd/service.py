@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from typing import Final, NamedTuple
 
 from segmentd.domain.access import Actor
+from segmentd.domain.audit import AuditEntry, AuditId
 from segmentd.domain.errors import ReportExpired, ReportNotFound, ReportNotReady, Unavailable
 from segmentd.domain.identifiers import Slug, UserId
 from segmentd.domain.memberships import Change, Changed, Event, Evidence, Membership, UserSegments
@@ -19,7 +20,7 @@ from segmentd.replica.replica import Replica
 from segmentd.replica.store import Unusable
 from segmentd.reports.files import ReportFiles
 from segmentd.reports.links import is_signed, sign
-from segmentd.storage import history, memberships, replication, reports, segments, users
+from segmentd.storage import audit_log, history, memberships, replication, reports, segments, users
 from segmentd.storage.database import Database
 
 # How often a waiting request looks whether its report is done.
@@ -32,8 +33,8 @@ class ReportDesk(NamedTuple):
     files: ReportFiles
     enqueue: reports.Enqueue
     lifetime: timedelta
-    signing_key: bytes | None = None
-    """Signs in place of the keys in the database."""
+    signing_keys: Sequence[bytes] = ()
+    """In place of the keys in the database: the first one signs."""
 
 
 class Node(NamedTuple):
@@ -58,9 +59,16 @@ class Service:
         self._database = database
         self._desk = desk
         self._node = node
+        self._leaving = False
+
+    def leave(self) -> None:
+        """Says from now on that the service is not ready, for it is about to stop."""
+        self._leaving = True
 
     async def check_ready(self) -> None:
         """Raises Unavailable, with the reason, when neither the database nor the copy can answer."""
+        if self._leaving:
+            raise Unavailable("The service is about to stop.")
         try:
             await history.instant(self._database)
         except Unavailable:
@@ -217,9 +225,17 @@ class Service:
         return self._desk.files.read(report.file_name, begin, end)
 
     async def _signing_keys(self) -> Sequence[bytes]:
-        if self._desk.signing_key is not None:
-            return [self._desk.signing_key]
+        if self._desk.signing_keys:
+            return self._desk.signing_keys
         return await reports.signing_keys(self._database)
+
+    # Who changed what
+
+    async def list_audit_log(self, limit: int, cursor: str | None) -> Page[AuditEntry]:
+        """A page of the audit log, the newest entries first. Raises Invalid."""
+        before = decode_cursor("audit log", cursor, AuditId)
+        found = await audit_log.list_before(self._database, before, limit + 1)
+        return Page[AuditEntry].of(found, limit, lambda last: encode_cursor("audit log", last.id))
 
     # This node's copy and the others
 

@@ -23,8 +23,11 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from segmentd.api.http.app import create_app
+from segmentd.auth.authenticator import Authenticator
 from segmentd.service import Service
+from segmentd.storage.database import Database
 from tests.client import ORIGIN
+from tests.door import OPEN
 from tests.postgres import new_database
 from tests.served import served
 
@@ -56,7 +59,8 @@ class Nowhere(Service):
         """Has nothing and serves nobody."""
 
 
-DOCUMENT = schemathesis.openapi.from_dict(create_app(Nowhere()).openapi_schema.to_schema())
+APP = create_app(Nowhere(), Authenticator(Database(""), OPEN))
+DOCUMENT = schemathesis.openapi.from_dict(APP.openapi_schema.to_schema())
 OPERATIONS = [result.ok() for result in DOCUMENT.get_all_operations() if isinstance(result, Ok)]
 
 

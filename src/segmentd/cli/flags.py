@@ -1,7 +1,7 @@
 """The flags: one for each setting, which the environment and a file can give as well."""
 
 from dataclasses import asdict, dataclass
-from typing import Annotated
+from typing import Annotated, Final
 
 from cyclopts import Parameter
 
@@ -57,3 +57,7 @@ class Flags:
     def loaded(self) -> Configuration:
         """The settings in force. Raises ConfigurationError."""
         return load(asdict(self))
+
+
+NO_FLAGS: Final = Flags()
+"""Nothing was given."""

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import uvicorn
 
-from segmentd.api.http.app import create_app
 from segmentd.api.http.hot_path import HotPath
 from segmentd.api.http.hot_protocol import HotProtocol
 from segmentd.config import Settings
+from segmentd.observability.metrics import Metrics
 from segmentd.serve.child import Assignment, Duty, run_child
-from segmentd.serve.wiring import near, service
+from segmentd.serve.wiring import gate, http_door, near, service
+from segmentd.service import Service
 from segmentd.storage.database import Database
 
 
@@ -21,16 +22,24 @@ async def serve_http(assignment: Assignment, duty: Duty) -> None:
     """Serves until it has to stop; then lets running requests end."""
     if assignment.listener is None or assignment.replica_dir is None:
         raise ValueError("an HTTP worker needs a listening socket and a folder")
-    settings = assignment.settings
+    settings, folder = assignment.settings, Path(assignment.replica_dir)
     with socket.socket(fileno=assignment.listener) as listener:
         async with (
             Database(assignment.database_url, pool_size=settings.pool_size) as database,
-            near(database, settings, Path(assignment.replica_dir)) as node,
+            near(database, settings, folder) as node,
+            gate(
+                assignment.database_url, settings, folder, may_be_open=assignment.may_be_open
+            ) as authenticator,
         ):
-            app = HotPath(create_app(service(database, settings, node)), node.replica)
+            use_cases = service(database, settings, node)
+            app = http_door(use_cases, settings, authenticator, node.replica, Metrics())
             server = Server(_configured(app, settings), duty.report_ready)
+            leaving = asyncio.create_task(
+                _leave(use_cases, duty.leaving), name="wait for the stop to be near"
+            )
             stopping = asyncio.create_task(server.exit_after(duty.stop), name="wait for the stop")
             await server.serve(sockets=[listener])
+            leaving.cancel()
             stopping.cancel()
 
 
@@ -55,6 +64,11 @@ class Server(uvicorn.Server):
         """Begins the orderly end once `stop` is set."""
         await stop.wait()
         self.should_exit = True
+
+
+async def _leave(use_cases: Service, leaving: asyncio.Event) -> None:
+    await leaving.wait()
+    use_cases.leave()
 
 
 def _configured(app: HotPath, settings: Settings) -> uvicorn.Config:

@@ -7,13 +7,17 @@ import os
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final
 
 import structlog
 
 from segmentd.config import Configuration, Settings
+from segmentd.domain.access import Role, Token
 from segmentd.domain.errors import StartupFailed
+from segmentd.serve import access
+from segmentd.serve.access import is_loopback, prepare_access
 from segmentd.serve.child import Assignment
 from segmentd.serve.supervisor import Kept, address, bind, listen, supervise, worker_count
 from segmentd.storage import embedded
@@ -50,19 +54,45 @@ def work(settings: Settings) -> None:
 
 
 def _serve_once(settings: Settings, listener: socket.socket, folder: Path, ready_line: str | None) -> bool:
+    may_be_open = is_loopback(listener) or settings.insecure_open
     with own_database(settings) as (database_url, lives):
         asyncio.run(migrate(database_url))
+        asyncio.run(prepare_access(database_url, settings, may_be_open=may_be_open))
         listen(listener, BACKLOG)
-        http = Assignment(settings, database_url, str(folder), listener.fileno())
+        http = Assignment(settings, database_url, str(folder), listener.fileno(), may_be_open=may_be_open)
         kept = [Kept(HTTP_WORKER, http) for _ in range(worker_count(settings))]
         node = Kept(NODE_WORKER, Assignment(settings, database_url, str(folder)))
-        return _supervise([*kept, node], ready_line, lives)
+        return _supervise([*kept, node], ready_line, lives, settings.unready_seconds)
 
 
 def migrate_once(settings: Settings) -> int:
     """Brings the schema up to date and returns the number of migrations applied. Raises StartupFailed."""
     with any_database(settings) as (database_url, _):
         return asyncio.run(migrate(database_url))
+
+
+def create_token(settings: Settings, name: str, role: Role, expires: datetime | timedelta | None) -> str:
+    """Makes a token; its secret, which is seen this once. Raises StartupFailed, TokenExists."""
+    with _migrated_database(settings) as database_url:
+        return asyncio.run(access.create_token(database_url, name, role, expires))
+
+
+def list_tokens(settings: Settings) -> tuple[datetime, Sequence[Token]]:
+    """The time, and all tokens. Raises StartupFailed."""
+    with _migrated_database(settings) as database_url:
+        return asyncio.run(access.list_tokens(database_url))
+
+
+def revoke_token(settings: Settings, name: str) -> None:
+    """Ends a token. Raises StartupFailed, TokenNotFound."""
+    with _migrated_database(settings) as database_url:
+        asyncio.run(access.revoke_token(database_url, name))
+
+
+def rotate_signing_key(settings: Settings, keep: timedelta) -> None:
+    """Makes a new key for the links of reports. Raises StartupFailed."""
+    with _migrated_database(settings) as database_url:
+        asyncio.run(access.rotate_signing_key(database_url, keep))
 
 
 def check(configuration: Configuration) -> Iterator[str]:
@@ -81,9 +111,11 @@ def check(configuration: Configuration) -> Iterator[str]:
         yield "schema: up to date"
 
 
-def _supervise(kept: Sequence[Kept], ready_line: str | None, lives: Callable[[], bool]) -> bool:
+def _supervise(
+    kept: Sequence[Kept], ready_line: str | None, lives: Callable[[], bool], unready_seconds: float = 0
+) -> bool:
     try:
-        return asyncio.run(supervise(kept, ready_line, lives))
+        return asyncio.run(supervise(kept, ready_line, lives, unready_seconds))
     except* StartupFailed as group:
         raise group.exceptions[0] from None
 
@@ -127,6 +159,14 @@ def own_database(settings: Settings) -> Iterator[tuple[str, Callable[[], bool]]]
         yield postgres.url, postgres.is_running
     finally:
         postgres.stop()
+
+
+@contextmanager
+def _migrated_database(settings: Settings) -> Iterator[str]:
+    """The URL of the database, its schema up to date."""
+    with any_database(settings) as (database_url, _):
+        asyncio.run(migrate(database_url))
+        yield database_url
 
 
 @contextmanager

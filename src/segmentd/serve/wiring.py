@@ -1,13 +1,22 @@
 """How the parts are put together, for every process alike."""
 
 import asyncio
+import math
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, closing
+from contextlib import AsyncExitStack, asynccontextmanager, closing
 from datetime import timedelta
 from pathlib import Path
 
+from segmentd.api.http.app import create_app
+from segmentd.api.http.entrance import Entrance, RequestLimits
+from segmentd.api.http.hot_path import HotPath
+from segmentd.api.http.request_ids import RequestIds
+from segmentd.auth.authenticator import AccessRules, Authenticator
+from segmentd.auth.jwt import JwtRules, JwtVerifier
+from segmentd.auth.rate_limit import RateLimit
 from segmentd.config import Settings
 from segmentd.jobs import report_queue
+from segmentd.observability.metrics import Metrics
 from segmentd.replica.bell import Bell
 from segmentd.replica.replica import Replica
 from segmentd.reports.files import ReportFiles
@@ -21,7 +30,7 @@ def service(database: Database, settings: Settings, node: Node | None = None) ->
         files=report_files(settings),
         enqueue=report_queue(),
         lifetime=timedelta(days=settings.report_days),
-        signing_key=None if settings.report_key is None else settings.report_key.encode(),
+        signing_keys=[key.encode() for key in (settings.report_key, settings.report_key_before) if key],
     )
     return Service(database, desk, node)
 
@@ -37,6 +46,56 @@ async def near(database: Database, settings: Settings, folder: Path) -> AsyncIte
     finally:
         ringing.cancel()
         await asyncio.wait([ringing])
+
+
+@asynccontextmanager
+async def gate(
+    database_url: str, settings: Settings, folder: Path, *, may_be_open: bool
+) -> AsyncIterator[Authenticator]:
+    """Knows who is calling, as long as the context lives; on a connection of its own, which nothing delays."""
+    async with AsyncExitStack() as stack:
+        limit = None
+        if settings.rate_limit:
+            limit = stack.enter_context(closing(RateLimit.opened(folder / "rates", settings.rate_limit)))
+        rules = AccessRules(
+            may_be_open=may_be_open,
+            bound_seconds=math.inf if settings.serve_stale else settings.max_age_seconds,
+            jwt=jwt_verifier(settings),
+            rate_limit=limit,
+        )
+        database = await stack.enter_async_context(Database(database_url, pool_size=1))
+        authenticator = Authenticator(database, rules)
+        await stack.enter_async_context(authenticator.watching())
+        yield authenticator
+
+
+def jwt_verifier(settings: Settings) -> JwtVerifier | None:
+    """What verifies JWTs, if the settings name a key. Raises StartupFailed."""
+    return JwtVerifier.of(
+        JwtRules(
+            key=settings.jwt_key,
+            jwks_file=None if settings.jwt_jwks_file is None else Path(settings.jwt_jwks_file),
+            issuer=settings.jwt_issuer,
+            audience=settings.jwt_audience,
+            leeway_seconds=settings.jwt_leeway_seconds,
+            role_claim=settings.jwt_role_claim,
+        )
+    )
+
+
+def http_door(
+    use_cases: Service, settings: Settings, authenticator: Authenticator, replica: Replica, metrics: Metrics
+) -> HotPath:
+    """Everything between the network and the use cases."""
+    origins = tuple(origin.strip() for origin in (settings.cors_origins or "").split(",") if origin.strip())
+    ids = RequestIds()
+    entrance = Entrance(
+        create_app(use_cases, authenticator, origins),
+        ids,
+        RequestLimits(settings.max_requests, settings.request_seconds),
+        metrics,
+    )
+    return HotPath(entrance, replica, authenticator, ids, metrics, [b"origin"] if origins else [])
 
 
 def report_files(settings: Settings) -> ReportFiles:

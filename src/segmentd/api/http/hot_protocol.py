@@ -5,11 +5,14 @@ answered on the spot. Every other byte goes to uvicorn's parser, untouched (docs
 """
 
 import re
+import time
+from collections.abc import Mapping
 from typing import ClassVar, Final
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from segmentd.api.http.hot_path import HotPath
+from segmentd.api.http.request_ids import HEADER
 
 # Headers about the connection, the body or an expectation are for the parser to judge; others do not matter.
 PLAIN: Final = re.compile(
@@ -18,6 +21,10 @@ PLAIN: Final = re.compile(
     rb"|(?!(?i:connection|content-length|transfer-encoding|upgrade|expect)[ \t]*:)"
     rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[^\r\n\0]*\r\n)*\r\n"
 )
+
+# Of these, those that the hot path has to know about.
+NOTED: Final = re.compile(rb"\r\n(?i:(authorization|x-request-id|origin|traceparent)):[ \t]*([^\r\n]*)")
+_NOTHING: Final[Mapping[bytes, bytes]] = {}
 
 
 class HotProtocol(HttpToolsProtocol):
@@ -35,12 +42,17 @@ class HotProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Answers a plain hot read, or hands everything to the parser."""
-        if not self._is_busy():
-            plain = PLAIN.fullmatch(data)
-            answer = None if plain is None else self.hot_path.user(plain[1].decode())
-            if answer is not None:
-                self._answer(*answer)
-                return
+        if not self._is_busy() and (plain := PLAIN.fullmatch(data)):
+            begun = time.perf_counter_ns()
+            hot_path = self.hot_path
+            headers = NOTED.findall(data)
+            noted = hot_path.noted((name.lower(), value) for name, value in headers) if headers else _NOTHING
+            if noted is not None:
+                answer = hot_path.user(plain[1].decode(), noted.get(b"authorization"))
+                if answer is not None:
+                    self._answer(*answer, hot_path.ids.id(noted.get(HEADER)))
+                    hot_path.reads.add(time.perf_counter_ns() - begun)
+                    return
         super().data_received(data)
 
     def on_message_begin(self) -> None:
@@ -58,12 +70,12 @@ class HotProtocol(HttpToolsProtocol):
         cycle: RequestResponseCycle | None = self.cycle
         return self._parsing or self.flow.write_paused or (cycle is not None and not cycle.response_complete)
 
-    def _answer(self, body: bytes, age: int) -> None:
+    def _answer(self, body: bytes, age: int, request_id: bytes) -> None:
         head = b"".join([b"%b: %b\r\n" % header for header in self.server_state.default_headers])
         self.transport.write(
-            b"HTTP/1.1 200 OK\r\n%b"
+            b"HTTP/1.1 200 OK\r\n%bx-request-id: %b\r\n"
             b"age: %d\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b"
-            % (head, age, len(body), body)
+            % (head, request_id, age, len(body), body)
         )
         self.server_state.total_requests += 1
         self._unset_keepalive_if_required()

@@ -9,7 +9,7 @@ from litestar.params import PathParameter, QueryParameter
 from msgspec import Meta, Struct
 
 from segmentd.api.http.wording import WRITE_A_TIME
-from segmentd.domain.access import Actor
+from segmentd.domain.access import Actor, Principal
 from segmentd.domain.errors import Fault, Invalid
 from segmentd.domain.identifiers import INT64_MAX, SLUG_PATTERN, Slug, UserId
 from segmentd.domain.instants import in_utc, rfc3339
@@ -18,6 +18,7 @@ from segmentd.service import Service
 
 UseCases = NamedDependency[Service]
 Caller = NamedDependency[Actor]
+Whoever = NamedDependency[Principal]
 
 UserIdValue = Annotated[UserId, Meta(ge=1, le=INT64_MAX, description="from 1 to 2^63 - 1", examples=[1000])]
 SlugValue = Annotated[
