@@ -570,8 +570,8 @@ class Broken(Service):
         raise ZeroDivisionError("SELECT secret FROM nowhere")
 
 
-async def test_a_mistake_of_ours_shows_nothing_of_itself(database: Database) -> None:
-    async with Api(await open_door(Broken(), database)) as api:
+async def test_a_mistake_of_ours_shows_nothing_of_itself(database_url: str) -> None:
+    async with Database(database_url) as own, Api(await open_door(Broken(), own)) as api:
         answer = await api.get("/readyz", headers={"X-Request-Id": "one"})
 
     assert answer.status_code == 500
