@@ -391,6 +391,8 @@ def test_a_jwt_of_8_kib_is_the_longest() -> None:
     assert TOKEN_BYTES - 3 <= len(longest) <= TOKEN_BYTES < len(longer)
     assert verifier().verify(longest, NOW)
     assert refusal(longer) == "The JWT is longer than 8192 bytes."
+    assert refusal("x" * TOKEN_BYTES) == MALFORMED
+    assert refusal("x" * (TOKEN_BYTES + 1)) == "The JWT is longer than 8192 bytes."
     assert refusal("x" * 10_000_000) == "The JWT is longer than 8192 bytes."
 
 
