@@ -12,6 +12,7 @@ ROLES: Final[Mapping[str, Role | None]] = {
     "docs": None,
     "docs_asset": None,
     "openapi": None,
+    "options": None,
     "get_report_file": None,
     # Reading.
     "list_segments": Role.READER,

@@ -57,7 +57,7 @@ class Authenticator:
 
     @asynccontextmanager
     async def watching(self) -> AsyncIterator[None]:
-        """Follows the tokens as long as the context lives; begins with what the database says now, if it can."""
+        """Follows the tokens as long as the context lives, beginning with what the database says now."""
         await self._look_or_go_on()
         looking = asyncio.create_task(self._watch(), name="watch the tokens")
         try:

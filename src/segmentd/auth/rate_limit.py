@@ -1,4 +1,4 @@
-"""How often a caller may come: so many requests a second on each node, whichever of its processes they reach."""
+"""How often a caller may come: so many times a second on each node, whichever of its processes they reach."""
 
 import mmap
 import os
@@ -14,10 +14,10 @@ _SECOND_NS: Final = 1_000_000_000
 
 
 class RateLimit:
-    """The generic cell rate algorithm: one word for each caller, in memory that the node's processes share.
+    """The generic cell rate algorithm: a word for each caller, in memory that the node's processes share.
 
-    A word is the time, by the monotonic clock, at which the caller's allowance is full again. Processes write it
-    without a lock; where two do so at once, one request goes uncounted.
+    A word is the time, by the monotonic clock, at which the caller's allowance is full again. Processes write
+    it without a lock; where two do so at once, one request goes uncounted.
     """
 
     def __init__(self, memory: mmap.mmap, per_second: float) -> None:

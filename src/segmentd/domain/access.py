@@ -28,7 +28,7 @@ class Role(enum.StrEnum):
 
 
 class Actor(NamedTuple):
-    """Who asks for a change, as history and the audit log show it; for whom, where somebody acts for another."""
+    """Who asks for a change, as history and the audit log show it, and for whom, if for somebody else."""
 
     name: str
     on_behalf_of: str | None = None

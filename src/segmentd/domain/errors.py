@@ -116,7 +116,7 @@ class ReportExpired(Gone):
 
 
 class Denied(SegmentdError):
-    """This is not for the caller."""
+    """The caller may not do that."""
 
 
 class Unauthenticated(Denied):

@@ -40,18 +40,18 @@ async def prepare_access(database_url: str, settings: Settings, *, may_be_open: 
         if settings.admin_token is not None:
             await _ensure(database, settings.admin_token)
         elif settings.admin_token_file is not None and not (await tokens.state(database)).has_tokens:
-            await _make_first(database, Path(settings.admin_token_file))
+            await _ensure(database, _kept_secret(Path(settings.admin_token_file)))
         has_tokens = (await tokens.state(database)).has_tokens
     if not (may_be_open or has_jwt or has_tokens):
         raise StartupFailed(
-            f"everybody who reaches {settings.host} could do everything, for there is no access control: make a "
-            "token (segmentd token create --role admin --name admin), set JWT keys, listen on 127.0.0.1, or "
-            "allow it with --insecure-open"
+            f"everybody who reaches {settings.host} could do everything, for there is no access control:"
+            " make a token (segmentd token create --role admin --name admin), set JWT keys, listen on 127.0.0.1,"
+            " or allow it with --insecure-open"
         )
 
 
 async def create_token(database_url: str, name: str, role: Role, expires: datetime | timedelta | None) -> str:
-    """Makes a token and returns its secret, the only time that it is seen. Raises StartupFailed, TokenExists."""
+    """Makes a token and returns its secret, which is seen this once. Raises StartupFailed, TokenExists."""
     async with _database(database_url) as database:
         if isinstance(expires, timedelta):
             expires = (await tokens.state(database)).now + expires
@@ -75,7 +75,7 @@ async def revoke_token(database_url: str, name: str) -> None:
 
 
 async def rotate_signing_key(database_url: str, keep: timedelta) -> None:
-    """Makes a new key for the links of reports; the old ones verify for as long as said. Raises StartupFailed."""
+    """Makes a new key for the links of reports; the old ones verify for so long. Raises StartupFailed."""
     async with _database(database_url) as database:
         await reports.replace_signing_key(database, keep, _whoever())
 
@@ -100,8 +100,8 @@ async def _ensure(database: Database, secret: str) -> None:
             )
 
 
-async def _make_first(database: Database, path: Path) -> None:
-    """A secret goes to the disk before it counts; one that is there already is taken."""
+def _kept_secret(path: Path) -> str:
+    """The secret in this file, made if need be: it is on the disk before it counts. Raises StartupFailed."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if not path.exists():
@@ -111,11 +111,10 @@ async def _make_first(database: Database, path: Path) -> None:
                 file.flush()
                 os.fsync(file.fileno())
             path.with_suffix(".new").rename(path)
-        secret = path.read_text(encoding="ascii").strip()
+        _log.info("the first token, an admin's, is in a file", file=str(path))
+        return path.read_text(encoding="ascii").strip()
     except OSError as error:
         raise StartupFailed(f"the admin token cannot be kept in {path}: {error.strerror}") from error
-    await _ensure(database, secret)
-    _log.info("made the first token, an admin's; it is in a file", file=str(path))
 
 
 def _whoever() -> Actor:

@@ -1,8 +1,8 @@
 """What a supervised process and its supervisor say to each other.
 
-The supervisor writes one line of JSON, the assignment, to the standard input of the child and keeps that pipe
-open: its end means stop, whether the supervisor asks for it or was killed. A line `leave` before that means that
-the stop is near. The child writes `ready` to its standard output once.
+The supervisor writes one line of JSON, the assignment, to the standard input of the child and keeps that
+pipe open: its end means stop, whether the supervisor asks for it or was killed. A line `leave` before that means
+that the stop is near. The child writes `ready` to its standard output once.
 """
 
 import asyncio

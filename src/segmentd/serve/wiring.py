@@ -52,7 +52,7 @@ async def near(database: Database, settings: Settings, folder: Path) -> AsyncIte
 async def gate(
     database_url: str, settings: Settings, folder: Path, *, may_be_open: bool
 ) -> AsyncIterator[Authenticator]:
-    """Knows who is calling, as long as the context lives; on a connection of its own, which nothing delays."""
+    """Knows who is calling as long as the context lives, by a connection of its own that nothing delays."""
     async with AsyncExitStack() as stack:
         limit = None
         if settings.rate_limit:

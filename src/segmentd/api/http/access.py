@@ -17,27 +17,36 @@ AUTHORIZATION: Final = b"authorization"
 ON_BEHALF_OF: Final = "X-On-Behalf-Of"
 LONGEST_NAME: Final = 256
 
+# Handlers that Litestar brings.
+_OF_THE_FRAMEWORK: Final = {"options_handler": "options", "_handler": "openapi"}
+
 AnyConnection = ASGIConnection[BaseRouteHandler, object, object, State]
 
 
 class Guard:
-    """Lets a request through to its handler if the table of roles allows it; a handler without a row, never."""
+    """Lets a request through to its handler if the table of roles allows it."""
 
     def __init__(self, authenticator: Authenticator) -> None:
         self._authenticator = authenticator
 
     async def __call__(self, connection: AnyConnection, handler: BaseRouteHandler) -> None:
         """Raises Unauthenticated, Forbidden, TooManyRequests, Unavailable."""
-        if ROLES[handler.handler_name] is None:
+        operation = operation_of(handler)
+        if ROLES[operation] is None:
             return
         principal = self._authenticator.admit(authorization(connection.scope["headers"]))
         structlog.contextvars.bind_contextvars(actor=principal.name)
-        check(principal, handler.handler_name)
+        check(principal, operation)
         connection.scope["state"]["principal"] = principal
 
 
+def operation_of(handler: BaseRouteHandler) -> str:
+    """What the table of roles calls this handler."""
+    return _OF_THE_FRAMEWORK.get(handler.handler_name, handler.handler_name)
+
+
 def authorization(headers: object) -> bytes | None:
-    """The one `Authorization` header among ASGI's, None without. Raises Unauthenticated where there are more."""
+    """The one `Authorization` header of ASGI's, None without. Raises Unauthenticated where there are more."""
     if not isinstance(headers, list | tuple):
         raise TypeError("ASGI's headers are a list")
     found: list[bytes] = [value for name, value in headers if name == AUTHORIZATION]

@@ -5,8 +5,10 @@ from typing import Final
 from litestar import Litestar, Router
 from litestar.config.cors import CORSConfig
 from litestar.di import Provide
+from litestar.routes import HTTPRoute
 
-from segmentd.api.http.access import Guard, actor, principal
+from segmentd.api.access import ROLES
+from segmentd.api.http.access import Guard, actor, operation_of, principal
 from segmentd.api.http.audit import audit_router
 from segmentd.api.http.documented import Documented
 from segmentd.api.http.errors import EXCEPTION_HANDLERS
@@ -24,8 +26,11 @@ LARGEST_BODY_BYTES: Final = 2**20
 def create_app(
     service: Service, authenticator: Authenticator, cors_origins: tuple[str, ...] = ()
 ) -> Litestar:
-    """The application that serves these use cases to whom the authenticator knows."""
-    return Litestar(
+    """The application that serves these use cases to whom the authenticator knows.
+
+    Raises LookupError for a handler that the table of roles does not name.
+    """
+    app = Litestar(
         route_handlers=[
             Router(
                 "/api/v1",
@@ -52,3 +57,8 @@ def create_app(
         plugins=[Documented()],
         logging_config=None,
     )
+    for route in app.routes:
+        if isinstance(route, HTTPRoute):
+            for handler in route.route_handlers:
+                ROLES[operation_of(handler)]
+    return app

@@ -13,6 +13,7 @@ from litestar.routes import BaseRoute, HTTPRoute
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from segmentd.api.access import ROLES
+from segmentd.api.http.access import operation_of
 from segmentd.api.http.problem_documents import PROBLEM_JSON
 from segmentd.api.problems import HTTP_PROBLEMS, Problem, problem_of
 from segmentd.domain.errors import (
@@ -87,7 +88,7 @@ class _Operation(Operation):
 def _document(handler: HTTPRouteHandler) -> None:
     handler.operation_class = _Operation
     handler.summary, _, more = (inspect.getdoc(handler.fn) or "").rstrip(".").partition(". ")
-    needed = ROLES[handler.handler_name]
+    needed = ROLES[operation_of(handler)]
     role = f"Needs the role `{needed}`." if needed else "Needs no token."
     handler.description = f"{more}. {role}" if more else role
     handler.security = [{BEARER: []}] if needed else []
@@ -101,7 +102,7 @@ def _problems_of_every(handler: HTTPRouteHandler) -> list[Problem]:
     return [
         *(
             [problem_of(error) for error in (Unauthenticated, Forbidden, TooManyRequests)]
-            if ROLES[handler.handler_name]
+            if ROLES[operation_of(handler)]
             else []
         ),
         *([HTTP_PROBLEMS[400], HTTP_PROBLEMS[413], HTTP_PROBLEMS[415]] if has_body else []),

@@ -1,8 +1,8 @@
 """The hot calls straight on ASGI: `GET /users/{id}/segments` without a query, and `POST /lookup`.
 
-Only the plain case is answered here, with a 200 from a copy that is fresh enough, to somebody who may have it.
-Whatever is unusual falls through to the framework's handlers (api/http/memberships.py), which give the same bytes
-for the plain case.
+Only the plain case is answered here, with a 200 from a copy that is fresh enough, to somebody who may have
+it. Whatever is unusual falls through to the framework's handlers (api/http/memberships.py), which give the
+same bytes for the plain case.
 """
 
 import time
@@ -93,7 +93,7 @@ class HotPath:
         return b'{"user_id":%d,"segments":[%b]}' % (user_id, b",".join(slugs)), age
 
     def _admits(self, authorization: bytes | None) -> bool:
-        """Every role may read, so who is calling is all that matters; a refusal is the framework's to tell."""
+        """Every role may read, so anybody known is admitted; a refusal is the framework's to tell."""
         try:
             self._authenticator.admit(authorization)
         except SegmentdError:
