@@ -7,13 +7,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import uvicorn
+from litestar.types import ASGIApp
 
 from segmentd.api.http.app import create_app
 from segmentd.api.http.hot_path import HotPath
 from segmentd.api.http.hot_protocol import HotProtocol
 from segmentd.config import Settings
 from segmentd.serve.child import Assignment, Duty, run_child
-from segmentd.serve.wiring import near, service
+from segmentd.serve.wiring import near, service, traced
 from segmentd.storage.database import Database
 
 
@@ -22,13 +23,14 @@ async def serve_http(assignment: Assignment, duty: Duty) -> None:
     if assignment.listener is None or assignment.replica_dir is None:
         raise ValueError("an HTTP worker needs a listening socket and a folder")
     settings = assignment.settings
-    with socket.socket(fileno=assignment.listener) as listener:
+    with traced() as tracing, socket.socket(fileno=assignment.listener) as listener:
         async with (
-            Database(assignment.database_url, pool_size=settings.pool_size) as database,
+            Database(assignment.database_url, pool_size=settings.pool_size, tracing=tracing) as database,
             near(database, settings, Path(assignment.replica_dir)) as node,
         ):
-            app = HotPath(create_app(service(database, settings, node)), node.replica)
-            server = Server(_configured(app, settings), duty.report_ready)
+            hot_path = HotPath(create_app(service(database, settings, node)), node.replica)
+            app = hot_path if tracing is None else tracing.wrap(hot_path)
+            server = Server(_configured(app, hot_path, settings), duty.report_ready)
             stopping = asyncio.create_task(server.exit_after(duty.stop), name="wait for the stop")
             await server.serve(sockets=[listener])
             stopping.cancel()
@@ -57,10 +59,10 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
 
-def _configured(app: HotPath, settings: Settings) -> uvicorn.Config:
+def _configured(app: ASGIApp, hot_path: HotPath, settings: Settings) -> uvicorn.Config:
     return uvicorn.Config(
         app,
-        http=HotProtocol.answering_by(app),
+        http=HotProtocol.answering_by(hot_path),
         ws="none",
         lifespan="off",
         log_config=None,

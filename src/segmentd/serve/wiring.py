@@ -1,13 +1,15 @@
 """How the parts are put together, for every process alike."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, closing
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, closing, contextmanager
 from datetime import timedelta
 from pathlib import Path
 
+from segmentd import __version__
 from segmentd.config import Settings
 from segmentd.jobs import report_queue
+from segmentd.observability.traces import Tracing, set_up_tracing
 from segmentd.replica.bell import Bell
 from segmentd.replica.replica import Replica
 from segmentd.reports.files import ReportFiles
@@ -37,6 +39,17 @@ async def near(database: Database, settings: Settings, folder: Path) -> AsyncIte
     finally:
         ringing.cancel()
         await asyncio.wait([ringing])
+
+
+@contextmanager
+def traced() -> Iterator[Tracing | None]:
+    """Tracing, where the OTEL_ variables ask for it; the last spans are sent when the context ends."""
+    tracing = set_up_tracing(__version__)
+    try:
+        yield tracing
+    finally:
+        if tracing is not None:
+            tracing.close()
 
 
 def report_files(settings: Settings) -> ReportFiles:

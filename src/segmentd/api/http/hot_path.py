@@ -19,6 +19,7 @@ from segmentd.replica.store import Unusable
 BEFORE_ID: Final = "/api/v1/users/"
 AFTER_ID: Final = "/segments"
 LOOKUP: Final = "/api/v1/lookup"
+USER_SEGMENTS: Final = f"{BEFORE_ID}{{user_id}}{AFTER_ID}"
 
 _LONGEST_ID: Final = len(str(INT64_MAX))
 # A thousand ids take 21,000 bytes; what is larger is full of blanks, or too large.
@@ -41,6 +42,7 @@ class HotPath:
         if scope["method"] == "GET" and path.endswith(AFTER_ID) and path.startswith(BEFORE_ID):
             answer = self.user(path[len(BEFORE_ID) : -len(AFTER_ID)])
             if answer is not None:
+                scope["path_template"] = USER_SEGMENTS  # as the framework names the route
                 await _send(send, *answer)
                 return
         elif scope["method"] == "POST" and path == LOOKUP and _is_plain_json(scope):
@@ -67,6 +69,7 @@ class HotPath:
         message = await receive()
         answer = self._users(message) if message["type"] == "http.request" else None
         if answer is not None:
+            scope["path_template"] = LOOKUP
             await _send(send, *answer)
             return
 
