@@ -98,6 +98,16 @@ def test_the_operator_chooses_the_sampler(collector: Collector, monkeypatch: pyt
     assert collector.bodies == []
 
 
+def test_the_console_is_standard_error(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_TRACES_EXPORTER", "console")
+    work_once()
+
+    output, errors = capsys.readouterr()
+    assert (output, '"name": "work"' in errors) == ("", True)
+
+
 def test_a_collector_that_does_not_answer_holds_up_no_stop(
     collector: Collector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
