@@ -13,6 +13,7 @@ from procrastinate.jobs import Status as JobStatus
 
 from segmentd.domain.errors import SegmentdError
 from segmentd.domain.reports import ReportId, Status
+from segmentd.observability.traces import Tracing
 from segmentd.reports.build import build
 from segmentd.reports.files import ReportFiles
 from segmentd.storage import reports, upkeep
@@ -42,9 +43,10 @@ USUAL_PACE: Final = Pace()
 class Tasks:
     """What the tasks do, apart from the queue that calls them."""
 
-    def __init__(self, database: Database, files: ReportFiles) -> None:
+    def __init__(self, database: Database, files: ReportFiles, tracing: Tracing | None = None) -> None:
         self._database = database
         self._files = files
+        self._tracing = tracing
 
     async def settle(self) -> None:
         """Writes down terms that ended and the memberships of deleted segments."""
@@ -61,7 +63,8 @@ class Tasks:
     async def build_report(self, report_id: ReportId, *, last_attempt: bool) -> None:
         """Makes a report's file; on the last attempt an error is noted for whoever ordered it."""
         try:
-            await self._build(report_id)
+            with contextlib.nullcontext() if self._tracing is None else self._tracing.job(BUILD_REPORT):
+                await self._build(report_id)
         except BaseException as error:  # a stop of the worker, too, may end the last attempt
             if last_attempt:
                 await reports.fail(self._database, report_id, _reason(error))

@@ -8,7 +8,7 @@ from segmentd.jobs import Tasks, work
 from segmentd.replica.bell import listen
 from segmentd.replica.follower import Follower
 from segmentd.serve.child import Assignment, Duty, run_child
-from segmentd.serve.wiring import report_files
+from segmentd.serve.wiring import report_files, traced
 from segmentd.storage.database import Database
 
 # A follower looks by itself this often; the bell makes it look at once.
@@ -18,13 +18,14 @@ ROUND_SECONDS = 1.0
 async def work_for_node(assignment: Assignment, duty: Duty) -> None:
     """Follows the database and runs the background jobs until it has to stop; then lets running ones end."""
     settings, url = assignment.settings, assignment.database_url
-    async with Database(url, pool_size=settings.pool_size) as database:
-        tasks = Tasks(database, report_files(settings))
-        async with asyncio.TaskGroup() as group:
-            if assignment.replica_dir is not None:
-                group.create_task(_follow(database, url, Path(assignment.replica_dir), duty))
-            group.create_task(work(url, tasks, duty.stop, settings.shutdown_seconds))
-            duty.report_ready()
+    with traced() as tracing:
+        async with Database(url, pool_size=settings.pool_size, tracing=tracing) as database:
+            tasks = Tasks(database, report_files(settings), tracing)
+            async with asyncio.TaskGroup() as group:
+                if assignment.replica_dir is not None:
+                    group.create_task(_follow(database, url, Path(assignment.replica_dir), duty))
+                group.create_task(work(url, tasks, duty.stop, settings.shutdown_seconds))
+                duty.report_ready()
 
 
 async def _follow(database: Database, database_url: str, folder: Path, duty: Duty) -> None:

@@ -16,6 +16,7 @@ import structlog
 from segmentd.config import Configuration, Settings
 from segmentd.domain.access import Role, Token
 from segmentd.domain.errors import StartupFailed
+from segmentd.observability.traces import exporters_asked_for
 from segmentd.serve import access
 from segmentd.serve.access import is_loopback, prepare_access
 from segmentd.serve.child import Assignment
@@ -36,6 +37,7 @@ def serve(settings: Settings) -> None:
 
     Where the embedded PostgreSQL dies, all is started anew behind the same socket; requests wait there.
     """
+    exporters_asked_for()  # what the workers need and would miss is said here, in one line
     with closing(bind(settings)) as listener, node_folder(Path(settings.data_dir)) as folder:
         ready_line: str | None = f"segmentd is ready on {address(listener)}"
         while not _serve_once(settings, listener, folder, ready_line):
@@ -45,6 +47,7 @@ def serve(settings: Settings) -> None:
 
 def work(settings: Settings) -> None:
     """Runs the background jobs alone until SIGTERM or SIGINT. Raises StartupFailed."""
+    exporters_asked_for()
     with any_database(settings) as (database_url, lives):
         asyncio.run(migrate(database_url))
         if not _supervise(
@@ -100,6 +103,8 @@ def check(configuration: Configuration) -> Iterator[str]:
     yield "configuration:"
     for name, value, source in configuration.shown():
         yield f"  {name} = {value}  ({source})"
+    exporters = ", ".join(exporter.name for exporter in exporters_asked_for())
+    yield f"traces: {exporters or 'off'}"
     settings = configuration.settings
     if settings.database_url is None and not Path(settings.data_dir, "postgres").exists():
         yield f"database: embedded, made in {settings.data_dir} by the first `segmentd serve`"

@@ -2,11 +2,12 @@
 
 import asyncio
 import math
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager, closing
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, closing, contextmanager
 from datetime import timedelta
 from pathlib import Path
 
+from segmentd import __version__
 from segmentd.api.http.app import create_app
 from segmentd.api.http.entrance import Entrance, RequestLimits
 from segmentd.api.http.hot_path import HotPath
@@ -17,6 +18,7 @@ from segmentd.auth.rate_limit import RateLimit
 from segmentd.config import Settings
 from segmentd.jobs import report_queue
 from segmentd.observability.metrics import Metrics
+from segmentd.observability.traces import Tracing, set_up_tracing
 from segmentd.replica.bell import Bell
 from segmentd.replica.replica import Replica
 from segmentd.reports.files import ReportFiles
@@ -96,6 +98,17 @@ def http_door(
         metrics,
     )
     return HotPath(entrance, replica, authenticator, ids, metrics, [b"origin"] if origins else [])
+
+
+@contextmanager
+def traced() -> Iterator[Tracing | None]:
+    """Tracing, where the OTEL_ variables ask for it; the last spans are sent when the context ends."""
+    tracing = set_up_tracing(__version__)
+    try:
+        yield tracing
+    finally:
+        if tracing is not None:
+            tracing.close()
 
 
 def report_files(settings: Settings) -> ReportFiles:

@@ -3,7 +3,7 @@
 import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from typing import Any, Final, LiteralString, Self, TypeVar
 
 import msgspec
@@ -13,6 +13,7 @@ from psycopg.rows import RowMaker
 from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
 
 from segmentd.domain.errors import Unavailable
+from segmentd.observability.traces import Tracing
 
 Row = TypeVar("Row")
 Result = TypeVar("Result")
@@ -62,7 +63,7 @@ class Succeeded(msgspec.Struct, frozen=True):
 class Database:
     """PostgreSQL behind a pool; every statement is a transaction of its own unless `transaction` is used."""
 
-    def __init__(self, url: str, *, pool_size: int = 10) -> None:
+    def __init__(self, url: str, *, pool_size: int = 10, tracing: Tracing | None = None) -> None:
         self._pool = AsyncConnectionPool(
             url,
             min_size=1,
@@ -74,6 +75,7 @@ class Database:
             configure=_configure,
             kwargs={"autocommit": True, "connect_timeout": 5, "application_name": "segmentd", **_VANISHED},
         )
+        self._tracing = tracing
         self._checking: asyncio.Task[None] | None = None
         self._away_until = 0.0
 
@@ -95,7 +97,7 @@ class Database:
                 await cursor.execute(query, parameters)
                 return await cursor.fetchall()
 
-        return await self._insisting(fetch)
+        return await self._insisting(query, fetch)
 
     async def one(self, row: type[Row], query: LiteralString, parameters: Parameters = None) -> Row | None:
         """The only row of one statement, or None. Raises Unavailable."""
@@ -108,24 +110,28 @@ class Database:
         async def run(connection: psycopg.AsyncConnection) -> int:
             return (await connection.execute(query, parameters)).rowcount
 
-        return await self._insisting(run)
+        return await self._insisting(query, run)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[psycopg.AsyncConnection]:
         """A connection in one transaction, committed at the end, undone by any error. Raises Unavailable."""
-        async with self._connection() as connection, connection.transaction():
-            yield connection
+        with nullcontext() if self._tracing is None else self._tracing.transaction():
+            async with self._connection() as connection, connection.transaction():
+                yield connection
 
-    async def _insisting(self, work: Callable[[psycopg.AsyncConnection], Awaitable[Result]]) -> Result:
-        """Does the work again where PostgreSQL undid it, a few times."""
-        for attempt in range(1, _ATTEMPTS + 1):
-            try:
-                async with self._connection() as connection:
-                    return await work(connection)
-            except _UNDONE as error:
-                _log.info("undone, trying again", attempt=attempt, error=type(error).__name__)
-                await asyncio.sleep(random.uniform(0, 0.02 * 2**attempt))  # noqa: S311 - spreads retries, no secret
-        raise Unavailable("The database is too busy with conflicting changes; try again shortly.")
+    async def _insisting(
+        self, query: LiteralString, work: Callable[[psycopg.AsyncConnection], Awaitable[Result]]
+    ) -> Result:
+        """Does the work again where PostgreSQL undid it, a few times; all that is one span."""
+        with nullcontext() if self._tracing is None else self._tracing.statement(query):
+            for attempt in range(1, _ATTEMPTS + 1):
+                try:
+                    async with self._connection() as connection:
+                        return await work(connection)
+                except _UNDONE as error:
+                    _log.info("undone, trying again", attempt=attempt, error=type(error).__name__)
+                    await asyncio.sleep(random.uniform(0, 0.02 * 2**attempt))  # noqa: S311 - spreads retries, no secret
+            raise Unavailable("The database is too busy with conflicting changes; try again shortly.")
 
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator[psycopg.AsyncConnection]:

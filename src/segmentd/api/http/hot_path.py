@@ -26,6 +26,7 @@ from segmentd.replica.store import Unusable
 BEFORE_ID: Final = "/api/v1/users/"
 AFTER_ID: Final = "/segments"
 LOOKUP: Final = "/api/v1/lookup"
+USER_SEGMENTS: Final = f"{BEFORE_ID}{{user_id}}{AFTER_ID}"
 
 _LONGEST_ID: Final = len(str(INT64_MAX))
 # A thousand ids take 21,000 bytes; what is larger is full of blanks, or too large.
@@ -107,6 +108,7 @@ class HotPath:
         if plain is None or answer is None:
             await self._app(scope, receive, send)
             return
+        scope["path_template"] = USER_SEGMENTS  # as the framework names the route
         await _send(send, *answer, self.ids.id(plain.get(HEADER)))
         self.reads.add(time.perf_counter_ns() - begun)
 
@@ -122,6 +124,7 @@ class HotPath:
         if message["type"] == "http.request":
             answer = self._users(message, plain.get(b"authorization"))
         if answer is not None:
+            scope["path_template"] = LOOKUP
             await _send(send, *answer, self.ids.id(plain.get(HEADER)))
             self._hot_lookups.add(time.perf_counter_ns() - begun)
             return
