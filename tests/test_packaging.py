@@ -298,10 +298,20 @@ def test_what_must_outlive_a_container_lies_in_a_volume() -> None:
 def test_compose_holds_no_secret_and_opens_no_door_to_the_database() -> None:
     settings = {name: value for s in SERVICES.values() for name, value in s["environment"].items()}
     for name, value in settings.items():
-        assert not re.search(r"PASSWORD|SECRET|TOKEN|KEY", name) or name.endswith("_FILE"), name
+        # A file, or whatever the one who starts it hands in.
+        handed_in = f"${{{name}:-}}"
+        secret = re.search(r"PASSWORD|SECRET|TOKEN|KEY", name)
+        assert not secret or name.endswith("_FILE") or value == handed_in, name
         assert not re.search(r"//[^/@]*:[^/@]*@", value), value
     assert "ports" not in SERVICES["postgres"]
     assert "trust" not in settings.values()
+
+
+def test_the_service_is_not_open_to_everybody() -> None:
+    environment = SERVICES["segmentd"]["environment"]
+    assert environment["SEGMENTD_ADMIN_TOKEN_FILE"].startswith("/data/")
+    assert "SEGMENTD_INSECURE_OPEN" not in environment
+    assert not any("INSECURE" in arguments for stage in stages() for _, arguments in stage)
 
 
 def test_the_database_password_is_made_once_and_each_side_reads_its_own_file(tmp_path: Path) -> None:

@@ -124,17 +124,19 @@ def test_a_collector_that_does_not_answer_holds_up_no_stop(
 
 ONE_REQUEST: Final = """
 import asyncio, sys
-from segmentd.api.http.app import create_app
 from segmentd.config import Settings
+from segmentd.observability.logs import set_up_logging
 from segmentd.serve import http_worker, node_worker
 from segmentd.serve.wiring import service, traced
 from segmentd.storage.database import Database
 from tests.client import Api
+from tests.door import open_door
 
 async def main(database_url):
+    set_up_logging("warning")
     with traced() as tracing:
         async with Database(database_url, tracing=tracing) as database:
-            async with Api(create_app(service(database, Settings()))) as api:
+            async with Api(await open_door(service(database, Settings()), database)) as api:
                 print((await api.get("segments")).status_code, tracing)
 
 asyncio.run(main(sys.argv[1]))
