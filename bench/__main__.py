@@ -18,7 +18,7 @@ from bench.figures import Figure, Skipped
 from bench.lab import Lab, Plan
 from bench.programs import Missing, machine
 from bench.table import table
-from segmentd.observability import set_up_logging
+from segmentd.observability.logs import set_up_logging
 
 Row = Callable[[Lab], Iterator[Figure]]
 

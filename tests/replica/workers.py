@@ -20,7 +20,7 @@ import msgspec
 from segmentd.api.http.app import create_app
 from segmentd.api.http.hot_path import HotPath
 from segmentd.config import Settings
-from segmentd.observability import set_up_logging
+from segmentd.observability.logs import set_up_logging
 from segmentd.replica.store import Unusable
 from segmentd.serve.wiring import near, service
 from segmentd.service import Node

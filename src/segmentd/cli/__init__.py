@@ -9,7 +9,7 @@ from segmentd import __version__
 from segmentd.cli.flags import Flags
 from segmentd.config import ConfigurationError
 from segmentd.domain.errors import StartupFailed
-from segmentd.observability import set_up_logging
+from segmentd.observability.logs import set_up_logging
 from segmentd.serve import run
 
 app: Final = App(

@@ -15,7 +15,7 @@ import msgspec
 import uvloop
 
 from segmentd.config import Settings
-from segmentd.observability import set_up_logging
+from segmentd.observability.logs import set_up_logging
 
 
 class Assignment(msgspec.Struct, frozen=True):
