@@ -25,6 +25,8 @@ class Assignment(msgspec.Struct, frozen=True):
     database_url: str
     replica_dir: str | None = None
     listener: int | None = None
+    metrics_dir: str | None = None
+    """Where all processes of this node measure; None: nothing is measured."""
 
 
 class Duty:

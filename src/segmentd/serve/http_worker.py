@@ -13,7 +13,7 @@ from segmentd.api.http.hot_path import HotPath
 from segmentd.api.http.hot_protocol import HotProtocol
 from segmentd.config import Settings
 from segmentd.serve.child import Assignment, Duty, run_child
-from segmentd.serve.wiring import near, service
+from segmentd.serve.wiring import measured, near, service, watched
 from segmentd.storage.database import Database
 
 
@@ -22,12 +22,14 @@ async def serve_http(assignment: Assignment, duty: Duty) -> None:
     if assignment.listener is None or assignment.replica_dir is None:
         raise ValueError("an HTTP worker needs a listening socket and a folder")
     settings = assignment.settings
+    metrics = measured(assignment.metrics_dir)
     with socket.socket(fileno=assignment.listener) as listener:
         async with (
             Database(assignment.database_url, pool_size=settings.pool_size) as database,
+            watched(database, metrics),
             near(database, settings, Path(assignment.replica_dir)) as node,
         ):
-            app = HotPath(create_app(service(database, settings, node)), node.replica)
+            app = HotPath(create_app(service(database, settings, node, metrics), metrics), node.replica)
             server = Server(_configured(app, settings), duty.report_ready)
             stopping = asyncio.create_task(server.exit_after(duty.stop), name="wait for the stop")
             await server.serve(sockets=[listener])

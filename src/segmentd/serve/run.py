@@ -23,6 +23,8 @@ HTTP_WORKER: Final = "segmentd.serve.http_worker"
 NODE_WORKER: Final = "segmentd.serve.node_worker"
 # Connections that wait while all workers are busy, or are started anew.
 BACKLOG: Final = 2048
+# The folder, in that of the node, where its processes measure.
+METRICS: Final = "metrics"
 
 _log = structlog.get_logger(__name__)
 
@@ -33,6 +35,7 @@ def serve(settings: Settings) -> None:
     Where the embedded PostgreSQL dies, all is started anew behind the same socket; requests wait there.
     """
     with closing(bind(settings)) as listener, node_folder(Path(settings.data_dir)) as folder:
+        clear_metrics(folder)
         ready_line: str | None = f"segmentd is ready on {address(listener)}"
         while not _serve_once(settings, listener, folder, ready_line):
             _log.error("the embedded PostgreSQL died, starting again")
@@ -53,9 +56,10 @@ def _serve_once(settings: Settings, listener: socket.socket, folder: Path, ready
     with own_database(settings) as (database_url, lives):
         asyncio.run(migrate(database_url))
         listen(listener, BACKLOG)
-        http = Assignment(settings, database_url, str(folder), listener.fileno())
+        metrics_dir = str(folder / METRICS) if settings.metrics else None
+        http = Assignment(settings, database_url, str(folder), listener.fileno(), metrics_dir)
         kept = [Kept(HTTP_WORKER, http) for _ in range(worker_count(settings))]
-        node = Kept(NODE_WORKER, Assignment(settings, database_url, str(folder)))
+        node = Kept(NODE_WORKER, Assignment(settings, database_url, str(folder), metrics_dir=metrics_dir))
         return _supervise([*kept, node], ready_line, lives)
 
 
@@ -111,6 +115,17 @@ def node_folder(data_dir: Path) -> Iterator[Path]:
         finally:
             os.close(descriptor)
         return
+
+
+def clear_metrics(folder: Path) -> None:
+    """Makes the folder where a node measures, empty of what an earlier start left. Raises StartupFailed."""
+    measured = folder / METRICS
+    try:
+        measured.mkdir(mode=0o700, exist_ok=True)
+        for file in measured.iterdir():
+            file.unlink()
+    except OSError as error:
+        raise StartupFailed(f"the folder {measured} cannot be used: {error.strerror}") from None
 
 
 @contextmanager
