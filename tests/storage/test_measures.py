@@ -97,6 +97,23 @@ async def test_a_term_is_due_from_its_end_until_it_is_written_down(
     assert (found.terms_due, found.term_due_oldest_seconds) == (0, 0)
 
 
+async def test_terms_that_are_due_are_counted_up_to_a_hundred_thousand(
+    database: Database, rows: Rows
+) -> None:
+    rows.run("INSERT INTO users (id, registered_at, last_at) VALUES (1, '2025-01-01Z', '2025-01-01Z')")
+    rows.run(
+        "INSERT INTO memberships (user_id, segment_id, included, since, until)"
+        " SELECT 1, number, true, '2025-01-01Z', timestamptz '2025-01-02Z' + number * interval '1 s'"
+        " FROM generate_series(0, 100001) AS number"
+    )
+
+    found = await measure(database, patience_s=60)
+
+    assert found.terms_due == 100_000
+    first = rows.column("SELECT extract(epoch FROM now() - '2025-01-02Z')::float8")
+    assert found.term_due_oldest_seconds == pytest.approx(first[0], abs=600)
+
+
 async def test_events_are_counted_in_all_months_together(database: Database, rows: Rows) -> None:
     rows.run("SELECT create_segment('A', '', NULL, 1)")
     for user_id in (1, 2, 3):

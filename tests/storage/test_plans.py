@@ -296,6 +296,7 @@ async def test_the_terms_that_are_due_are_counted_in_their_index_and_no_others_a
     [plan] = await plans_of(recorder, large_url, partial(measures.measure, patience_s=60), mode)
 
     assert plan.indexes("memberships") == {"memberships_due"}
+    assert {node["Node Type"] for node in plan.scans("memberships")} == {"Index Only Scan"}
     assert plan.read("memberships") == due
     assert plan.scans("membership_events") == []
 

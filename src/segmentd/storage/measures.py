@@ -79,8 +79,9 @@ MEASURES: Final[LiteralString] = """
             FROM memberships m
             WHERE m.ended_at IS NULL AND m.until <= reading_instant()
             ORDER BY m.until
-            -- How many more there are does not matter any more.
-            LIMIT 100000
+            -- How many more there are does not matter any more. Behind a subquery, else the planner collects all
+            -- of them by a bitmap to sort them.
+            LIMIT (SELECT 100000)
         ) d
     ) due, (
         SELECT coalesce(sum(pg_stat_get_tuples_inserted(i.inhrelid)), 0)::bigint AS events
