@@ -45,8 +45,8 @@ async def prepare_access(database_url: str, settings: Settings, *, may_be_open: 
     if not (may_be_open or has_jwt or has_tokens):
         raise StartupFailed(
             f"everybody who reaches {settings.host} could do everything, for there is no access control:"
-            " make a token (segmentd token create --role admin --name admin), set JWT keys, listen on 127.0.0.1,"
-            " or allow it with --insecure-open"
+            " make a token (segmentd token create --role admin --name admin), set JWT keys,"
+            " listen on 127.0.0.1, or allow it with --insecure-open"
         )
 
 

@@ -28,6 +28,8 @@ HTTP_WORKER: Final = "segmentd.serve.http_worker"
 NODE_WORKER: Final = "segmentd.serve.node_worker"
 # Connections that wait while all workers are busy, or are started anew.
 BACKLOG: Final = 2048
+# The folder, in that of the node, where its processes measure.
+METRICS: Final = "metrics"
 
 _log = structlog.get_logger(__name__)
 
@@ -39,6 +41,7 @@ def serve(settings: Settings) -> None:
     """
     exporters_asked_for()  # what the workers need and would miss is said here, in one line
     with closing(bind(settings)) as listener, node_folder(Path(settings.data_dir)) as folder:
+        clear_metrics(folder)
         ready_line: str | None = f"segmentd is ready on {address(listener)}"
         while not _serve_once(settings, listener, folder, ready_line):
             _log.error("the embedded PostgreSQL died, starting again")
@@ -62,9 +65,17 @@ def _serve_once(settings: Settings, listener: socket.socket, folder: Path, ready
         asyncio.run(migrate(database_url))
         asyncio.run(prepare_access(database_url, settings, may_be_open=may_be_open))
         listen(listener, BACKLOG)
-        http = Assignment(settings, database_url, str(folder), listener.fileno(), may_be_open=may_be_open)
+        metrics_dir = str(folder / METRICS) if settings.metrics else None
+        http = Assignment(
+            settings,
+            database_url,
+            str(folder),
+            listener.fileno(),
+            may_be_open=may_be_open,
+            metrics_dir=metrics_dir,
+        )
         kept = [Kept(HTTP_WORKER, http) for _ in range(worker_count(settings))]
-        node = Kept(NODE_WORKER, Assignment(settings, database_url, str(folder)))
+        node = Kept(NODE_WORKER, Assignment(settings, database_url, str(folder), metrics_dir=metrics_dir))
         return _supervise([*kept, node], ready_line, lives, settings.unready_seconds)
 
 
@@ -148,6 +159,17 @@ def node_folder(data_dir: Path) -> Iterator[Path]:
         finally:
             os.close(descriptor)
         return
+
+
+def clear_metrics(folder: Path) -> None:
+    """Makes the folder where a node measures, empty of what an earlier start left. Raises StartupFailed."""
+    measured = folder / METRICS
+    try:
+        measured.mkdir(mode=0o700, exist_ok=True)
+        for file in measured.iterdir():
+            file.unlink()
+    except OSError as error:
+        raise StartupFailed(f"the folder {measured} cannot be used: {error.strerror}") from None
 
 
 @contextmanager

@@ -4,7 +4,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, nullcontext
-from typing import Any, Final, LiteralString, Self, TypeVar
+from typing import Any, Final, LiteralString, NamedTuple, Self, TypeVar
 
 import msgspec
 import psycopg
@@ -60,6 +60,14 @@ class Succeeded(msgspec.Struct, frozen=True):
     succeeded: bool
 
 
+class PoolLoad(NamedTuple):
+    """A pool's connections that are in use or being made, those to be had, and how many wait for one."""
+
+    busy: int
+    idle: int
+    waiting: int
+
+
 class Database:
     """PostgreSQL behind a pool; every statement is a transaction of its own unless `transaction` is used."""
 
@@ -77,6 +85,7 @@ class Database:
         )
         self._tracing = tracing
         self._checking: asyncio.Task[None] | None = None
+        self._given_up: set[asyncio.Task[object]] = set()
         self._away_until = 0.0
 
     async def __aenter__(self) -> Self:
@@ -84,9 +93,11 @@ class Database:
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
-        if self._checking is not None:
-            self._checking.cancel()
-            await asyncio.wait([self._checking])
+        unneeded = [*self._given_up, *([] if self._checking is None else [self._checking])]
+        for task in unneeded:
+            task.cancel()
+        if unneeded:
+            await asyncio.wait(unneeded)
         await self._pool.close()
 
     async def all(self, row: type[Row], query: LiteralString, parameters: Parameters = None) -> list[Row]:
@@ -104,6 +115,19 @@ class Database:
         rows = await self.all(row, query, parameters)
         return rows[0] if rows else None
 
+    async def one_within(self, seconds: float, row: type[Row], query: LiteralString) -> Row | None:
+        """As `one`, but gives up after so many seconds, even on a silent server. Raises Unavailable."""
+        asking = asyncio.create_task(self.one(row, query), name="ask for a while")
+        try:
+            if not (await asyncio.wait([asking], timeout=seconds))[0]:
+                raise Unavailable
+            return asking.result()
+        finally:
+            # It takes up to ten seconds to take a statement back from a silent server: nobody waits for that.
+            if asking.cancel():
+                self._given_up.add(asking)
+                asking.add_done_callback(self._forget)
+
     async def execute(self, query: LiteralString, parameters: Parameters = None) -> int:
         """Runs one statement and returns the number of rows that it touched. Raises Unavailable."""
 
@@ -111,6 +135,12 @@ class Database:
             return (await connection.execute(query, parameters)).rowcount
 
         return await self._insisting(query, run)
+
+    def load(self) -> PoolLoad:
+        """What the pool's connections do now."""
+        stats = self._pool.get_stats()
+        idle = stats["pool_available"]
+        return PoolLoad(stats["pool_size"] - idle, idle, stats["requests_waiting"])
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[psycopg.AsyncConnection]:
@@ -152,6 +182,11 @@ class Database:
             )
             self._check_the_others()
             raise Unavailable from error
+
+    def _forget(self, task: asyncio.Task[Any]) -> None:
+        self._given_up.discard(task)
+        if not task.cancelled():
+            task.exception()  # heard, so that asyncio does not report it
 
     def _check_the_others(self) -> None:
         """Where one connection broke, the idle ones are suspect: replace those that no longer answer."""

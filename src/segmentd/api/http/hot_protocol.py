@@ -63,7 +63,8 @@ class HotProtocol(HttpToolsProtocol):
                 answer = hot_path.user(plain[1].decode(), noted.get(b"authorization"))
                 if answer is not None:
                     self._answer(*answer, hot_path.ids.id(noted.get(HEADER)))
-                    hot_path.reads.add(time.perf_counter_ns() - begun)
+                    if hot_path.reads is not None:
+                        hot_path.reads.add(time.perf_counter_ns() - begun)
                     return
         super().data_received(data)
 
