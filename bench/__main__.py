@@ -34,6 +34,7 @@ ROWS: Final[dict[str, Row]] = {
     "hot-read-latency": reading.hot_read_latency,
     "batch": reading.batch,
     "growth": reading.growth,
+    "metrics-cost": reading.metrics_cost,
     "memory": reading.memory,
     "create-rollout": writing.create_rollout,
     "freshness": writing.freshness,

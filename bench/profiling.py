@@ -33,6 +33,7 @@ from segmentd.auth.authenticator import AccessRules, Authenticator
 from segmentd.domain.access import ANONYMOUS, Principal
 from segmentd.domain.bucketing import BUCKETS
 from segmentd.observability.metrics import Metrics
+from segmentd.observability.tally import Tally
 from segmentd.replica.board import boot_time
 from segmentd.replica.catalog import CatalogState, ReplicatedSegment
 from segmentd.replica.replica import Replica, store_path
@@ -61,7 +62,9 @@ def copy_of_made_up_data(folder: Path, users: int) -> Iterator[Replica]:
         store.put_catalog(CatalogState(1, living))
         for _, overrides in batches(users, Calendar.before(now), _SEED):
             columns = [column.reshape(-1, OVERRIDES).tolist() for column in overrides]
-            store.append((ids[0], _state(*rest)) for ids, *rest in zip(*columns, strict=True))
+            store.append(
+                (ids[0].to_bytes(8, "big"), _state(*rest)) for ids, *rest in zip(*columns, strict=True)
+            )
         store.put([], [(b"format", FORMAT)])
     with closing(Replica(folder, 60)) as replica:
         replica.board.clock_offset = int(now.timestamp() * 1_000_000) - boot_time()
@@ -127,6 +130,11 @@ async def _lookups(client: Client, bodies: list[bytes]) -> None:
         await client.post("/api/v1/lookup", body)
 
 
+def _count(tally: Tally, durations: list[int]) -> None:
+    for nanoseconds in durations:
+        tally.add(nanoseconds)
+
+
 def main() -> None:
     """Prints microseconds a call, and on request what cProfile says."""
     parser = ArgumentParser("python -m bench.profiling")
@@ -144,6 +152,8 @@ def main() -> None:
         copy_of_made_up_data(Path(name), options.size) as replica,
     ):
         client = Client(_open_hot_path(replica))
+        tally = Metrics().hot_reads
+        durations = [chance.randint(5_000, 50_000) for _ in range(_CALLS)]
         made = Table("step", "µs", "calls/s")
         steps: dict[str, tuple[Callable[[], object], int]] = {
             "hot read, ASGI": (lambda: asyncio.run(_reads(client, user_ids)), _CALLS),
@@ -152,6 +162,7 @@ def main() -> None:
                 _LOOKUPS * _LOOKUP_USERS,
             ),
             "age": (lambda: [replica.age() for _ in user_ids], _CALLS),
+            "tally of a hot read": (lambda: _count(tally, durations), _CALLS),
             "slugs of a user": (lambda: [replica.segments(user_id) for user_id in user_ids], _CALLS),
         }
         for step, (work, calls) in steps.items():

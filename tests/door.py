@@ -24,9 +24,10 @@ async def open_to_all(database: Database) -> Authenticator:
     return authenticator
 
 
-def entrance(service: Service, authenticator: Authenticator) -> Entrance:
+def entrance(service: Service, authenticator: Authenticator, metrics: Metrics | None = None) -> Entrance:
     """The framework's part of the door."""
-    return Entrance(create_app(service, authenticator), RequestIds(), RequestLimits(), Metrics())
+    app = create_app(service, authenticator, metrics)
+    return Entrance(app, RequestIds(), RequestLimits(), metrics or Metrics())
 
 
 def hot_path(app: ASGIApp, replica: Replica, authenticator: Authenticator) -> HotPath:
@@ -34,6 +35,6 @@ def hot_path(app: ASGIApp, replica: Replica, authenticator: Authenticator) -> Ho
     return HotPath(app, replica, authenticator, RequestIds(), Metrics())
 
 
-async def open_door(service: Service, database: Database) -> Entrance:
+async def open_door(service: Service, database: Database, metrics: Metrics | None = None) -> Entrance:
     """The framework's part of a door that is open to everybody."""
-    return entrance(service, await open_to_all(database))
+    return entrance(service, await open_to_all(database), metrics)

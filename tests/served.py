@@ -15,6 +15,8 @@ from tests.door import open_door
 async def served(database_url: str, folder: Path) -> AsyncIterator[Api]:
     """The service as a client calls it; what it keeps in files is in `folder`."""
     settings = Settings(data_dir=str(folder))
-    async with Database(database_url) as database:
-        async with Api(await open_door(service(database, settings), database)) as api:
-            yield api
+    async with (
+        Database(database_url) as database,
+        Api(await open_door(service(database, settings), database)) as api,
+    ):
+        yield api

@@ -14,13 +14,23 @@ from segmentd.domain.pages import Page, decode_cursor, encode_cursor
 from segmentd.domain.reports import Report, ReportId, ReportOrder, Status
 from segmentd.domain.segments import NewSegment, Segment, SegmentUpdate
 from segmentd.domain.users import User
+from segmentd.observability.metrics import Metrics
 from segmentd.replica.bell import Bell
 from segmentd.replica.follower import catalog_state
-from segmentd.replica.replica import Replica
+from segmentd.replica.replica import CopyMeasures, Replica
 from segmentd.replica.store import Unusable
 from segmentd.reports.files import ReportFiles
 from segmentd.reports.links import is_signed, sign
-from segmentd.storage import audit_log, history, memberships, replication, reports, segments, users
+from segmentd.storage import (
+    audit_log,
+    history,
+    measures,
+    memberships,
+    replication,
+    reports,
+    segments,
+    users,
+)
 from segmentd.storage.database import Database
 
 # How often a waiting request looks whether its report is done.
@@ -52,13 +62,25 @@ class Answer(NamedTuple):
     users: Sequence[UserSegments]
 
 
+class Measured(NamedTuple):
+    """What is measured only for whoever asks."""
+
+    database: measures.Measures | None
+    """None where the database did not answer in time."""
+    copy: CopyMeasures | None
+    """None where this process has no copy at hand."""
+
+
 class Service:
     """The use cases. All of them raise Unavailable when the database is out of reach and they need it."""
 
-    def __init__(self, database: Database, desk: ReportDesk, node: Node | None = None) -> None:
+    def __init__(
+        self, database: Database, desk: ReportDesk, node: Node | None = None, metrics: Metrics | None = None
+    ) -> None:
         self._database = database
         self._desk = desk
         self._node = node
+        self._metrics = metrics or Metrics()
         self._leaving = False
 
     def leave(self) -> None:
@@ -74,6 +96,14 @@ class Service:
         except Unavailable:
             if self._node is None or self._node.replica.age() is None:
                 raise
+
+    async def measure(self) -> Measured:
+        """The figures of the database and of this node's copy, in a second or so, whatever is wrong."""
+        try:
+            found = await measures.measure(self._database)
+        except Unavailable:
+            found = None
+        return Measured(found, None if self._node is None else self._node.replica.measure())
 
     # Segments
 
@@ -162,6 +192,7 @@ class Service:
         """Adds and removes segments of one user, all or nothing. Raises Invalid, SegmentNotFound."""
         change.check()
         changed, state = await memberships.change(self._database, user_id, change, actor)
+        self._metrics.changed(changed)
         self._show_user(user_id, state)
         return changed
 

@@ -4,11 +4,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from segmentd.auth.authenticator import Authenticator
 from segmentd.config import Settings
 from segmentd.serve.wiring import service
 from segmentd.storage.database import Database
 from tests.client import Api
-from tests.door import open_door
+from tests.door import OPEN, entrance
 
 
 @asynccontextmanager
@@ -16,5 +17,7 @@ async def node(database_url: str, folder: Path, *, pool_size: int = 10) -> Async
     """A node with a pool and a folder of its own, called as a client does."""
     settings = Settings(data_dir=str(folder))
     async with Database(database_url, pool_size=pool_size) as database:
-        async with Api(await open_door(service(database, settings), database)) as api:
+        authenticator = Authenticator(database, OPEN)
+        door = entrance(service(database, settings), authenticator)
+        async with authenticator.watching(), Api(door) as api:
             yield api

@@ -45,8 +45,8 @@ async def prepare_access(database_url: str, settings: Settings, *, may_be_open: 
     if not (may_be_open or has_jwt or has_tokens):
         raise StartupFailed(
             f"everybody who reaches {settings.host} could do everything, for there is no access control:"
-            " make a token (segmentd token create --role admin --name admin), set JWT keys, listen on 127.0.0.1,"
-            " or allow it with --insecure-open"
+            " make a token (segmentd token create --role admin --name admin), set JWT keys,"
+            " listen on 127.0.0.1, or allow it with --insecure-open"
         )
 
 
@@ -111,7 +111,7 @@ def _kept_secret(path: Path) -> str:
                 file.flush()
                 os.fsync(file.fileno())
             path.with_suffix(".new").rename(path)
-        _log.info("the first token, an admin's, is in a file", file=str(path))
+        _log.info("the first token, an admin's, is to be read in a file", file=str(path))
         return path.read_text(encoding="ascii").strip()
     except OSError as error:
         raise StartupFailed(f"the admin token cannot be kept in {path}: {error.strerror}") from error

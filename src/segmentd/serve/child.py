@@ -1,8 +1,8 @@
 """What a supervised process and its supervisor say to each other.
 
 The supervisor writes one line of JSON, the assignment, to the standard input of the child and keeps that
-pipe open: its end means stop, whether the supervisor asks for it or was killed. A line `leave` before that means
-that the stop is near. The child writes `ready` to its standard output once.
+pipe open: its end means stop, whether the supervisor asks for it or was killed. A line `leave` before that
+means that the stop is near. The child writes `ready` to its standard output once.
 """
 
 import asyncio
@@ -30,6 +30,8 @@ class Assignment(msgspec.Struct, frozen=True):
     listener: int | None = None
     may_be_open: bool = False
     """Whether everybody may call as long as there is no access control."""
+    metrics_dir: str | None = None
+    """Where all processes of this node measure; None: nothing is measured."""
 
 
 class Duty:

@@ -7,13 +7,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import uvicorn
+from litestar.types import ASGIApp
 
-from segmentd.api.http.hot_path import HotPath
 from segmentd.api.http.hot_protocol import HotProtocol
 from segmentd.config import Settings
-from segmentd.observability.metrics import Metrics
 from segmentd.serve.child import Assignment, Duty, run_child
-from segmentd.serve.wiring import gate, http_door, near, service
+from segmentd.serve.wiring import gate, http_door, measured, near, service, traced, watched
 from segmentd.service import Service
 from segmentd.storage.database import Database
 
@@ -23,17 +22,21 @@ async def serve_http(assignment: Assignment, duty: Duty) -> None:
     if assignment.listener is None or assignment.replica_dir is None:
         raise ValueError("an HTTP worker needs a listening socket and a folder")
     settings, folder = assignment.settings, Path(assignment.replica_dir)
-    with socket.socket(fileno=assignment.listener) as listener:
+    metrics = measured(assignment.metrics_dir)
+    with traced() as tracing, socket.socket(fileno=assignment.listener) as listener:
         async with (
-            Database(assignment.database_url, pool_size=settings.pool_size) as database,
+            Database(assignment.database_url, pool_size=settings.pool_size, tracing=tracing) as database,
+            watched(database, metrics),
             near(database, settings, folder) as node,
             gate(
                 assignment.database_url, settings, folder, may_be_open=assignment.may_be_open
             ) as authenticator,
         ):
-            use_cases = service(database, settings, node)
-            app = http_door(use_cases, settings, authenticator, node.replica, Metrics())
-            server = Server(_configured(app, settings), duty.report_ready)
+            use_cases = service(database, settings, node, metrics)
+            hot_path = http_door(use_cases, settings, authenticator, node.replica, metrics)
+            app = hot_path if tracing is None else tracing.wrap(hot_path)
+            protocol = HotProtocol.answering_by(hot_path, tracing.headers if tracing else ())
+            server = Server(_configured(app, protocol, settings), duty.report_ready)
             leaving = asyncio.create_task(
                 _leave(use_cases, duty.leaving), name="wait for the stop to be near"
             )
@@ -71,10 +74,10 @@ async def _leave(use_cases: Service, leaving: asyncio.Event) -> None:
     use_cases.leave()
 
 
-def _configured(app: HotPath, settings: Settings) -> uvicorn.Config:
+def _configured(app: ASGIApp, protocol: type[HotProtocol], settings: Settings) -> uvicorn.Config:
     return uvicorn.Config(
         app,
-        http=HotProtocol.answering_by(app),
+        http=protocol,
         ws="none",
         lifespan="off",
         log_config=None,

@@ -16,6 +16,7 @@ import structlog
 from segmentd.config import Configuration, Settings
 from segmentd.domain.access import Role, Token
 from segmentd.domain.errors import StartupFailed
+from segmentd.observability.traces import exporters_asked_for
 from segmentd.serve import access
 from segmentd.serve.access import is_loopback, prepare_access
 from segmentd.serve.child import Assignment
@@ -27,6 +28,8 @@ HTTP_WORKER: Final = "segmentd.serve.http_worker"
 NODE_WORKER: Final = "segmentd.serve.node_worker"
 # Connections that wait while all workers are busy, or are started anew.
 BACKLOG: Final = 2048
+# The folder, in that of the node, where its processes measure.
+METRICS: Final = "metrics"
 
 _log = structlog.get_logger(__name__)
 
@@ -36,7 +39,9 @@ def serve(settings: Settings) -> None:
 
     Where the embedded PostgreSQL dies, all is started anew behind the same socket; requests wait there.
     """
+    exporters_asked_for()  # what the workers need and would miss is said here, in one line
     with closing(bind(settings)) as listener, node_folder(Path(settings.data_dir)) as folder:
+        clear_metrics(folder)
         ready_line: str | None = f"segmentd is ready on {address(listener)}"
         while not _serve_once(settings, listener, folder, ready_line):
             _log.error("the embedded PostgreSQL died, starting again")
@@ -45,6 +50,7 @@ def serve(settings: Settings) -> None:
 
 def work(settings: Settings) -> None:
     """Runs the background jobs alone until SIGTERM or SIGINT. Raises StartupFailed."""
+    exporters_asked_for()
     with any_database(settings) as (database_url, lives):
         asyncio.run(migrate(database_url))
         if not _supervise(
@@ -59,9 +65,17 @@ def _serve_once(settings: Settings, listener: socket.socket, folder: Path, ready
         asyncio.run(migrate(database_url))
         asyncio.run(prepare_access(database_url, settings, may_be_open=may_be_open))
         listen(listener, BACKLOG)
-        http = Assignment(settings, database_url, str(folder), listener.fileno(), may_be_open=may_be_open)
+        metrics_dir = str(folder / METRICS) if settings.metrics else None
+        http = Assignment(
+            settings,
+            database_url,
+            str(folder),
+            listener.fileno(),
+            may_be_open=may_be_open,
+            metrics_dir=metrics_dir,
+        )
         kept = [Kept(HTTP_WORKER, http) for _ in range(worker_count(settings))]
-        node = Kept(NODE_WORKER, Assignment(settings, database_url, str(folder)))
+        node = Kept(NODE_WORKER, Assignment(settings, database_url, str(folder), metrics_dir=metrics_dir))
         return _supervise([*kept, node], ready_line, lives, settings.unready_seconds)
 
 
@@ -100,6 +114,8 @@ def check(configuration: Configuration) -> Iterator[str]:
     yield "configuration:"
     for name, value, source in configuration.shown():
         yield f"  {name} = {value}  ({source})"
+    exporters = ", ".join(exporter.name for exporter in exporters_asked_for())
+    yield f"traces: {exporters or 'off'}"
     settings = configuration.settings
     if settings.database_url is None and not Path(settings.data_dir, "postgres").exists():
         yield f"database: embedded, made in {settings.data_dir} by the first `segmentd serve`"
@@ -143,6 +159,17 @@ def node_folder(data_dir: Path) -> Iterator[Path]:
         finally:
             os.close(descriptor)
         return
+
+
+def clear_metrics(folder: Path) -> None:
+    """Makes the folder where a node measures, empty of what an earlier start left. Raises StartupFailed."""
+    measured = folder / METRICS
+    try:
+        measured.mkdir(mode=0o700, exist_ok=True)
+        for file in measured.iterdir():
+            file.unlink()
+    except OSError as error:
+        raise StartupFailed(f"the folder {measured} cannot be used: {error.strerror}") from None
 
 
 @contextmanager

@@ -6,14 +6,16 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 import msgspec
 import structlog
+from prometheus_client.multiprocess import mark_process_dead
 
 from segmentd.config import Settings
 from segmentd.domain.errors import StartupFailed
+from segmentd.observability.metrics import FOLDER_VARIABLE
 from segmentd.serve.child import LEAVE, Assignment
 
 SHORTEST_PAUSE_S: Final = 0.1
@@ -119,6 +121,7 @@ class Kept:
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             pass_fds=[] if self._assignment.listener is None else [self._assignment.listener],
+            env=_environment(self._assignment),
         )  # fmt: skip
         assert process.stdin is not None  # noqa: S101 - asked for above
         process.stdin.write(msgspec.json.encode(self._assignment) + b"\n")
@@ -136,6 +139,9 @@ class Kept:
             telling.cancel()
             process.stdin.close()
             await listening
+            if self._assignment.metrics_dir is not None:
+                # It has no requests and no connections any more; what it counted stays.
+                mark_process_dead(process.pid, self._assignment.metrics_dir)
 
     async def _hear(self, process: asyncio.subprocess.Process) -> None:
         assert process.stdout is not None  # noqa: S101 - asked for by the caller
@@ -150,6 +156,12 @@ async def _tell(lifeline: asyncio.StreamWriter, stop: Stop) -> None:
     lifeline.write(LEAVE)
     await stop.now.wait()
     lifeline.close()
+
+
+def _environment(assignment: Assignment) -> Mapping[str, str]:
+    """Ours, with the folder where a child measures, and no other that may stand there."""
+    ours = {name: value for name, value in os.environ.items() if name.upper() != FOLDER_VARIABLE}
+    return ours if assignment.metrics_dir is None else ours | {FOLDER_VARIABLE: assignment.metrics_dir}
 
 
 def worker_count(settings: Settings) -> int:

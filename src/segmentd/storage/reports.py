@@ -116,7 +116,8 @@ async def signing_keys(database: Database) -> Sequence[bytes]:
     """The keys that links are good under, the one that signs first. Raises Unavailable."""
     rows = await database.all(
         _Key,
-        "SELECT key FROM signing_keys WHERE good_until IS NULL OR good_until > clock_instant() ORDER BY id DESC",
+        "SELECT key FROM signing_keys"
+        " WHERE good_until IS NULL OR good_until > clock_instant() ORDER BY id DESC",
     )
     return [row.key for row in rows]
 

@@ -13,22 +13,28 @@ from segmentd.api.http.audit import audit_router
 from segmentd.api.http.documented import Documented
 from segmentd.api.http.errors import EXCEPTION_HANDLERS
 from segmentd.api.http.memberships import memberships_router
+from segmentd.api.http.metrics import metrics_router
 from segmentd.api.http.operations import OPENAPI, operations_router
 from segmentd.api.http.reports import reports_router
 from segmentd.api.http.segments import segments_router
 from segmentd.api.http.users import users_router
 from segmentd.auth.authenticator import Authenticator
+from segmentd.observability.metrics import Metrics
 from segmentd.service import Service
 
 LARGEST_BODY_BYTES: Final = 2**20
 
 
 def create_app(
-    service: Service, authenticator: Authenticator, cors_origins: tuple[str, ...] = ()
+    service: Service,
+    authenticator: Authenticator,
+    metrics: Metrics | None = None,
+    cors_origins: tuple[str, ...] = (),
 ) -> Litestar:
     """The application that serves these use cases to whom the authenticator knows.
 
-    Raises LookupError for a handler that the table of roles does not name.
+    /metrics is there where something is measured. Raises LookupError for a handler that has no row in the
+    table of roles.
     """
     app = Litestar(
         route_handlers=[
@@ -43,11 +49,13 @@ def create_app(
                 ],
             ),
             operations_router,
+            *([] if metrics is None else [metrics_router]),
         ],
         dependencies={
             "service": Provide(lambda: service, sync_to_thread=False),
             "actor": Provide(actor, sync_to_thread=False),
             "principal": Provide(principal, sync_to_thread=False),
+            "meters": Provide(lambda: metrics, sync_to_thread=False),
         },
         guards=[Guard(authenticator)],
         exception_handlers=EXCEPTION_HANDLERS,

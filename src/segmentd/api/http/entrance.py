@@ -12,7 +12,7 @@ from segmentd.api.http.problem_documents import document, head
 from segmentd.api.http.request_ids import HEADER, RequestIds
 from segmentd.api.problems import problem_of
 from segmentd.domain.errors import Overloaded
-from segmentd.observability.metrics import Metrics
+from segmentd.observability.metrics import Metrics, Refusal
 
 # Asked by those who watch over the service, above all when there is too much to do.
 _ALWAYS_ANSWERED: Final = frozenset({"/livez", "/readyz", "/metrics"})
@@ -49,17 +49,17 @@ class Entrance:
         begun = time.perf_counter()
         answer = _Answer(send, request_id)
         self._running += 1
-        self._metrics.in_progress(1)
+        self._metrics.requests_in_progress.inc()
         try:
             await self._limited(scope, receive, answer)
         finally:
             self._running -= 1
-            self._metrics.in_progress(-1)
+            self._metrics.requests_in_progress.dec()
             self._note(scope, answer.status, time.perf_counter() - begun)
 
     async def _limited(self, scope: HTTPScope, receive: Receive, answer: "_Answer") -> None:
         if self._running > self._limits.most_requests and scope["path"] not in _ALWAYS_ANSWERED:
-            self._metrics.refused("overload")
+            self._metrics.refused(Refusal.OVERLOAD)
             await answer.refuse("This process has too many requests to work on; try again shortly.")
             return
         try:
@@ -68,14 +68,13 @@ class Entrance:
         except TimeoutError:
             if answer.status is not None or not answer.limit.expired():
                 raise
-            self._metrics.refused("timeout")
+            self._metrics.refused(Refusal.TIMEOUT)
             await answer.refuse("The request took longer than it may; try again shortly.")
 
     def _note(self, scope: HTTPScope, status: int | None, seconds: float) -> None:
         # No answer: the client went away.
         shown = status or 499
-        route = scope.get("path_template") or "unknown"
-        self._metrics.answered(scope["method"], route, shown, seconds)
+        self._metrics.answered(scope["method"], scope.get("path_template"), shown, seconds)
         level = _log.warning if shown >= _ERROR else _log.debug if scope["method"] == "GET" else _log.info
         # Without the query: the links of reports have their signature there.
         level(

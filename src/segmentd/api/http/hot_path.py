@@ -26,6 +26,7 @@ from segmentd.replica.store import Unusable
 BEFORE_ID: Final = "/api/v1/users/"
 AFTER_ID: Final = "/segments"
 LOOKUP: Final = "/api/v1/lookup"
+USER_SEGMENTS: Final = f"{BEFORE_ID}{{user_id}}{AFTER_ID}"
 
 _LONGEST_ID: Final = len(str(INT64_MAX))
 # A thousand ids take 21,000 bytes; what is larger is full of blanks, or too large.
@@ -43,7 +44,7 @@ class HotPath:
         replica: Replica,
         authenticator: Authenticator,
         ids: RequestIds,
-        metrics: Metrics,
+        metrics: Metrics | None,
         unusual: Collection[bytes] = (),
     ) -> None:
         self._app = app
@@ -52,8 +53,8 @@ class HotPath:
         self._lookups = msgspec.json.Decoder(LookupRequest)
         self._unusual = frozenset(unusual)
         self.ids = ids
-        self.reads = metrics.hot_reads
-        self._hot_lookups = metrics.hot_lookups
+        self.reads = None if metrics is None else metrics.hot_reads
+        self._hot_lookups = None if metrics is None else metrics.hot_lookups
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != ScopeType.HTTP or scope["query_string"]:
@@ -107,8 +108,10 @@ class HotPath:
         if plain is None or answer is None:
             await self._app(scope, receive, send)
             return
+        scope["path_template"] = USER_SEGMENTS  # as the framework names the route
         await _send(send, *answer, self.ids.id(plain.get(HEADER)))
-        self.reads.add(time.perf_counter_ns() - begun)
+        if self.reads is not None:
+            self.reads.add(time.perf_counter_ns() - begun)
 
     async def _look_up(self, scope: HTTPScope, receive: Receive, send: Send) -> None:
         begun = time.perf_counter_ns()
@@ -122,8 +125,10 @@ class HotPath:
         if message["type"] == "http.request":
             answer = self._users(message, plain.get(b"authorization"))
         if answer is not None:
+            scope["path_template"] = LOOKUP
             await _send(send, *answer, self.ids.id(plain.get(HEADER)))
-            self._hot_lookups.add(time.perf_counter_ns() - begun)
+            if self._hot_lookups is not None:
+                self._hot_lookups.add(time.perf_counter_ns() - begun)
             return
 
         heard = False

@@ -6,7 +6,7 @@ answered on the spot. Every other byte goes to uvicorn's parser, untouched (docs
 
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import ClassVar, Final
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
@@ -22,8 +22,6 @@ PLAIN: Final = re.compile(
     rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[^\r\n\0]*\r\n)*\r\n"
 )
 
-# Of these, those that the hot path has to know about.
-NOTED: Final = re.compile(rb"\r\n(?i:(authorization|x-request-id|origin|traceparent)):[ \t]*([^\r\n]*)")
 _NOTHING: Final[Mapping[bytes, bytes]] = {}
 
 
@@ -31,29 +29,50 @@ class HotProtocol(HttpToolsProtocol):
     """One connection."""
 
     hot_path: ClassVar[HotPath]
+    unusual: ClassVar[Collection[bytes]]
+    noted: ClassVar[re.Pattern[bytes]]
+    """The headers, and their values, that the hot path has to know about."""
 
     _parsing = False
     _answered_at = 0.0
 
     @classmethod
-    def answering_by(cls, hot_path: HotPath) -> type["HotProtocol"]:
-        """The protocol of a server whose hot reads `hot_path` answers."""
-        return type(cls.__name__, (cls,), {"hot_path": hot_path})
+    def answering_by(cls, hot_path: HotPath, unusual: Collection[str] = ()) -> type["HotProtocol"]:
+        """The protocol of a server whose hot reads `hot_path` answers, but those with an unusual header."""
+        names = b"|".join(
+            [b"authorization", HEADER, b"origin", *(re.escape(name).encode() for name in unusual)]
+        )
+        return type(
+            cls.__name__,
+            (cls,),
+            {
+                "hot_path": hot_path,
+                "unusual": frozenset(name.encode() for name in unusual),
+                "noted": re.compile(rb"\r\n(?i:(%b)):[ \t]*([^\r\n]*)" % names),
+            },
+        )
 
     def data_received(self, data: bytes) -> None:
         """Answers a plain hot read, or hands everything to the parser."""
         if not self._is_busy() and (plain := PLAIN.fullmatch(data)):
             begun = time.perf_counter_ns()
             hot_path = self.hot_path
-            headers = NOTED.findall(data)
-            noted = hot_path.noted((name.lower(), value) for name, value in headers) if headers else _NOTHING
+            headers = self.noted.findall(data)
+            noted = self._plain(headers) if headers else _NOTHING
             if noted is not None:
                 answer = hot_path.user(plain[1].decode(), noted.get(b"authorization"))
                 if answer is not None:
                     self._answer(*answer, hot_path.ids.id(noted.get(HEADER)))
-                    hot_path.reads.add(time.perf_counter_ns() - begun)
+                    if hot_path.reads is not None:
+                        hot_path.reads.add(time.perf_counter_ns() - begun)
                     return
         super().data_received(data)
+
+    def _plain(self, found: Sequence[tuple[bytes, bytes]]) -> Mapping[bytes, bytes] | None:
+        headers = [(name.lower(), value) for name, value in found]
+        if any(name in self.unusual for name, _ in headers):
+            return None
+        return self.hot_path.noted(headers)
 
     def on_message_begin(self) -> None:
         """From here to the message's end, what comes belongs to it."""
