@@ -8,7 +8,7 @@ from pathlib import Path
 
 import httpx
 
-from tests.scraping import Scrape
+from tests.scraping import REQUESTS, Scrape
 from tests.serve.processes import Serving, eventually, serving
 
 CHANGES = "segmentd_membership_changes_total"
@@ -158,3 +158,23 @@ def test_a_node_that_shall_not_measure_does_not(empty_database_url: str, tmp_pat
         assert answer.json()["type"] == "/problems/not-found"
         assert service.stop() == (0, "")
     assert [*foreign.iterdir()] == [*(tmp_path / FOLDER).iterdir()] == []
+
+
+def test_a_hot_read_answered_on_the_spot_is_counted_like_all_others(
+    empty_database_url: str, tmp_path: Path
+) -> None:
+    route = {"method": "GET", "route": "/api/v1/users/{user_id}/segments", "status": "200"}
+    with serving("--database-url", empty_database_url, cwd=tmp_path, workers=2) as service:
+        service.ready()
+
+        def counted() -> float:
+            return scrape(service)(f"{REQUESTS}_count", **route)
+
+        eventually(lambda: "segmentd_replica_age_seconds" in scrape(service))
+        with service.client() as client:
+            for user_id in range(1, 101):
+                assert client.get(f"users/{user_id}/segments").status_code == 200
+            assert counted() == 100
+            assert client.get("users/1/segments?detail=true").status_code == 200
+            assert counted() == 101
+            assert scrape(service)("segmentd_http_requests_in_progress") == 1, "the scrape itself"

@@ -17,6 +17,7 @@ from segmentd.observability.metrics import Metrics, Refusal
 # Asked by those who watch over the service, above all when there is too much to do.
 _ALWAYS_ANSWERED: Final = frozenset({"/livez", "/readyz", "/metrics"})
 _ERROR: Final = 500
+_REFUSALS: Final = {401: Refusal.UNAUTHENTICATED, 403: Refusal.FORBIDDEN, 429: Refusal.RATE_LIMIT}
 
 _log = structlog.get_logger(__name__)
 
@@ -74,6 +75,8 @@ class Entrance:
     def _note(self, scope: HTTPScope, status: int | None, seconds: float) -> None:
         # No answer: the client went away.
         shown = status or 499
+        if shown in _REFUSALS:
+            self._metrics.refused(_REFUSALS[shown])
         self._metrics.answered(scope["method"], scope.get("path_template"), shown, seconds)
         level = _log.warning if shown >= _ERROR else _log.debug if scope["method"] == "GET" else _log.info
         # Without the query: the links of reports have their signature there.
