@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import uvicorn
 
+from segmentd.api.http.connection import ConnectionLimits
 from segmentd.api.http.hot_path import HotPath
 from segmentd.api.http.hot_protocol import HotProtocol
 from segmentd.api.http.request_ids import RequestIds
@@ -21,6 +22,7 @@ from tests.client import Api
 from tests.door import entrance, open_to_all
 
 HOT = b"GET /api/v1/users/1000/segments HTTP/1.1\r\nHost: segmentd\r\nX-Request-Id: one\r\n"
+LIMITS = ConnectionLimits(max_header_bytes=32_768, receive_seconds=20, send_seconds=30, keep_alive_seconds=5)
 ANSWER = b'{"user_id":1000,"segments":["A"]}'
 
 
@@ -79,7 +81,7 @@ async def line(database_url: str, database: Database, api: Api, tmp_path: Path) 
         config = uvicorn.Config(
             hot_path,
             port=0,
-            http=HotProtocol.answering_by(hot_path),
+            http=HotProtocol.answering_by(hot_path).within(LIMITS),
             ws="none",
             lifespan="off",
             log_config=None,
@@ -127,6 +129,18 @@ async def test_a_client_that_asks_to_keep_the_connection_is_answered_on_the_spot
     [answer] = await line.say(HOT + b"Connection: Keep-Alive\r\nAccept: */*\r\n\r\n")
 
     assert answer.endswith(ANSWER)
+    assert line.hot_path.asked == 1
+
+
+async def test_a_hot_read_with_more_headers_than_allowed_is_refused(line: Line) -> None:
+    header = b"X: ".ljust(LIMITS.max_header_bytes - len(HOT) - 4, b"x")
+    [largest] = await line.say(HOT + header + b"\r\n\r\n")
+    assert line.hot_path.asked == 1
+
+    [larger] = await line.say(HOT + header + b"x\r\n\r\n")
+
+    assert largest.endswith(ANSWER)
+    assert larger.startswith(b"HTTP/1.1 431")
     assert line.hot_path.asked == 1
 
 

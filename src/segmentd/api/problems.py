@@ -52,6 +52,7 @@ HTTP_PROBLEMS: Final[Mapping[int, Problem]] = {
     400: Problem("malformed", "Malformed request", 400, "INVALID_ARGUMENT"),
     404: PROBLEMS[errors.NotFound],
     405: Problem("method-not-allowed", "Method not allowed", 405, "UNIMPLEMENTED"),
+    408: Problem("request-timeout", "Request timeout", 408, "DEADLINE_EXCEEDED"),
     413: Problem("body-too-large", "Body too large", 413, "RESOURCE_EXHAUSTED"),
     415: Problem("unsupported-media-type", "Unsupported media type", 415, "INVALID_ARGUMENT"),
     431: Problem("headers-too-large", "Headers too large", 431, "INVALID_ARGUMENT"),

@@ -9,8 +9,9 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 from typing import ClassVar, Final
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
+from segmentd.api.http.connection import LimitedProtocol
 from segmentd.api.http.hot_path import HotPath
 from segmentd.api.http.request_ids import HEADER
 
@@ -25,16 +26,13 @@ PLAIN: Final = re.compile(
 _NOTHING: Final[Mapping[bytes, bytes]] = {}
 
 
-class HotProtocol(HttpToolsProtocol):
+class HotProtocol(LimitedProtocol):
     """One connection."""
 
     hot_path: ClassVar[HotPath]
     unusual: ClassVar[Collection[bytes]]
     noted: ClassVar[re.Pattern[bytes]]
     """The headers, and their values, that the hot path has to know about."""
-
-    _parsing = False
-    _answered_at = 0.0
 
     @classmethod
     def answering_by(cls, hot_path: HotPath, unusual: Collection[str] = ()) -> type["HotProtocol"]:
@@ -54,7 +52,8 @@ class HotProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Answers a plain hot read, or hands everything to the parser."""
-        if not self._is_busy() and (plain := PLAIN.fullmatch(data)):
+        small = len(data) <= self.limits.max_header_bytes
+        if small and not self._is_busy() and (plain := PLAIN.fullmatch(data)):
             begun = time.perf_counter_ns()
             hot_path = self.hot_path
             headers = self.noted.findall(data)
@@ -74,16 +73,6 @@ class HotProtocol(HttpToolsProtocol):
             return None
         return self.hot_path.noted(headers)
 
-    def on_message_begin(self) -> None:
-        """From here to the message's end, what comes belongs to it."""
-        self._parsing = True
-        super().on_message_begin()
-
-    def on_message_complete(self) -> None:
-        """The next byte begins another message."""
-        self._parsing = False
-        super().on_message_complete()
-
     def _is_busy(self) -> bool:
         """Whether a message is half heard, or an answer half given."""
         cycle: RequestResponseCycle | None = self.cycle
@@ -97,17 +86,4 @@ class HotProtocol(HttpToolsProtocol):
             % (head, request_id, age, len(body), body)
         )
         self.server_state.total_requests += 1
-        self._unset_keepalive_if_required()
-        if not self._answered_at:
-            self.loop.call_later(self.timeout_keep_alive, self._close_if_idle)
         self._answered_at = self.loop.time()
-
-    def _close_if_idle(self) -> None:
-        """One timer a connection, which looks anew after use meanwhile: cheaper than one a request."""
-        if self.transport.is_closing():
-            return
-        left = self._answered_at + self.timeout_keep_alive - self.loop.time()
-        if left > 0 or self._is_busy():
-            self.loop.call_later(max(left, self.timeout_keep_alive / 2), self._close_if_idle)
-        else:
-            self.transport.close()
