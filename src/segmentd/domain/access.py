@@ -1,7 +1,7 @@
 """Who may do what."""
 
 import enum
-from datetime import datetime
+from datetime import date, datetime
 from typing import Final, NamedTuple, NewType
 
 import msgspec
@@ -63,7 +63,8 @@ class Token(msgspec.Struct, frozen=True):
     created_at: datetime
     expires_at: datetime | None
     revoked_at: datetime | None
-    last_used_on: datetime | None
+    last_used_on: date | None
+    """In UTC."""
 
     def holds(self, now: datetime) -> bool:
         """Whether the token is good at `now`."""
