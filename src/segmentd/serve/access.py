@@ -111,10 +111,11 @@ def _kept_secret(path: Path) -> str:
                 file.flush()
                 os.fsync(file.fileno())
             path.with_suffix(".new").rename(path)
-        _log.info("the first token, an admin's, is in a file", file=str(path))
-        return path.read_text(encoding="ascii").strip()
+        secret = path.read_text(encoding="ascii").strip()
     except OSError as error:
         raise StartupFailed(f"the admin token cannot be kept in {path}: {error.strerror}") from error
+    _log.info("the first token, an admin's, is in a file", file=str(path))
+    return secret
 
 
 def _whoever() -> Actor:
