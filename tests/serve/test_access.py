@@ -128,8 +128,8 @@ def test_a_token_works_at_every_worker_at_once_and_no_longer_once_it_is_revoked(
 
         assert token(url, tmp_path, "revoke", "importer") == "revoked importer\n"
 
-        for path in ("segments", "users/1000/segments"):
-            eventually(lambda path=path: is_always(service, editor, 401, path))
+        eventually(lambda: is_always(service, editor, 401))
+        eventually(lambda: is_always(service, editor, 401, "users/1000/segments"))
         assert is_always(service, None, 401)
         assert "revoked" in token(url, tmp_path, "list").splitlines()[1]
         assert service.stop() == (0, "")
@@ -272,6 +272,20 @@ def test_a_file_that_cannot_be_made_is_told_in_one_line(url: str, tmp_path: Path
     arguments = ("serve", "--port", "0", "--database-url", url, "--admin-token-file", tmp_path / place)
 
     assert "the admin token cannot be kept in " in failure(run(*arguments, cwd=tmp_path))
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\n", b"short", b"\xff" * 40], ids=["empty", "blank", "short", "not ASCII"]
+)
+def test_a_file_that_holds_no_token_is_told_in_one_line(
+    url: str, rows: Rows, tmp_path: Path, content: bytes
+) -> None:
+    file = tmp_path / "admin.token"
+    file.write_bytes(content)
+    arguments = ("serve", "--port", "0", "--database-url", url, "--admin-token-file", file)
+
+    assert failure(run(*arguments, cwd=tmp_path)).startswith(f"{file} holds no token")
+    assert rows("SELECT FROM tokens") == []
 
 
 # The keys of links
