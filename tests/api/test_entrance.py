@@ -10,6 +10,7 @@ from typing import Any, Final
 import httpx
 import pytest
 import structlog
+from litestar.enums import ScopeType
 from litestar.types import Receive, Scope, Send
 from structlog.testing import capture_logs
 
@@ -134,7 +135,7 @@ class Held:
         self.gate = asyncio.Event()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        assert scope["type"] == "http"
+        assert scope["type"] == ScopeType.HTTP
         del receive
         if scope["path"] == "/held":
             self.arrived.release()
