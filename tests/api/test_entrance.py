@@ -318,3 +318,16 @@ async def test_a_page_may_read_why_it_was_refused(database: Database, tmp_path: 
             answer = await api.get(path, headers={"Origin": ORIGIN, **headers})
             assert answer.status_code == status
             assert answer.headers.get("Access-Control-Allow-Origin") == ORIGIN
+
+
+async def test_a_client_that_goes_away_before_it_is_answered_is_no_mistake_of_ours() -> None:
+    async def app(_scope: Scope, receive: Receive, send: Send) -> None:
+        assert (await receive())["type"] == "http.disconnect"
+        await send({"type": "http.response.start", "status": 500, "headers": []})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    door = Entrance(app, RequestIds(), RequestLimits(), Metrics())
+    with capture_logs() as lines:
+        await ask(door, Request("POST", "/api/v1/segments", (), []))
+
+    assert [(line["event"], line["status"]) for line in lines] == [("request", 499)]

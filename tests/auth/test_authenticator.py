@@ -294,6 +294,19 @@ async def test_the_day_of_the_last_use_is_noted_once_a_day(
     assert rows("SELECT name FROM tokens WHERE last_used_on IS NULL") == [("idle",)]
 
 
+async def test_changes_are_learnt_of_after_tokens_were_used(database: Database) -> None:
+    secret = await new_token(database, "one")
+    authenticator = await looked(database)
+    assert authenticator.admit(shown(secret)).name == "one"
+    await authenticator.look()
+    another = await new_token(database, "another")
+
+    await authenticator.look()
+
+    assert authenticator.admit(shown(secret)).name == "one"
+    assert authenticator.admit(shown(another)).name == "another"
+
+
 # Without the database
 
 

@@ -9,7 +9,6 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Final, NamedTuple
 
-import psycopg
 import structlog
 
 from segmentd.auth.jwt import JwtVerifier
@@ -68,6 +67,8 @@ class Authenticator:
 
     async def look(self) -> None:
         """Learns which tokens are in force, and notes which were used. Raises Unavailable."""
+        if self._rules.jwt is not None and self._rules.jwt.reload():
+            self._remembered.clear()
         begun = time.monotonic()
         state = await tokens.state(self._database)
         if state.version != self._version:
@@ -78,11 +79,9 @@ class Authenticator:
         self._open = self._rules.may_be_open and self._rules.jwt is None and not state.has_tokens
         self._clock_offset = state.now - _monotonic(begun)
         self._known_until = begun + self._rules.bound_seconds
-        if self._rules.jwt is not None and self._rules.jwt.reload():
-            self._remembered.clear()
-        if self._used:
-            used, self._used = self._used, set()
+        if used := set(self._used):
             await tokens.note_used(self._database, used)
+            self._used -= used
 
     def admit(self, authorization: bytes | None) -> Principal:
         """Who sends this `Authorization` header, if they may come now.
@@ -148,8 +147,10 @@ class Authenticator:
     async def _look_or_go_on(self) -> None:
         try:
             await self.look()
-        except (Unavailable, psycopg.Error) as error:
-            _log.warning("cannot look for changes of the tokens", error=str(error))
+        except Unavailable as error:
+            _log.warning("cannot look for changes of the tokens", error=error.detail)
+        except Exception:  # noqa: BLE001 - to go on looking is the only way to hear of a revocation
+            _log.exception("looking for changes of the tokens failed")
 
 
 class _Remembered(NamedTuple):

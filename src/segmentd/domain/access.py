@@ -64,6 +64,7 @@ class Token(msgspec.Struct, frozen=True):
     expires_at: datetime | None
     revoked_at: datetime | None
     last_used_on: date | None
+    """In UTC."""
 
     def holds(self, now: datetime) -> bool:
         """Whether the token is good at `now`."""

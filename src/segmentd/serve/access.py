@@ -21,6 +21,8 @@ from segmentd.storage import reports, tokens
 from segmentd.storage.database import Database
 
 ADMIN: Final = "admin"
+# As the setting admin_token.
+_SHORTEST_SECRET: Final = 32
 
 _log = structlog.get_logger(__name__)
 
@@ -111,10 +113,14 @@ def _kept_secret(path: Path) -> str:
                 file.flush()
                 os.fsync(file.fileno())
             path.with_suffix(".new").rename(path)
-        _log.info("the first token, an admin's, is to be read in a file", file=str(path))
-        return path.read_text(encoding="ascii").strip()
+        secret = path.read_text(encoding="ascii", errors="replace").strip()
     except OSError as error:
         raise StartupFailed(f"the admin token cannot be kept in {path}: {error.strerror}") from error
+    # An empty file would make a token of an empty secret, which anybody guesses.
+    if len(secret) < _SHORTEST_SECRET or not secret.isascii():
+        raise StartupFailed(f"{path} holds no token: remove it, and the next start makes one")
+    _log.info("the first token, an admin's, is in a file", file=str(path))
+    return secret
 
 
 def _whoever() -> Actor:

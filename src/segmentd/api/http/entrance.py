@@ -7,6 +7,7 @@ from typing import Final, NamedTuple
 import structlog
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, HTTPScope, Message, Receive, Scope, Send
+from litestar.types.asgi_types import ReceiveMessage
 
 from segmentd.api.http.problem_documents import document, head
 from segmentd.api.http.request_ids import HEADER, RequestIds
@@ -17,6 +18,8 @@ from segmentd.observability.metrics import Metrics, Refusal
 # Asked by those who watch over the service, above all when there is too much to do.
 _ALWAYS_ANSWERED: Final = frozenset({"/livez", "/readyz", "/metrics"})
 _ERROR: Final = 500
+# Nobody hears this status; it stands in the log and the metrics.
+_CLIENT_GONE: Final = 499
 _REFUSALS: Final = {401: Refusal.UNAUTHENTICATED, 403: Refusal.FORBIDDEN, 429: Refusal.RATE_LIMIT}
 
 _log = structlog.get_logger(__name__)
@@ -65,7 +68,7 @@ class Entrance:
             return
         try:
             async with asyncio.timeout(self._limits.seconds) as answer.limit:
-                await self._app(scope, receive, answer)
+                await self._app(scope, answer.heard(receive), answer)
         except TimeoutError:
             if answer.status is not None or not answer.limit.expired():
                 raise
@@ -73,8 +76,7 @@ class Entrance:
             await answer.refuse("The request took longer than it may; try again shortly.")
 
     def _note(self, scope: HTTPScope, status: int | None, seconds: float) -> None:
-        # No answer: the client went away.
-        shown = status or 499
+        shown = status or _CLIENT_GONE
         if shown in _REFUSALS:
             self._metrics.refused(_REFUSALS[shown])
         self._metrics.answered(scope["method"], scope.get("path_template"), shown, seconds)
@@ -97,11 +99,23 @@ class _Answer:
     def __init__(self, send: Send, request_id: bytes) -> None:
         self._send = send
         self._request_id = request_id
+        self._client_gone = False
         self.status: int | None = None
+
+    def heard(self, receive: Receive) -> Receive:
+        """What is received, and whether the client goes away before it is answered."""
+
+        async def heard() -> ReceiveMessage:
+            message = await receive()
+            if message["type"] == "http.disconnect" and self.status is None:
+                self._client_gone = True
+            return message
+
+        return heard
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
-            self.status = message["status"]
+            self.status = _CLIENT_GONE if self._client_gone else message["status"]
             self.limit.reschedule(None)
             message["headers"] = [(HEADER, self._request_id), *message["headers"]]
         await self._send(message)
