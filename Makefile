@@ -1,9 +1,10 @@
 # One environment, .venv, serves every target. Packages come from the lock files only, as wheels, each checked by its
-# hash. The files .venv/.python, .run, .dev and .package say what has been done: a target that finds them current
-# calls no pip and needs no network. All paths are relative, so a checkout below "a folder with blanks" works.
+# hash. The files .venv/.python, .run, .otel, .dev and .package say what has been done: a target that finds them
+# current calls no pip and needs no network. All paths are relative, so a checkout below "a folder with blanks" works.
 
 PYTHON ?= python3
 ARGS ?=
+EXTRAS ?=
 
 PIP := .venv/bin/python -m pip --quiet --disable-pip-version-check
 INSTALL := $(PIP) install --require-hashes --only-binary :all: --requirement
@@ -17,7 +18,7 @@ COMPILE := .venv/bin/uv --quiet pip compile pyproject.toml --universal --python-
 help: ## lists the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-7s %s\n", $$1, $$2 }' Makefile
 
-run: .venv/.run .venv/.package ## starts segmentd; options in ARGS='--port 9090'
+run: .venv/.run $(EXTRAS:%=.venv/.%) .venv/.package ## starts segmentd; options in ARGS='--port 9090', EXTRAS=otel
 	@exec .venv/bin/segmentd serve $(ARGS)
 
 test: .venv/.dev .venv/.package ## runs the tests; options of pytest in ARGS
@@ -39,16 +40,14 @@ proof: .venv/.dev .venv/.package ## runs the long proofs that `make test` leaves
 bench: .venv/.dev .venv/.package ## measures, each figure against a reference in the same run
 	.venv/bin/python -m bench $(ARGS)
 
-lock: .venv/.dev ## writes both lock files anew; newer versions with ARGS=--upgrade
-	$(COMPILE) --group dev --output-file requirements-dev.lock $(ARGS)
+lock: .venv/.dev ## writes the lock files anew; newer versions with ARGS=--upgrade
+	$(COMPILE) --group dev --extra otel --output-file requirements-dev.lock $(ARGS)
 	$(COMPILE) --group build --constraints requirements-dev.lock --output-file requirements.lock $(ARGS)
+	$(COMPILE) --group build --extra otel --constraints requirements-dev.lock \
+		--output-file requirements-otel.lock $(ARGS)
 
-audit: ## looks for known holes in the locked packages, where pip-audit is installed
-	@if command -v pip-audit >/dev/null; then \
-		pip-audit --require-hashes --disable-pip --requirement requirements-dev.lock; \
-	else \
-		echo "audit: skipped, there is no pip-audit on this machine"; \
-	fi
+audit: .venv/.dev ## looks for known holes in the packages that segmentd runs with
+	@.venv/bin/python .ci/audit.py requirements-otel.lock
 
 clean: ## removes .venv and every cache, never ./data
 	rm -rf .venv .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build dist
@@ -74,11 +73,17 @@ python_is = $(shell "$(PYTHON)" -c 'import sys; v = sys.version_info; print("is 
 	@$(INSTALL) requirements.lock
 	@touch $@
 
-# The development lock holds every line of requirements.lock, so .run is then current too.
+# OpenTelemetry, on top of what runs.
+.venv/.otel: .venv/.run requirements-otel.lock
+	@echo "installing requirements-otel.lock into .venv, once" >&2
+	@$(INSTALL) requirements-otel.lock
+	@touch $@
+
+# The development lock holds every line of the other two, so .run and .otel are then current too.
 .venv/.dev: .venv/.python requirements-dev.lock
 	@echo "installing requirements-dev.lock into .venv, once" >&2
 	@$(INSTALL) requirements-dev.lock
-	@touch .venv/.run $@
+	@touch .venv/.run .venv/.otel $@
 
 # After .run or .dev, which bring the build backend.
 .venv/.package: .venv/.run pyproject.toml src/segmentd/__init__.py

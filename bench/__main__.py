@@ -18,7 +18,7 @@ from bench.figures import Figure, Skipped
 from bench.lab import Lab, Plan
 from bench.programs import Missing, machine
 from bench.table import table
-from segmentd.observability import set_up_logging
+from segmentd.observability.logs import set_up_logging
 
 Row = Callable[[Lab], Iterator[Figure]]
 
@@ -34,6 +34,7 @@ ROWS: Final[dict[str, Row]] = {
     "hot-read-latency": reading.hot_read_latency,
     "batch": reading.batch,
     "growth": reading.growth,
+    "metrics-cost": reading.metrics_cost,
     "memory": reading.memory,
     "create-rollout": writing.create_rollout,
     "freshness": writing.freshness,

@@ -10,7 +10,7 @@ import lmdb
 import msgspec
 import uvloop
 
-from segmentd.observability import set_up_logging
+from segmentd.observability.logs import set_up_logging
 from segmentd.replica.follower import Follower
 from segmentd.storage.database import Database
 

@@ -1,7 +1,7 @@
 """What the rows share: the plan of a run, one PostgreSQL, the loaded databases, a node on the large one."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from functools import cached_property
@@ -100,11 +100,13 @@ class Lab:
         return self._undo.enter_context(self.node_on(self.database_url, "node"))
 
     @contextmanager
-    def node_on(self, database_url: str, name: str, workers: int = 0) -> Iterator[Node]:
+    def node_on(
+        self, database_url: str, name: str, workers: int = 0, flags: Sequence[str] = ()
+    ) -> Iterator[Node]:
         """A node of its own that answers from its copy."""
         self.say(f"starting {name}")
         with node(
-            self.folder / name, database_url=database_url, workers=workers, pool_size=POOL_SIZE
+            self.folder / name, database_url=database_url, workers=workers, pool_size=POOL_SIZE, flags=flags
         ) as started:
             self.say(f"{name} makes its copy")
             started.wait_for_copy()

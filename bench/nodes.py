@@ -65,7 +65,12 @@ class Node(NamedTuple):
 
 @contextmanager
 def node(
-    folder: Path, *, database_url: str | None, workers: int = 0, pool_size: int | None = None
+    folder: Path,
+    *,
+    database_url: str | None,
+    workers: int = 0,
+    pool_size: int | None = None,
+    flags: Sequence[str] = (),
 ) -> Iterator[Node]:
     """A node on this data directory, ready; without a database URL on its own embedded PostgreSQL."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -75,7 +80,7 @@ def node(
         for name, value in os.environ.items()
         if not name.startswith("SEGMENTD_") and name != "DATABASE_URL"
     }
-    arguments = ["serve", "--port", "0", "--workers", str(workers), "--data-dir", str(folder)]
+    arguments = ["serve", "--port", "0", "--workers", str(workers), "--data-dir", str(folder), *flags]
     log = folder / "bench.log"
     begun = time.perf_counter()
     with (

@@ -116,6 +116,30 @@ def growth(lab: Lab) -> Iterator[Figure]:
     )
 
 
+def metrics_cost(lab: Lab) -> Iterator[Figure]:
+    """The hot read of a node that measures against the same of one that does not."""
+    requests = Requests("read", lab.plan.size, CONNECTIONS)
+    rates: dict[str, list[float]] = {"without": [], "with": []}
+    with lab.node_on(lab.database_url, "node without metrics", flags=["--no-metrics"]) as unmeasured:
+        urls = {"without": unmeasured.url, "with": lab.node.url}
+        for url in urls.values():
+            put_load(url, requests, _WARM_UP_SECONDS, lab.next_seed())
+        for number in range(lab.plan.rounds):
+            # Each goes first as often as the other, for a machine grows warm.
+            for name in (*urls,) if number % 2 else reversed(urls):
+                lab.say(f"metrics-cost: {name}, round {number + 1}")
+                rates[name].append(put_load(urls[name], requests, lab.plan.seconds, lab.next_seed()).rate)
+    yield Figure(
+        name="metrics-cost",
+        work="the hot read of a node that measures",
+        unit="/s",
+        values=rates["with"],
+        reference="with --no-metrics",
+        reference_values=rates["without"],
+        target=Target(0.97, 0.99),
+    )
+
+
 def memory(lab: Lab) -> Iterator[Figure]:
     """What the HTTP workers have for themselves, before and after many requests."""
     requests = Requests("read", lab.plan.size, CONNECTIONS)

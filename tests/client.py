@@ -4,7 +4,7 @@ from collections.abc import Awaitable
 from typing import Any, Final, cast
 
 import httpx
-from litestar import Litestar
+from litestar.types import ASGIApp
 
 Json = Any
 
@@ -14,7 +14,7 @@ ORIGIN: Final = "http://segmentd.test"
 class Api(httpx.AsyncClient):
     """An HTTP client of one application; paths are below /api/v1 unless they begin with a slash."""
 
-    def __init__(self, app: Litestar) -> None:
+    def __init__(self, app: ASGIApp) -> None:
         transport = httpx.ASGITransport(app=cast("Any", app))  # two libraries spell ASGI's types differently
         super().__init__(transport=transport, base_url=f"{ORIGIN}/api/v1/")
 

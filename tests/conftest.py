@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from segmentd.api.http.app import create_app
 from segmentd.config import Settings
 from segmentd.serve.wiring import service
 from segmentd.storage.database import Database
 from tests.client import Api
 from tests.clock import Clock
+from tests.door import open_door
 from tests.postgres import migrated_template, new_database, quick_server, shared_by_workers
 
 
@@ -64,7 +64,7 @@ async def database(database_url: str) -> AsyncIterator[Database]:
 @pytest.fixture
 async def api(database: Database, tmp_path: Path) -> AsyncIterator[Api]:
     """The whole service, called as a client does."""
-    async with Api(create_app(service(database, Settings(data_dir=str(tmp_path))))) as api:
+    async with Api(await open_door(service(database, Settings(data_dir=str(tmp_path))), database)) as api:
         yield api
 
 

@@ -17,7 +17,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parent.parent
-LOCKS = ["requirements.lock", "requirements-dev.lock"]
+LOCKS = ["requirements.lock", "requirements-otel.lock", "requirements-dev.lock"]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 MAKEFILE = (ROOT / "Makefile").read_text()
 COMPOSE = yaml.safe_load((ROOT / "compose.yaml").read_text())
@@ -41,6 +41,8 @@ def wanted(lock: str) -> Iterator[Requirement]:
     """The requirements of pyproject.toml that a lock file answers."""
     groups = PYPROJECT["dependency-groups"]
     entries = PYPROJECT["project"]["dependencies"] + PYPROJECT["build-system"]["requires"]
+    if lock != "requirements.lock":
+        entries = entries + PYPROJECT["project"]["optional-dependencies"]["otel"]
     if lock == "requirements-dev.lock":
         entries = entries + [entry for entry in groups["dev"] if isinstance(entry, str)]
     return map(Requirement, entries)
@@ -98,7 +100,12 @@ def test_a_lock_file_answers_every_requirement_of_the_project(lock: str) -> None
 
 
 def test_the_tests_run_with_the_very_packages_that_the_service_runs_with() -> None:
-    assert pins("requirements.lock").items() <= pins("requirements-dev.lock").items()
+    plain, with_traces, development = (pins(lock).items() for lock in LOCKS)
+    assert plain < with_traces < development
+
+
+def test_opentelemetry_is_not_among_what_everyone_installs() -> None:
+    assert not [name for name in pins("requirements.lock") if name.startswith("opentelemetry")]
 
 
 def test_the_build_backend_is_locked_as_it_is_asked_for() -> None:
@@ -151,12 +158,80 @@ def test_a_python_that_cannot_be_used_is_refused_in_one_line(tmp_path: Path) -> 
     assert not (folder / ".venv").exists()
 
 
+def test_what_an_extra_needs_is_installed_for_those_who_name_it(tmp_path: Path) -> None:
+    for name in ("Makefile", "pyproject.toml", *LOCKS, "src/segmentd/__init__.py"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+
+    usual, with_traces = (run_make(tmp_path, "--dry-run", "run", f"EXTRAS={extra}") for extra in ("", "otel"))
+
+    assert re.findall(r"--requirement (\S+)", usual.stdout) == ["requirements.lock"]
+    assert re.findall(r"--requirement (\S+)", with_traces.stdout) == [
+        "requirements.lock",
+        "requirements-otel.lock",
+    ]
+
+
 def test_nothing_is_installed_unhashed_or_built_from_source() -> None:
     recipes = [*logical_lines(ROOT / "Makefile"), *logical_lines(ROOT / "Dockerfile")]
     installs = re.findall(r"(?:pip|\$\(PIP\)) install ([^&\n]*)", "\n".join(recipes))
     assert len(installs) == 4
     for arguments in installs:
         assert "--require-hashes --only-binary :all:" in arguments or "--no-index --no-deps" in arguments
+
+
+# The audit
+
+ONE_PIN = "msgspec==0.1 --hash=sha256:" + "0" * 64 + "\n"
+CLEAN = {"name": "a", "version": "1", "vulns": []}
+SKIPPED = {"name": "b", "skip_reason": "not found"}
+HOLED = {"name": "c", "version": "2", "vulns": [{"id": "CVE-1", "fix_versions": ["3"]}]}
+
+
+def audit(tmp_path: Path, **variables: str) -> tuple[int, str, str]:
+    """Exit code, standard output and error of an audit of one package."""
+    (tmp_path / "one.lock").write_text(ONE_PIN)
+    no_proxies = {n: v for n, v in os.environ.items() if not n.upper().endswith("_PROXY")}
+    ended = subprocess.run(
+        [sys.executable, ROOT / ".ci/audit.py", "one.lock"],
+        cwd=tmp_path,
+        env=no_proxies | {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path)} | variables,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    return ended.returncode, ended.stdout, ended.stderr
+
+
+def test_an_audit_is_skipped_where_nobody_can_be_asked(tmp_path: Path) -> None:
+    code, output, _ = audit(tmp_path, HTTPS_PROXY="http://127.0.0.1:1")
+
+    assert (code, output) == (0, "audit: skipped, the service that knows of holes cannot be reached\n")
+
+
+@pytest.mark.parametrize(
+    ("found", "code", "said"),
+    [
+        ([CLEAN], 0, "audit: known holes in 1 packages: none"),
+        ([CLEAN, SKIPPED], 0, "audit: nothing is known, good or bad, of b"),
+        ([SKIPPED], 0, "audit: skipped, the service that was asked knows none of the packages"),
+        ([CLEAN, SKIPPED, HOLED], 1, "c 2: CVE-1, mended in 3"),
+        (None, 2, ""),
+    ],
+    ids=["clean", "partly unknown", "unknown", "holed", "broken"],
+)
+def test_an_audit_tells_holes_from_ignorance_and_from_a_failure(
+    tmp_path: Path, found: object, code: int, said: str
+) -> None:
+    # In place of pip-audit, whose service no test can make answer so.
+    (tmp_path / "pip_audit.py").write_text(f"print({json.dumps({'dependencies': found})!r})")
+
+    left, output, errors = audit(tmp_path, PYTHONPATH=str(tmp_path))
+
+    assert left == code
+    assert said in output
+    assert ("audit: failed" in errors) == (code == 2)
 
 
 # The container image and compose.yaml
@@ -223,10 +298,20 @@ def test_what_must_outlive_a_container_lies_in_a_volume() -> None:
 def test_compose_holds_no_secret_and_opens_no_door_to_the_database() -> None:
     settings = {name: value for s in SERVICES.values() for name, value in s["environment"].items()}
     for name, value in settings.items():
-        assert not re.search(r"PASSWORD|SECRET|TOKEN|KEY", name) or name.endswith("_FILE"), name
+        # A file, or whatever the one who starts it hands in.
+        handed_in = f"${{{name}:-}}"
+        secret = re.search(r"PASSWORD|SECRET|TOKEN|KEY", name)
+        assert not secret or name.endswith("_FILE") or value == handed_in, name
         assert not re.search(r"//[^/@]*:[^/@]*@", value), value
     assert "ports" not in SERVICES["postgres"]
     assert "trust" not in settings.values()
+
+
+def test_the_service_is_not_open_to_everybody() -> None:
+    environment = SERVICES["segmentd"]["environment"]
+    assert environment["SEGMENTD_ADMIN_TOKEN_FILE"].startswith("/data/")
+    assert "SEGMENTD_INSECURE_OPEN" not in environment
+    assert not any("INSECURE" in arguments for stage in stages() for _, arguments in stage)
 
 
 def test_the_database_password_is_made_once_and_each_side_reads_its_own_file(tmp_path: Path) -> None:

@@ -11,13 +11,13 @@ from typing import Any, TypeVar
 import psycopg
 from psycopg import sql
 
-from segmentd.api.http.app import create_app
 from segmentd.config import Settings
 from segmentd.reports.build import REPORT_ROWS
 from segmentd.serve.wiring import service
 from segmentd.storage.database import Database
 from segmentd.storage.history import EARLIEST
 from tests.client import Api, Json
+from tests.door import open_door
 
 Answer = TypeVar("Answer")
 
@@ -88,8 +88,9 @@ def inhabited(database_url: str, folder: Path) -> Iterator[World]:
         try:
             # As many connections as there are questions at once: none waits for another's on a busy machine.
             database = runner.run(stack.enter_async_context(Database(database_url, pool_size=7)))
-            app = create_app(service(database, Settings(data_dir=str(folder))))
-            api = runner.run(stack.enter_async_context(Api(app)))
+            use_cases = service(database, Settings(data_dir=str(folder)))
+            door = runner.run(open_door(use_cases, database))
+            api = runner.run(stack.enter_async_context(Api(door)))
             yield World(runner, database, api, own)
         finally:
             runner.run(stack.aclose())

@@ -39,9 +39,64 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     serve_stale: Annotated[
         bool, Meta(description="Answer from an older copy, with its age, while the database is away.")
     ] = False
+    insecure_open: Annotated[
+        bool, Meta(description="Serve other machines too while there is no access control.")
+    ] = False
+    admin_token: Annotated[
+        Annotated[str, Meta(min_length=32)] | None,
+        Meta(description="The secret of a token named admin that is made at the start."),
+    ] = None
+    admin_token_file: Annotated[
+        str | None,
+        Meta(description="Where the first start leaves the admin token that it makes, if there is no token."),
+    ] = None
+    jwt_key: Annotated[
+        Annotated[str, Meta(min_length=32)] | None,
+        Meta(description="Verifies JWTs: a public key in PEM, or the secret of HS256."),
+    ] = None
+    jwt_jwks_file: Annotated[
+        str | None,
+        Meta(description="Verifies JWTs: a file with a JSON Web Key Set, read again when it changes."),
+    ] = None
+    jwt_issuer: Annotated[str | None, Meta(description="The issuer (iss) that JWTs must name.")] = None
+    jwt_audience: Annotated[str | None, Meta(description="The audience (aud) that JWTs must name.")] = None
+    jwt_leeway_seconds: Annotated[
+        float, Meta(ge=0, le=600, description="How far the clock of the issuer of JWTs may be off.")
+    ] = 30.0
+    jwt_role_claim: Annotated[
+        str, Meta(min_length=1, description="The claim of JWTs that holds the role, or a list with it.")
+    ] = "role"
+    rate_limit: Annotated[
+        float, Meta(ge=0, le=1e6, description="Requests a second of each caller on this node; 0 is no limit.")
+    ] = 0.0
+    max_requests: Annotated[
+        int, Meta(ge=1, le=100_000, description="Requests that each HTTP process works on at once.")
+    ] = 512
+    max_header_bytes: Annotated[
+        int, Meta(ge=1024, le=2**20, description="Size of a request's line and headers together, at most.")
+    ] = 32_768
+    request_seconds: Annotated[
+        float, Meta(gt=0, le=3600, description="Time until an answer begins, at most.")
+    ] = 70.0
+    receive_seconds: Annotated[
+        float, Meta(gt=0, le=3600, description="Time in which a request must be received whole.")
+    ] = 20.0
+    send_seconds: Annotated[
+        float, Meta(gt=0, le=3600, description="Time for which a client may take nothing of its answer.")
+    ] = 30.0
+    keep_alive_seconds: Annotated[
+        float, Meta(gt=0, le=3600, description="Time for which a connection may be idle.")
+    ] = 5.0
+    unready_seconds: Annotated[
+        float, Meta(ge=0, le=3600, description="Time between /readyz saying no and the stop, on SIGTERM.")
+    ] = 1.0
     shutdown_seconds: Annotated[
         float, Meta(ge=0, le=3600, description="Time for running requests at a stop.")
     ] = 10.0
+    cors_origins: Annotated[
+        str | None, Meta(description="Origins whose pages may call, divided by commas; * is all.")
+    ] = None
+    metrics: Annotated[bool, Meta(description="Measure requests and serve /metrics.")] = True
     report_store: Annotated[
         str | None,
         Meta(description="Where report files are, such as s3://bucket/reports; else in data_dir."),
@@ -51,13 +106,17 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         Annotated[str, Meta(min_length=32)] | None,
         Meta(description="Signs the links of reports; else a key in the database does."),
     ] = None
+    report_key_before: Annotated[
+        Annotated[str, Meta(min_length=32)] | None,
+        Meta(description="The report_key before this one: links that it signed still work."),
+    ] = None
     log_level: Annotated[
         typing.Literal["debug", "info", "warning", "error"],
         Meta(description="The least weight of log lines."),
     ] = "info"
 
 
-SECRETS: Final = frozenset({"database_url", "report_key"})
+SECRETS: Final = frozenset({"database_url", "report_key", "report_key_before", "admin_token", "jwt_key"})
 PREFIX: Final = "SEGMENTD_"
 _HIDDEN: Final = "***"
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import time
 from typing import Final, NamedTuple
 from uuid import UUID
 
@@ -13,6 +14,8 @@ from procrastinate.jobs import Status as JobStatus
 
 from segmentd.domain.errors import SegmentdError
 from segmentd.domain.reports import ReportId, Status
+from segmentd.observability.metrics import Metrics
+from segmentd.observability.traces import Tracing
 from segmentd.reports.build import build
 from segmentd.reports.files import ReportFiles
 from segmentd.storage import reports, upkeep
@@ -42,14 +45,23 @@ USUAL_PACE: Final = Pace()
 class Tasks:
     """What the tasks do, apart from the queue that calls them."""
 
-    def __init__(self, database: Database, files: ReportFiles) -> None:
+    def __init__(
+        self,
+        database: Database,
+        files: ReportFiles,
+        tracing: Tracing | None = None,
+        metrics: Metrics | None = None,
+    ) -> None:
         self._database = database
         self._files = files
+        self._tracing = tracing
+        self._metrics = metrics or Metrics()
 
     async def settle(self) -> None:
         """Writes down terms that ended and the memberships of deleted segments."""
         terms = await upkeep.settle_due_terms(self._database)
         closed = await upkeep.settle_deleted_segments(self._database)
+        self._metrics.settled(terms=terms, deletions=closed)
         if terms or closed:
             _log.info("settled", users_with_ended_terms=terms, users_in_deleted_segments=closed)
 
@@ -61,9 +73,11 @@ class Tasks:
     async def build_report(self, report_id: ReportId, *, last_attempt: bool) -> None:
         """Makes a report's file; on the last attempt an error is noted for whoever ordered it."""
         try:
-            await self._build(report_id)
+            with contextlib.nullcontext() if self._tracing is None else self._tracing.job(BUILD_REPORT):
+                await self._build(report_id)
         except BaseException as error:  # a stop of the worker, too, may end the last attempt
             if last_attempt:
+                self._metrics.report_failed()
                 await reports.fail(self._database, report_id, _reason(error))
             raise
 
@@ -71,8 +85,10 @@ class Tasks:
         report = await reports.start(self._database, report_id)
         if report.status is Status.DONE:
             return
+        begun = time.monotonic()
         built = await build(self._database, self._files, report)
         await reports.finish(self._database, report_id, built)
+        self._metrics.report_made(time.monotonic() - begun, built.rows)
         _log.info("report done", report=str(report_id), rows=built.rows, bytes=built.size)
 
     async def purge_reports(self) -> None:

@@ -5,20 +5,32 @@ from collections.abc import AsyncIterator, Sequence
 from datetime import datetime, timedelta
 from typing import Final, NamedTuple
 
+from segmentd.domain.access import Actor
+from segmentd.domain.audit import AuditEntry, AuditId
 from segmentd.domain.errors import ReportExpired, ReportNotFound, ReportNotReady, Unavailable
 from segmentd.domain.identifiers import Slug, UserId
-from segmentd.domain.memberships import Actor, Change, Changed, Event, Evidence, Membership, UserSegments
+from segmentd.domain.memberships import Change, Changed, Event, Evidence, Membership, UserSegments
 from segmentd.domain.pages import Page, decode_cursor, encode_cursor
 from segmentd.domain.reports import Report, ReportId, ReportOrder, Status
 from segmentd.domain.segments import NewSegment, Segment, SegmentUpdate
 from segmentd.domain.users import User
+from segmentd.observability.metrics import Metrics
 from segmentd.replica.bell import Bell
 from segmentd.replica.follower import catalog_state
-from segmentd.replica.replica import Replica
+from segmentd.replica.replica import CopyMeasures, Replica
 from segmentd.replica.store import Unusable
 from segmentd.reports.files import ReportFiles
 from segmentd.reports.links import is_signed, sign
-from segmentd.storage import history, memberships, replication, reports, segments, users
+from segmentd.storage import (
+    audit_log,
+    history,
+    measures,
+    memberships,
+    replication,
+    reports,
+    segments,
+    users,
+)
 from segmentd.storage.database import Database
 
 # How often a waiting request looks whether its report is done.
@@ -31,8 +43,8 @@ class ReportDesk(NamedTuple):
     files: ReportFiles
     enqueue: reports.Enqueue
     lifetime: timedelta
-    signing_key: bytes | None = None
-    """Signs in place of the keys in the database."""
+    signing_keys: Sequence[bytes] = ()
+    """In place of the keys in the database: the first one signs."""
 
 
 class Node(NamedTuple):
@@ -50,27 +62,54 @@ class Answer(NamedTuple):
     users: Sequence[UserSegments]
 
 
+class Measured(NamedTuple):
+    """What is measured only for whoever asks."""
+
+    database: measures.Measures | None
+    """None where the database did not answer in time."""
+    copy: CopyMeasures | None
+    """None where this process has no copy at hand."""
+
+
 class Service:
     """The use cases. All of them raise Unavailable when the database is out of reach and they need it."""
 
-    def __init__(self, database: Database, desk: ReportDesk, node: Node | None = None) -> None:
+    def __init__(
+        self, database: Database, desk: ReportDesk, node: Node | None = None, metrics: Metrics | None = None
+    ) -> None:
         self._database = database
         self._desk = desk
         self._node = node
+        self._metrics = metrics or Metrics()
+        self._leaving = False
+
+    def leave(self) -> None:
+        """Says from now on that the service is not ready, for it is about to stop."""
+        self._leaving = True
 
     async def check_ready(self) -> None:
         """Raises Unavailable, with the reason, when neither the database nor the copy can answer."""
+        if self._leaving:
+            raise Unavailable("The service is about to stop.")
         try:
             await history.instant(self._database)
         except Unavailable:
             if self._node is None or self._node.replica.age() is None:
                 raise
 
+    async def measure(self) -> Measured:
+        """The figures of the database and of this node's copy, in a second or so, whatever is wrong."""
+        try:
+            found = await measures.measure(self._database)
+        except Unavailable:
+            found = None
+        return Measured(found, None if self._node is None else self._node.replica.measure())
+
     # Segments
 
-    async def create_segment(self, segment: NewSegment) -> Segment:
+    async def create_segment(self, segment: NewSegment, actor: Actor) -> Segment:
         """Makes a segment. Raises SegmentExists."""
-        created = await segments.create(self._database, segment)
+        created = await segments.create(self._database, segment, actor)
         await self._show_catalog()
         return created
 
@@ -84,15 +123,15 @@ class Service:
         """One living segment. Raises SegmentNotFound."""
         return await segments.get(self._database, slug)
 
-    async def update_segment(self, slug: Slug, update: SegmentUpdate) -> Segment:
+    async def update_segment(self, slug: Slug, update: SegmentUpdate, actor: Actor) -> Segment:
         """Renames, describes, changes or ends the percentage. Raises SegmentNotFound, SegmentExists."""
-        updated = await segments.update(self._database, slug, update)
+        updated = await segments.update(self._database, slug, update, actor)
         await self._show_catalog()
         return updated
 
-    async def delete_segment(self, slug: Slug) -> None:
+    async def delete_segment(self, slug: Slug, actor: Actor) -> None:
         """Ends every membership in the segment at once, keeps its history. Raises SegmentNotFound."""
-        await segments.delete(self._database, slug)
+        await segments.delete(self._database, slug, actor)
         await self._show_catalog()
 
     async def list_members(self, slug: Slug, limit: int, cursor: str | None) -> Page[UserId]:
@@ -122,9 +161,9 @@ class Service:
         """Ends the user's memberships and exclusions, keeps the history. Raises UserNotFound."""
         self._show_user(user_id, await users.delete(self._database, user_id, actor))
 
-    async def erase_user(self, user_id: UserId) -> None:
+    async def erase_user(self, user_id: UserId, actor: Actor) -> None:
         """Removes everything that is known of a user, the history too. Raises UserNotFound."""
-        self._show_user(user_id, await users.erase(self._database, user_id))
+        self._show_user(user_id, await users.erase(self._database, user_id, actor))
 
     # A user's segments
 
@@ -153,6 +192,7 @@ class Service:
         """Adds and removes segments of one user, all or nothing. Raises Invalid, SegmentNotFound."""
         change.check()
         changed, state = await memberships.change(self._database, user_id, change, actor)
+        self._metrics.changed(changed)
         self._show_user(user_id, state)
         return changed
 
@@ -216,9 +256,17 @@ class Service:
         return self._desk.files.read(report.file_name, begin, end)
 
     async def _signing_keys(self) -> Sequence[bytes]:
-        if self._desk.signing_key is not None:
-            return [self._desk.signing_key]
+        if self._desk.signing_keys:
+            return self._desk.signing_keys
         return await reports.signing_keys(self._database)
+
+    # Who changed what
+
+    async def list_audit_log(self, limit: int, cursor: str | None) -> Page[AuditEntry]:
+        """A page of the audit log, the newest entries first. Raises Invalid."""
+        before = decode_cursor("audit log", cursor, AuditId)
+        found = await audit_log.list_before(self._database, before, limit + 1)
+        return Page[AuditEntry].of(found, limit, lambda last: encode_cursor("audit log", last.id))
 
     # This node's copy and the others
 

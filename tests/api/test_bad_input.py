@@ -10,9 +10,10 @@ import pytest
 import pytest_asyncio
 from psycopg import sql
 
-from segmentd.api.http.app import create_app
 from segmentd.service import Service
+from segmentd.storage.database import Database
 from tests.client import Api, Json
+from tests.door import open_door
 from tests.postgres import new_database
 from tests.served import served
 
@@ -569,9 +570,9 @@ class Broken(Service):
         raise ZeroDivisionError("SELECT secret FROM nowhere")
 
 
-async def test_a_mistake_of_ours_shows_nothing_of_itself() -> None:
-    async with Api(create_app(Broken())) as api:
-        answer = await api.get("/readyz")
+async def test_a_mistake_of_ours_shows_nothing_of_itself(database_url: str) -> None:
+    async with Database(database_url) as own, Api(await open_door(Broken(), own)) as api:
+        answer = await api.get("/readyz", headers={"X-Request-Id": "one"})
 
     assert answer.status_code == 500
     assert answer.headers["Content-Type"] == "application/problem+json"
@@ -580,4 +581,5 @@ async def test_a_mistake_of_ours_shows_nothing_of_itself() -> None:
         "title": "Internal error",
         "status": 500,
         "detail": "Something went wrong on our side; the log has the details.",
+        "request_id": "one",
     }

@@ -8,17 +8,21 @@ from pathlib import Path
 import pytest
 import uvicorn
 
-from segmentd.api.http.app import create_app
+from segmentd.api.http.connection import ConnectionLimits
 from segmentd.api.http.hot_path import HotPath
 from segmentd.api.http.hot_protocol import HotProtocol
+from segmentd.api.http.request_ids import RequestIds
 from segmentd.config import Settings
+from segmentd.observability.metrics import Metrics
 from segmentd.replica.follower import Follower
 from segmentd.serve.http_worker import Server
 from segmentd.serve.wiring import near, service
 from segmentd.storage.database import Database
 from tests.client import Api
+from tests.door import entrance, open_to_all
 
-HOT = b"GET /api/v1/users/1000/segments HTTP/1.1\r\nHost: segmentd\r\n"
+HOT = b"GET /api/v1/users/1000/segments HTTP/1.1\r\nHost: segmentd\r\nX-Request-Id: one\r\n"
+LIMITS = ConnectionLimits(max_header_bytes=32_768, receive_seconds=20, send_seconds=30, keep_alive_seconds=5)
 ANSWER = b'{"user_id":1000,"segments":["A"]}'
 
 
@@ -27,9 +31,9 @@ class Counting(HotPath):
 
     asked = 0
 
-    def user(self, text: str) -> tuple[bytes, int] | None:
+    def user(self, text: str, authorization: bytes | None) -> tuple[bytes, int] | None:
         self.asked += 1
-        return super().user(text)
+        return super().user(text, authorization)
 
 
 class Line:
@@ -70,12 +74,14 @@ async def line(database_url: str, database: Database, api: Api, tmp_path: Path) 
     await follower.round()
     follower.close()  # a process opens a copy once; what stands on the board stays fresh for a while
     async with Database(database_url) as own, near(own, settings, tmp_path / "node") as node:
-        hot_path = Counting(create_app(service(own, settings, node)), node.replica)
+        authenticator = await open_to_all(own)
+        app = entrance(service(own, settings, node), authenticator)
+        hot_path = Counting(app, node.replica, authenticator, RequestIds(), Metrics())
         started = asyncio.Event()
         config = uvicorn.Config(
             hot_path,
             port=0,
-            http=HotProtocol.answering_by(hot_path),
+            http=HotProtocol.answering_by(hot_path).within(LIMITS),
             ws="none",
             lifespan="off",
             log_config=None,
@@ -126,6 +132,18 @@ async def test_a_client_that_asks_to_keep_the_connection_is_answered_on_the_spot
     assert line.hot_path.asked == 1
 
 
+async def test_a_hot_read_with_more_headers_than_allowed_is_refused(line: Line) -> None:
+    header = b"X: ".ljust(LIMITS.max_header_bytes - len(HOT) - 4, b"x")
+    [largest] = await line.say(HOT + header + b"\r\n\r\n")
+    assert line.hot_path.asked == 1
+
+    [larger] = await line.say(HOT + header + b"x\r\n\r\n")
+
+    assert largest.endswith(ANSWER)
+    assert larger.startswith(b"HTTP/1.1 431")
+    assert line.hot_path.asked == 1
+
+
 @pytest.mark.parametrize(
     "request_line",
     [
@@ -138,7 +156,7 @@ async def test_a_client_that_asks_to_keep_the_connection_is_answered_on_the_spot
     ],
 )
 async def test_unusual_requests_get_the_frameworks_answer(line: Line, request_line: bytes) -> None:
-    rest = b"\r\nHost: segmentd\r\n\r\n"
+    rest = b"\r\nHost: segmentd\r\nX-Request-Id: one\r\n\r\n"
 
     [at_once] = await line.say(request_line + rest)
     [in_pieces] = await line.say(request_line + rest[:-1], rest[-1:])

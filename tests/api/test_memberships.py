@@ -181,6 +181,7 @@ async def test_the_end_of_a_term_is_in_the_history_with_exactly_its_time(api: Ap
         "actor": "segmentd",
         "reason": None,
         "until": ended["until"],
+        "on_behalf_of": None,
     }
     assert added["until"] == "2999-01-01T00:00:00.123456Z"
     await api.add(1, "A")  # writes down what was due

@@ -3,11 +3,11 @@ import re
 import jsonschema_rs
 import pytest
 
-from segmentd.api.http.app import create_app
 from segmentd.config import Settings
 from segmentd.serve.wiring import service
 from segmentd.storage.database import Database
 from tests.client import Api, Json
+from tests.door import entrance, open_to_all
 
 ROUTES = {
     "/api/v1/segments": {"get", "post"},
@@ -60,9 +60,9 @@ async def test_without_its_database_a_service_lives_and_says_why_it_is_not_ready
     settings = Settings(data_dir=str(tmp_path_factory.mktemp("data")))
     closed = Database(database_url)
     async with closed:
-        pass
+        authenticator = await open_to_all(closed)
 
-    async with Api(create_app(service(closed, settings))) as api:
+    async with Api(entrance(service(closed, settings), authenticator)) as api:
         assert (await api.get("/livez")).status_code == 200
         for answer in (
             await api.get("/readyz"),

@@ -10,7 +10,6 @@ import httpx
 import psycopg
 import pytest
 
-from segmentd.api.http.app import create_app
 from segmentd.config import Settings
 from segmentd.domain.reports import ReportId
 from segmentd.reports.links import sign
@@ -18,6 +17,7 @@ from segmentd.serve.wiring import service
 from segmentd.storage.database import Database
 from tests.client import Api, Json
 from tests.clock import Clock
+from tests.door import open_door
 from tests.reports.office import Office, problem
 
 OLD_KEY: Final = b"an older key of 32 bytes or more"
@@ -115,7 +115,7 @@ async def test_with_a_key_by_setting_no_other_signs(
     office: Office, done: Json, database: Database, tmp_path: Path
 ) -> None:
     settings = Settings(data_dir=str(tmp_path), report_key=OWN_KEY)
-    async with Api(create_app(service(database, settings))) as api:
+    async with Api(await open_door(service(database, settings), database)) as api:
         own = (await api.get(f"reports/{done['id']}")).json()
         assert own["url"].endswith(sign(ReportId(UUID(done["id"])), OWN_KEY.encode()))
         assert (await api.get(own["url"])).status_code == 200

@@ -11,13 +11,13 @@ from uuid import UUID, uuid4
 import psycopg
 import pytest
 
-from segmentd.api.http.app import create_app
 from segmentd.config import Settings
 from segmentd.domain.instants import rfc3339
 from segmentd.serve.wiring import service
 from segmentd.storage.database import Database
 from tests.client import ORIGIN, Api, Json
 from tests.clock import Clock
+from tests.door import open_door
 from tests.reports.office import ALL_TIMES, Office, problem, until
 
 
@@ -79,7 +79,7 @@ async def test_a_link_works_for_seven_days_unless_set_otherwise(
     )
 
     settings = Settings(data_dir=str(tmp_path), report_days=0.5)
-    async with Api(create_app(service(database, settings))) as api:
+    async with Api(await open_door(service(database, settings), database)) as api:
         report = await Office(api, database, tmp_path).order()
     assert report["expires_at"] <= rfc3339(clock.now() + timedelta(hours=12))
 

@@ -23,8 +23,14 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from segmentd.api.http.app import create_app
+from segmentd.auth.authenticator import Authenticator
+from segmentd.auth.tokens import digest_of, new_secret
+from segmentd.domain.access import Actor, Role
 from segmentd.service import Service
+from segmentd.storage import tokens
+from segmentd.storage.database import Database
 from tests.client import ORIGIN
+from tests.door import OPEN
 from tests.postgres import new_database
 from tests.served import served
 
@@ -44,6 +50,8 @@ SHORT = settings(
     suppress_health_check=[*HealthCheck],
 )
 
+TOKEN = new_secret()
+
 AnyCase = Case[Any]
 AnyOperation = APIOperation[Any, Any, Any, Any]
 Send = Callable[[AnyCase], httpx.Response]
@@ -56,7 +64,8 @@ class Nowhere(Service):
         """Has nothing and serves nobody."""
 
 
-DOCUMENT = schemathesis.openapi.from_dict(create_app(Nowhere()).openapi_schema.to_schema())
+APP = create_app(Nowhere(), Authenticator(Database(""), OPEN))
+DOCUMENT = schemathesis.openapi.from_dict(APP.openapi_schema.to_schema())
 OPERATIONS = [result.ok() for result in DOCUMENT.get_all_operations() if isinstance(result, Ok)]
 
 
@@ -68,9 +77,11 @@ def send(
     with ExitStack() as stack:
         url = stack.enter_context(new_database(postgres_url, template_database))
         runner = stack.enter_context(asyncio.Runner())
+        runner.run(make_token(url))
         service = served(url, tmp_path_factory.mktemp("data"))
         api = runner.run(service.__aenter__())
         stack.callback(lambda: runner.run(service.__aexit__(None, None, None)))
+        api.headers["Authorization"] = f"Bearer {TOKEN}"
         runner.run(api.create("A"))
         runner.run(api.create("B", percent=50))
         runner.run(api.add(1, "A"))
@@ -78,16 +89,27 @@ def send(
         def send(case: AnyCase) -> httpx.Response:
             generated = requests.Request(**case.as_transport_kwargs(base_url=ORIGIN)).prepare()
             assert not isinstance(generated.body, Iterator)
+            headers = dict(generated.headers)
+            # A made-up token becomes a good one; where a token shall be missing, it is.
+            if "Authorization" in headers:
+                headers["Authorization"] = f"Bearer {TOKEN}"
+            else:
+                api.headers.pop("Authorization", None)
             return runner.run(
                 api.request(
                     generated.method or "",
                     generated.url or "",
-                    headers=dict(generated.headers),
+                    headers=headers,
                     content=generated.body,
                 )
             )
 
         yield send
+
+
+async def make_token(database_url: str) -> None:
+    async with Database(database_url, pool_size=1) as database:
+        await tokens.create(database, "admin", Role.ADMIN, digest_of(TOKEN), None, Actor("test"))
 
 
 def requests_of(operation: AnyOperation, mode: GenerationMode) -> SearchStrategy[AnyCase]:

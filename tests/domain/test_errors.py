@@ -14,6 +14,9 @@ STATUS_OF_BRANCH = {
     errors.NotFound: 404,
     errors.Conflict: 409,
     errors.Gone: 410,
+    errors.Denied: 403,
+    errors.Unauthenticated: 401,
+    errors.TooManyRequests: 429,
     errors.Unavailable: 503,
 }
 

@@ -104,9 +104,9 @@ async def test_the_bound_is_a_setting(
 
 
 async def test_without_a_copy_and_without_a_database_there_is_no_answer(
-    http_process: Worker, folder: Path
+    http_process: Worker, folder: Path, database_url: str
 ) -> None:
-    async with http_process.opened(NOWHERE, folder, patience_s=0.2) as worker:
+    async with http_process.opened(NOWHERE, folder, patience_s=0.2, access_url=database_url) as worker:
         answers = [
             await worker.send("GET", "users/1/segments"),
             await worker.send("POST", "lookup", {"user_ids": [1]}),
@@ -121,14 +121,23 @@ async def test_without_a_copy_and_without_a_database_there_is_no_answer(
 
 @pytest.mark.parametrize("serve_stale", [False, True])
 async def test_when_the_database_is_gone_as_well_an_old_answer_is_given_only_where_the_operator_chose_so(
-    api: Api, follower: Follower, board: Board, http_process: Worker, folder: Path, *, serve_stale: bool
+    api: Api,
+    follower: Follower,
+    board: Board,
+    http_process: Worker,
+    folder: Path,
+    database_url: str,
+    *,
+    serve_stale: bool,
 ) -> None:
     await api.create("A")
     await api.add(1, "A")
     await follower.round()
     # No age here may be above the time since the machine started: the clock counts from there.
-    settings = {"max_age_seconds": 9.5, "serve_stale": serve_stale}
-    async with http_process.opened(NOWHERE, folder, patience_s=0.2, **settings) as worker:
+    settings: dict[str, float | bool] = {"max_age_seconds": 9.5, "serve_stale": serve_stale}
+    async with http_process.opened(
+        NOWHERE, folder, patience_s=0.2, access_url=database_url, **settings
+    ) as worker:
         assert await read(worker, 3, board) == ["A"]
 
         if serve_stale:

@@ -12,8 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from litestar.types import Receive, Scope, Send
 
-from segmentd.api.http.app import LARGEST_BODY_BYTES, create_app
+from segmentd.api.http.app import LARGEST_BODY_BYTES
 from segmentd.api.http.hot_path import HotPath
+from segmentd.auth.authenticator import Authenticator
 from segmentd.config import Settings
 from segmentd.domain.identifiers import INT64_MAX
 from segmentd.replica.board import boot_time
@@ -22,6 +23,7 @@ from segmentd.replica.replica import Replica
 from segmentd.serve.wiring import near, service
 from segmentd.storage.database import Database
 from tests.client import Api
+from tests.door import OPEN, entrance, hot_path, open_to_all
 from tests.postgres import new_database
 from tests.replica.asgi import JSON, Answer, Request, ask
 
@@ -50,25 +52,26 @@ class Doors:
     """The same state behind three doors: the hot path, the framework beside it, and one with no copy."""
 
     def __init__(
-        self, runner: asyncio.Runner, replica: Replica, framework: Framework, plain: Framework
+        self, runner: asyncio.Runner, replica: Replica, framework: Framework, plain: Framework, hot: HotPath
     ) -> None:
         self._runner = runner
         self._replica = replica
         self._framework = framework
         self._plain = plain
-        self._hot = HotPath(framework, replica)
+        self._hot = hot
 
     def ask(self, request: Request) -> tuple[Answer, bool]:
         """The one answer of all doors, and whether it was the hot path's own."""
         self._replica.board.fresh_at = boot_time()
         self._framework.asked = 0
+        request = request._replace(headers=[*request.headers, ("x-request-id", "one")])
         answer = self._runner.run(ask(self._hot, request))
         own = self._framework.asked == 0
         for door in (self._framework, self._plain):
             assert told(self._runner.run(ask(door, request))) == told(answer)
         if own:
             assert answer.status == 200
-            assert answer.headers.keys() == {"age", "content-type", "content-length"}
+            assert answer.headers.keys() == {"x-request-id", "age", "content-type", "content-length"}
         return answer, own
 
 
@@ -106,13 +109,15 @@ def doors(
         database = Database(url)
         runner.run(database.__aenter__())
         stack.callback(lambda: runner.run(database.__aexit__(None, None, None)))
-        alone = create_app(service(database, chosen))
+        authenticator = runner.run(open_to_all(database))
+        alone = entrance(service(database, chosen), authenticator)
         runner.run(prepare(database, Api(alone), folder))
         nearby = near(database, chosen, folder)
         node = runner.run(nearby.__aenter__())
         stack.callback(lambda: runner.run(nearby.__aexit__(None, None, None)))
-        beside = create_app(service(database, chosen, node))
-        yield Doors(runner, node.replica, Framework(beside), Framework(alone))
+        beside = Framework(entrance(service(database, chosen, node), authenticator))
+        hot = hot_path(beside, node.replica, authenticator)
+        yield Doors(runner, node.replica, beside, Framework(alone), hot)
 
 
 @pytest.mark.parametrize("user_id", [1, 2, 3, 9, 10, 29, 30, 4_000_000_000, 2**62, INT64_MAX - 1, INT64_MAX])
@@ -441,7 +446,7 @@ def test_any_lookup_is_answered_as_by_the_framework(doors: Doors, body: bytes, d
     doors.ask(Request("POST", "/api/v1/lookup", JSON, [body]))
 
 
-async def test_what_is_no_request_is_left_to_the_framework(tmp_path: Path) -> None:
+async def test_what_is_no_request_is_left_to_the_framework(tmp_path: Path, database: Database) -> None:
     seen: list[str] = []
 
     async def app(scope: Scope, _receive: Receive, _send: Send) -> None:
@@ -453,11 +458,13 @@ async def test_what_is_no_request_is_left_to_the_framework(tmp_path: Path) -> No
     with closing(Replica(tmp_path, 50)) as replica:
         for kind in ("lifespan", "websocket"):
             scope: Any = {"type": kind, "path": "/api/v1/users/1/segments", "query_string": b""}
-            await HotPath(app, replica)(scope, nothing, nothing)
+            await hot_path(app, replica, Authenticator(database, OPEN))(scope, nothing, nothing)
     assert seen == ["lifespan", "websocket"]
 
 
-async def test_a_client_that_leaves_before_its_body_came_is_left_to_the_framework(tmp_path: Path) -> None:
+async def test_a_client_that_leaves_before_its_body_came_is_left_to_the_framework(
+    tmp_path: Path, database: Database
+) -> None:
     heard: list[Any] = []
 
     async def app(_scope: Scope, receive: Receive, _send: Send) -> None:
@@ -476,5 +483,5 @@ async def test_a_client_that_leaves_before_its_body_came_is_left_to_the_framewor
             "type": "http", "method": "POST", "path": "/api/v1/lookup", "query_string": b"",
             "headers": [(b"content-type", b"application/json")],
         }  # fmt: skip
-        await HotPath(app, replica)(scope, receive, send)
+        await hot_path(app, replica, Authenticator(database, OPEN))(scope, receive, send)
     assert heard == [{"type": "http.disconnect"}] * 2

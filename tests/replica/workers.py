@@ -17,12 +17,12 @@ from unittest.mock import patch
 
 import msgspec
 
-from segmentd.api.http.app import create_app
 from segmentd.api.http.hot_path import HotPath
 from segmentd.config import Settings
-from segmentd.observability import set_up_logging
+from segmentd.observability.logs import set_up_logging
+from segmentd.observability.metrics import Metrics
 from segmentd.replica.store import Unusable
-from segmentd.serve.wiring import near, service
+from segmentd.serve.wiring import gate, http_door, near, service
 from segmentd.service import Node
 from segmentd.storage.database import Database
 from tests.replica.asgi import JSON, Answer, Request, ask
@@ -68,10 +68,19 @@ class Worker:
 
     @asynccontextmanager
     async def opened(
-        self, database_url: str, folder: Path, *, patience_s: float = 3, **settings: Json
+        self,
+        database_url: str,
+        folder: Path,
+        *,
+        patience_s: float = 3,
+        access_url: str | None = None,
+        **settings: Json,
     ) -> AsyncIterator["Worker"]:
-        """A node's HTTP process as long as the context lives; `patience_s` with a database that is away."""
-        await self._do("open", database_url, str(folder), patience_s, settings)
+        """A node's HTTP process as long as the context lives; `patience_s` with a database that is away.
+
+        It learns from `access_url` who may call, if that is another one.
+        """
+        await self._do("open", database_url, str(folder), patience_s, access_url or database_url, settings)
         try:
             yield self
         finally:
@@ -145,13 +154,19 @@ class _Duty:
     async def do(self, name: str, *values: Json) -> Json:
         return await getattr(self, name)(*values)
 
-    async def open(self, database_url: str, folder: str, patience_s: float, settings: Json) -> None:
+    async def open(
+        self, database_url: str, folder: str, patience_s: float, access_url: str, settings: Json
+    ) -> None:
         stack = AsyncExitStack()
         chosen = Settings(**{"data_dir": str(Path(folder).parent)} | settings)
         with patch("segmentd.storage.database._LONGEST_WAIT_S", patience_s):
             database = await stack.enter_async_context(Database(database_url, pool_size=4))
         node = await stack.enter_async_context(near(database, chosen, Path(folder)))
-        self._now = _Opened(stack, node, HotPath(create_app(service(database, chosen, node)), node.replica))
+        authenticator = await stack.enter_async_context(
+            gate(access_url, chosen, Path(folder), may_be_open=True)
+        )
+        door = http_door(service(database, chosen, node), chosen, authenticator, node.replica, Metrics())
+        self._now = _Opened(stack, node, door)
 
     async def close(self) -> None:
         if self._now is not None:

@@ -14,6 +14,7 @@ import httpx
 from segmentd.config import Settings
 from segmentd.domain.reports import ReportId
 from segmentd.jobs import Tasks
+from segmentd.observability.traces import Tracing
 from segmentd.serve.wiring import report_files
 from segmentd.storage.database import Database
 from tests.client import Api, Json
@@ -25,11 +26,11 @@ ALL_TIMES = {"from": "0001-01-01T00:00:00Z", "to": "9999-12-31T00:00:00Z"}
 class Office:
     """Orders reports, makes them, and fetches their files."""
 
-    def __init__(self, api: Api, database: Database, data_dir: Path) -> None:
+    def __init__(self, api: Api, database: Database, data_dir: Path, tracing: Tracing | None = None) -> None:
         self.api = api
         self.database = database
         self.files = report_files(Settings(data_dir=str(data_dir)))
-        self.tasks = Tasks(database, self.files)
+        self.tasks = Tasks(database, self.files, tracing)
 
     async def order(self, **body: Json) -> Json:
         """Orders a report, by default of all times; nobody makes it yet."""

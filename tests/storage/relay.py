@@ -14,6 +14,8 @@ class Relay:
     def __init__(self, server_url: str, port: int) -> None:
         self._server_url = server_url
         self._port = port
+        self.flowing = asyncio.Event()
+        self.flowing.set()
 
     @property
     def url(self) -> str:
@@ -27,6 +29,10 @@ class Relay:
         """Where the server listens."""
         parameters = conninfo_to_dict(self._server_url)
         return f"{parameters['host']}/.s.PGSQL.{parameters.get('port', 5432)}"
+
+    def hush(self) -> None:
+        """From now on nothing passes, and nobody is told."""
+        self.flowing.clear()
 
     def lead_to(self, server_url: str) -> None:
         """From now on to this server."""
@@ -44,7 +50,7 @@ async def relay_to(server_url: str) -> AsyncIterator[Relay]:
         except OSError:
             to_client.close()
             return
-        await asyncio.gather(_copy(client, to_server), _copy(server, to_client))
+        await asyncio.gather(_copy(client, to_server, relay.flowing), _copy(server, to_client, relay.flowing))
 
     def let_in(client: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:
         task = asyncio.create_task(pass_on(client, to_client))
@@ -61,10 +67,11 @@ async def relay_to(server_url: str) -> AsyncIterator[Relay]:
             await asyncio.gather(*passing, return_exceptions=True)
 
 
-async def _copy(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+async def _copy(source: asyncio.StreamReader, target: asyncio.StreamWriter, flowing: asyncio.Event) -> None:
     try:
         with suppress(OSError):
             while chunk := await source.read(65536):
+                await flowing.wait()
                 target.write(chunk)
                 await target.drain()
     finally:

@@ -8,6 +8,9 @@ from pathlib import Path
 import httpx
 import pytest
 
+from segmentd.domain.errors import Unavailable
+from segmentd.storage import measures
+from segmentd.storage.database import Database
 from segmentd.storage.embedded import EmbeddedPostgres, start
 from segmentd.storage.migrate import migrate
 from tests.client import Api
@@ -146,6 +149,24 @@ async def test_a_service_that_starts_before_its_database_serves_once_it_is_there
             while (await api.post("segments", json={"slug": "A"})).status_code == 503:  # noqa: ASYNC110 - asked each time
                 await asyncio.sleep(0)
         await comes_back(api)
+
+
+async def test_figures_are_not_waited_for_on_a_database_that_has_fallen_silent(outage: Outage) -> None:
+    async with Database(outage.relay.url) as database:
+        await asyncio.gather(*(database.execute("SELECT pg_sleep(0.1)") for _ in range(3)))
+        outage.relay.hush()
+        other = asyncio.create_task(database.execute("SELECT"))
+        with pytest.raises(Unavailable):
+            await measures.measure(database)
+        # By now this one is sent; to take it back needs an answer, for which psycopg waits a while.
+        other.cancel()
+
+        with pytest.raises(Unavailable):
+            await measures.measure(database)
+
+        assert not other.done()
+        outage.relay.flowing.set()
+        await asyncio.wait([other])
 
 
 async def test_connections_that_an_operator_ends_are_replaced(database_url: str, tmp_path: Path) -> None:

@@ -35,7 +35,14 @@ PROBLEMS: Final[Mapping[type[errors.SegmentdError], Problem]] = {
     ),
     errors.Gone: Problem("gone", "Gone", 410, "NOT_FOUND"),
     errors.ReportExpired: Problem("report-expired", "Report expired", 410, "NOT_FOUND"),
+    errors.Denied: Problem("denied", "Denied", 403, "PERMISSION_DENIED"),
+    errors.Unauthenticated: Problem("unauthenticated", "Not authenticated", 401, "UNAUTHENTICATED"),
+    errors.Forbidden: Problem("forbidden", "Not allowed", 403, "PERMISSION_DENIED"),
+    errors.TooManyRequests: Problem(
+        "too-many-requests", "Too many requests", 429, "RESOURCE_EXHAUSTED", retry_after=1
+    ),
     errors.Unavailable: Problem("unavailable", "Unavailable", 503, "UNAVAILABLE", retry_after=1),
+    errors.Overloaded: Problem("overloaded", "Overloaded", 503, "UNAVAILABLE", retry_after=1),
     errors.StartupFailed: Problem("internal", "Internal error", 500, "INTERNAL"),
     errors.SegmentdError: Problem("internal", "Internal error", 500, "INTERNAL"),
 }
@@ -45,8 +52,10 @@ HTTP_PROBLEMS: Final[Mapping[int, Problem]] = {
     400: Problem("malformed", "Malformed request", 400, "INVALID_ARGUMENT"),
     404: PROBLEMS[errors.NotFound],
     405: Problem("method-not-allowed", "Method not allowed", 405, "UNIMPLEMENTED"),
+    408: Problem("request-timeout", "Request timeout", 408, "DEADLINE_EXCEEDED"),
     413: Problem("body-too-large", "Body too large", 413, "RESOURCE_EXHAUSTED"),
     415: Problem("unsupported-media-type", "Unsupported media type", 415, "INVALID_ARGUMENT"),
+    431: Problem("headers-too-large", "Headers too large", 431, "INVALID_ARGUMENT"),
     500: PROBLEMS[errors.SegmentdError],
 }
 

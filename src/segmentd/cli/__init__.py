@@ -6,10 +6,11 @@ from typing import Annotated, Final
 from cyclopts import App, CycloptsError, Parameter
 
 from segmentd import __version__
-from segmentd.cli.flags import Flags
+from segmentd.cli.flags import NO_FLAGS, Flags
+from segmentd.cli.tokens import key, token
 from segmentd.config import ConfigurationError
-from segmentd.domain.errors import StartupFailed
-from segmentd.observability import set_up_logging
+from segmentd.domain.errors import SegmentdError
+from segmentd.observability.logs import set_up_logging
 from segmentd.serve import run
 
 app: Final = App(
@@ -22,7 +23,9 @@ app: Final = App(
 
 # The commands take every setting as a flag; `segmentd.config` says what each one means.
 Settings = Annotated[Flags, Parameter(name="*")]
-NO_FLAGS: Final = Flags()
+
+app.command(token)
+app.command(key)
 
 
 @app.command
@@ -63,7 +66,7 @@ def main() -> None:
         app(exit_on_error=False, print_error=False)
     except (CycloptsError, ConfigurationError) as error:
         _leave(2, str(error))
-    except StartupFailed as error:
+    except SegmentdError as error:
         _leave(1, error.detail)
 
 

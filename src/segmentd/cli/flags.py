@@ -1,7 +1,7 @@
 """The flags: one for each setting, which the environment and a file can give as well."""
 
 from dataclasses import asdict, dataclass
-from typing import Annotated
+from typing import Annotated, Final
 
 from cyclopts import Parameter
 
@@ -27,13 +27,37 @@ class Flags:
     pool_size: Annotated[str | None, setting("pool_size")] = None
     max_age_seconds: Annotated[str | None, setting("max_age_seconds")] = None
     serve_stale: Annotated[bool | None, setting("serve_stale")] = None
+    insecure_open: Annotated[bool | None, setting("insecure_open")] = None
+    admin_token: Annotated[str | None, setting("admin_token")] = None
+    admin_token_file: Annotated[str | None, setting("admin_token_file")] = None
+    jwt_key: Annotated[str | None, setting("jwt_key")] = None
+    jwt_jwks_file: Annotated[str | None, setting("jwt_jwks_file")] = None
+    jwt_issuer: Annotated[str | None, setting("jwt_issuer")] = None
+    jwt_audience: Annotated[str | None, setting("jwt_audience")] = None
+    jwt_leeway_seconds: Annotated[str | None, setting("jwt_leeway_seconds")] = None
+    jwt_role_claim: Annotated[str | None, setting("jwt_role_claim")] = None
+    rate_limit: Annotated[str | None, setting("rate_limit")] = None
+    max_requests: Annotated[str | None, setting("max_requests")] = None
+    max_header_bytes: Annotated[str | None, setting("max_header_bytes")] = None
+    request_seconds: Annotated[str | None, setting("request_seconds")] = None
+    receive_seconds: Annotated[str | None, setting("receive_seconds")] = None
+    send_seconds: Annotated[str | None, setting("send_seconds")] = None
+    keep_alive_seconds: Annotated[str | None, setting("keep_alive_seconds")] = None
+    unready_seconds: Annotated[str | None, setting("unready_seconds")] = None
     shutdown_seconds: Annotated[str | None, setting("shutdown_seconds")] = None
+    cors_origins: Annotated[str | None, setting("cors_origins")] = None
+    metrics: Annotated[bool | None, setting("metrics")] = None
     report_store: Annotated[str | None, setting("report_store")] = None
     report_days: Annotated[str | None, setting("report_days")] = None
     report_key: Annotated[str | None, setting("report_key")] = None
+    report_key_before: Annotated[str | None, setting("report_key_before")] = None
     log_level: Annotated[str | None, setting("log_level")] = None
     config: Annotated[str | None, Parameter(help="A TOML file with settings. [SEGMENTD_CONFIG]")] = None
 
     def loaded(self) -> Configuration:
         """The settings in force. Raises ConfigurationError."""
         return load(asdict(self))
+
+
+NO_FLAGS: Final = Flags()
+"""Nothing was given."""

@@ -1,10 +1,12 @@
 """Who may do what."""
 
 import enum
-from datetime import datetime
-from typing import NamedTuple, NewType
+from datetime import date, datetime
+from typing import Final, NamedTuple, NewType
 
 import msgspec
+
+from segmentd.domain.errors import Forbidden
 
 TokenId = NewType("TokenId", int)
 
@@ -25,11 +27,30 @@ class Role(enum.StrEnum):
         return order.index(self) >= order.index(needed)
 
 
+class Actor(NamedTuple):
+    """Who asks for a change, as history and the audit log show it, and for whom, if for somebody else."""
+
+    name: str
+    on_behalf_of: str | None = None
+
+
 class Principal(NamedTuple):
     """Somebody whose identity was proved: a token's name, or the subject of a JWT."""
 
     name: str
     role: Role
+
+    def require(self, needed: Role) -> None:
+        """Raises Forbidden unless the role may do what `needed` may."""
+        if not self.role.covers(needed):
+            raise Forbidden(needed)
+
+
+ANONYMOUS: Final = Principal("anonymous", Role.ADMIN)
+"""Everybody, where there is no access control."""
+
+RESERVED_NAMES: Final = frozenset({ANONYMOUS.name, "segmentd"})
+"""Names that history gives to nobody in particular and to the service itself."""
 
 
 class Token(msgspec.Struct, frozen=True):
@@ -42,7 +63,8 @@ class Token(msgspec.Struct, frozen=True):
     created_at: datetime
     expires_at: datetime | None
     revoked_at: datetime | None
-    last_used_on: datetime | None
+    last_used_on: date | None
+    """In UTC."""
 
     def holds(self, now: datetime) -> bool:
         """Whether the token is good at `now`."""

@@ -2,10 +2,12 @@
 
 SegmentdError
 ├── Invalid
-├── NotFound ─── SegmentNotFound, UserNotFound, ReportNotFound
-├── Conflict ─── SegmentExists, UserExists, ReportNotReady
+├── NotFound ─── SegmentNotFound, UserNotFound, ReportNotFound, TokenNotFound
+├── Conflict ─── SegmentExists, UserExists, TokenExists, ReportNotReady
 ├── Gone ─────── ReportExpired
-├── Unavailable
+├── Denied ───── Unauthenticated, Forbidden
+├── TooManyRequests
+├── Unavailable ─ Overloaded
 └── StartupFailed
 """
 
@@ -23,6 +25,9 @@ class Fault(NamedTuple):
 
 class SegmentdError(Exception):
     """Something went wrong."""
+
+    retry_after: int | None = None
+    """In how many whole seconds it may go better, where this very error knows."""
 
     def __init__(self, detail: str | None = None, **extra: object) -> None:
         self.detail = detail or (inspect.getdoc(type(self)) or "").partition("\n")[0]
@@ -64,6 +69,13 @@ class ReportNotFound(NotFound):
     """There is no such report, or the link's signature is wrong."""
 
 
+class TokenNotFound(NotFound):
+    """No token in force has this name."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"No token in force has the name {name}.")
+
+
 class Conflict(SegmentdError):
     """The request does not fit the present state."""
 
@@ -84,6 +96,13 @@ class UserExists(Conflict):
         super().__init__(f"The user {user_id} is registered already.", user_id=user_id)
 
 
+class TokenExists(Conflict):
+    """A token in force has this name, or one was made of this secret."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"A token in force has the name {name}, or one was made of this secret.")
+
+
 class ReportNotReady(Conflict):
     """The report is not ready yet; ask again in a moment."""
 
@@ -96,8 +115,40 @@ class ReportExpired(Gone):
     """The report's link has expired; order the report again."""
 
 
+class Denied(SegmentdError):
+    """The caller may not do that."""
+
+
+class Unauthenticated(Denied):
+    """A token is needed: send it as Authorization: Bearer TOKEN."""
+
+    def __init__(self, detail: str | None = None) -> None:
+        super().__init__(detail)
+        self.was_refused = detail is not None
+        """Whether a token was sent, and is no good."""
+
+
+class Forbidden(Denied):
+    """The caller's role does not suffice."""
+
+    def __init__(self, needed: str) -> None:
+        super().__init__(f"This needs the role {needed}.", role=needed)
+
+
+class TooManyRequests(SegmentdError):
+    """The caller sends more requests than this node allows; slow down."""
+
+    def __init__(self, retry_after: int | None = None) -> None:
+        super().__init__()
+        self.retry_after = retry_after
+
+
 class Unavailable(SegmentdError):
     """The database cannot be reached at the moment; try again shortly."""
+
+
+class Overloaded(Unavailable):
+    """The service has more to do than it can; try again shortly."""
 
 
 class StartupFailed(SegmentdError):

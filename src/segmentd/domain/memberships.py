@@ -4,18 +4,13 @@ import enum
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from decimal import Decimal
-from typing import Final, NewType
+from typing import Final
 
 import msgspec
 
 from segmentd.domain.bucketing import Bucket, Threshold
 from segmentd.domain.errors import Fault, Invalid
 from segmentd.domain.identifiers import Salt, Slug, UserId
-
-Actor = NewType("Actor", str)
-"""Who asked for a change, as history shows it."""
-
-ANONYMOUS: Final = Actor("anonymous")
 
 MOST_SLUGS: Final = 1000
 
@@ -164,4 +159,5 @@ class Event(msgspec.Struct, frozen=True):
     actor: str
     reason: str | None
     until: datetime | None
+    on_behalf_of: str | None
     segment_id: int

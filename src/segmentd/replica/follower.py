@@ -13,6 +13,7 @@ import structlog
 
 from segmentd.domain.errors import Unavailable
 from segmentd.domain.identifiers import UserId
+from segmentd.observability.metrics import Metrics
 from segmentd.replica.board import Board, boot_time
 from segmentd.replica.catalog import CatalogState, ReplicatedSegment
 from segmentd.replica.replica import board_path, store_path
@@ -38,8 +39,9 @@ _log = structlog.get_logger(__name__)
 class Follower:
     """Makes the copies of a node; other processes write into them only what they wrote themselves."""
 
-    def __init__(self, database: Database, folder: Path) -> None:
+    def __init__(self, database: Database, folder: Path, metrics: Metrics | None = None) -> None:
         self._database = database
+        self._metrics = metrics or Metrics()
         self._folder = folder
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._board = Board.opened(board_path(folder))
@@ -54,7 +56,10 @@ class Follower:
             try:
                 await self.round()
             except (Unavailable, Unusable, psycopg.Error, lmdb.Error, OSError) as error:
+                self._metrics.round_failed()
                 _log.warning("round failed, the copy ages", error=str(error))
+            else:
+                self._metrics.round_done()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(wake.wait(), round_seconds)
 
@@ -168,6 +173,7 @@ class Follower:
         self._board.filling = 0
         if old is not None:
             old.delete()
+        self._metrics.copy_made()
         _log.info("copy made", users=users, seconds=round(time.monotonic() - started, 1))
 
     async def _fill(self, store: Store) -> int:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import lmdb
 import structlog
@@ -14,6 +14,17 @@ from segmentd.replica.store import Store, Unusable
 MICROSECONDS: Final = 1_000_000
 
 _log = structlog.get_logger(__name__)
+
+
+class CopyMeasures(NamedTuple):
+    """How fresh a copy is, and how large."""
+
+    age_seconds: float | None
+    """None where there is no copy to be used."""
+    users: int | None
+    """How many have a state in it; None where there is no copy."""
+    users_behind: int
+    """How many the last round left for the next one."""
 
 
 class Replica:
@@ -56,6 +67,15 @@ class Replica:
         except lmdb.Error as error:
             self._close_all()
             raise Unusable(str(error)) from error
+
+    def measure(self) -> CopyMeasures:
+        """The figures as of now."""
+        age = self.board.age()
+        try:
+            users = self._serving().users() if self.board.serving else None
+        except (lmdb.Error, Unusable):
+            users = None
+        return CopyMeasures(None if age is None else age / MICROSECONDS, users, self.board.overdue)
 
     def show_user(self, user_id: int, state: bytes) -> None:
         """Makes the very next read on this node see a committed write."""

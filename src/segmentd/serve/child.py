@@ -1,8 +1,8 @@
 """What a supervised process and its supervisor say to each other.
 
-The supervisor writes one line of JSON, the assignment, to the standard input of the child and keeps that pipe
-open: its end means stop, whether the supervisor asks for it or was killed. The child writes `ready` to its
-standard output once.
+The supervisor writes one line of JSON, the assignment, to the standard input of the child and keeps that
+pipe open: its end means stop, whether the supervisor asks for it or was killed. A line `leave` before that
+means that the stop is near. The child writes `ready` to its standard output once.
 """
 
 import asyncio
@@ -10,12 +10,15 @@ import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable
+from typing import Final
 
 import msgspec
 import uvloop
 
 from segmentd.config import Settings
-from segmentd.observability import set_up_logging
+from segmentd.observability.logs import set_up_logging
+
+LEAVE: Final = b"leave\n"
 
 
 class Assignment(msgspec.Struct, frozen=True):
@@ -25,12 +28,17 @@ class Assignment(msgspec.Struct, frozen=True):
     database_url: str
     replica_dir: str | None = None
     listener: int | None = None
+    may_be_open: bool = False
+    """Whether everybody may call as long as there is no access control."""
+    metrics_dir: str | None = None
+    """Where all processes of this node measure; None: nothing is measured."""
 
 
 class Duty:
-    """A child's side of the conversation: `stop` is set when it has to end."""
+    """A child's side of the conversation: `leaving` is set when it will have to end soon, `stop` when now."""
 
     def __init__(self) -> None:
+        self.leaving = asyncio.Event()
         self.stop = asyncio.Event()
 
     @staticmethod
@@ -48,7 +56,9 @@ class Duty:
         await loop.connect_read_pipe(
             lambda: asyncio.StreamReaderProtocol(lifeline), os.fdopen(0, "rb", buffering=0)
         )
-        await lifeline.read()
+        while line := await lifeline.readline():
+            if line == LEAVE:
+                self.leaving.set()
         self.stop.set()
 
 

@@ -1,19 +1,21 @@
 """One HTTP process: the API on a socket that the supervisor listens on."""
 
 import asyncio
+import resource
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import uvicorn
+from litestar.types import ASGIApp
 
-from segmentd.api.http.app import create_app
-from segmentd.api.http.hot_path import HotPath
+from segmentd.api.http.connection import ConnectionLimits
 from segmentd.api.http.hot_protocol import HotProtocol
 from segmentd.config import Settings
 from segmentd.serve.child import Assignment, Duty, run_child
-from segmentd.serve.wiring import near, service
+from segmentd.serve.wiring import gate, http_door, measured, near, service, traced, watched
+from segmentd.service import Service
 from segmentd.storage.database import Database
 
 
@@ -21,16 +23,31 @@ async def serve_http(assignment: Assignment, duty: Duty) -> None:
     """Serves until it has to stop; then lets running requests end."""
     if assignment.listener is None or assignment.replica_dir is None:
         raise ValueError("an HTTP worker needs a listening socket and a folder")
-    settings = assignment.settings
-    with socket.socket(fileno=assignment.listener) as listener:
+    settings, folder = assignment.settings, Path(assignment.replica_dir)
+    metrics = measured(assignment.metrics_dir)
+    _allow_open_files()
+    with traced() as tracing, socket.socket(fileno=assignment.listener) as listener:
         async with (
-            Database(assignment.database_url, pool_size=settings.pool_size) as database,
-            near(database, settings, Path(assignment.replica_dir)) as node,
+            Database(assignment.database_url, pool_size=settings.pool_size, tracing=tracing) as database,
+            watched(database, metrics),
+            near(database, settings, folder) as node,
+            gate(
+                assignment.database_url, settings, folder, may_be_open=assignment.may_be_open
+            ) as authenticator,
         ):
-            app = HotPath(create_app(service(database, settings, node)), node.replica)
-            server = Server(_configured(app, settings), duty.report_ready)
+            use_cases = service(database, settings, node, metrics)
+            hot_path = http_door(use_cases, settings, authenticator, node.replica, metrics)
+            app = hot_path if tracing is None else tracing.wrap(hot_path)
+            protocol = HotProtocol.answering_by(hot_path, tracing.headers if tracing else ()).within(
+                _limits(settings), metrics.refused if metrics else None
+            )
+            server = Server(_configured(app, protocol, settings), duty.report_ready)
+            leaving = asyncio.create_task(
+                _leave(use_cases, duty.leaving), name="wait for the stop to be near"
+            )
             stopping = asyncio.create_task(server.exit_after(duty.stop), name="wait for the stop")
             await server.serve(sockets=[listener])
+            leaving.cancel()
             stopping.cancel()
 
 
@@ -57,10 +74,31 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
 
-def _configured(app: HotPath, settings: Settings) -> uvicorn.Config:
+def _allow_open_files() -> None:
+    """As many as the system lets this process have: every connection is one."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError):  # macOS says that there is no limit, and refuses to have none
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+async def _leave(use_cases: Service, leaving: asyncio.Event) -> None:
+    await leaving.wait()
+    use_cases.leave()
+
+
+def _limits(settings: Settings) -> ConnectionLimits:
+    return ConnectionLimits(
+        max_header_bytes=settings.max_header_bytes,
+        receive_seconds=settings.receive_seconds,
+        send_seconds=settings.send_seconds,
+        keep_alive_seconds=settings.keep_alive_seconds,
+    )
+
+
+def _configured(app: ASGIApp, protocol: type[HotProtocol], settings: Settings) -> uvicorn.Config:
     return uvicorn.Config(
         app,
-        http=HotProtocol.answering_by(app),
+        http=protocol,
         ws="none",
         lifespan="off",
         log_config=None,

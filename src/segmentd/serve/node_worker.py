@@ -8,7 +8,7 @@ from segmentd.jobs import Tasks, work
 from segmentd.replica.bell import listen
 from segmentd.replica.follower import Follower
 from segmentd.serve.child import Assignment, Duty, run_child
-from segmentd.serve.wiring import report_files
+from segmentd.serve.wiring import measured, report_files, traced, watched
 from segmentd.storage.database import Database
 
 # A follower looks by itself this often; the bell makes it look at once.
@@ -18,18 +18,24 @@ ROUND_SECONDS = 1.0
 async def work_for_node(assignment: Assignment, duty: Duty) -> None:
     """Follows the database and runs the background jobs until it has to stop; then lets running ones end."""
     settings, url = assignment.settings, assignment.database_url
-    async with Database(url, pool_size=settings.pool_size) as database:
-        tasks = Tasks(database, report_files(settings))
-        async with asyncio.TaskGroup() as group:
-            if assignment.replica_dir is not None:
-                group.create_task(_follow(database, url, Path(assignment.replica_dir), duty))
-            group.create_task(work(url, tasks, duty.stop, settings.shutdown_seconds))
-            duty.report_ready()
+    metrics = measured(assignment.metrics_dir)
+    with traced() as tracing:
+        async with (
+            Database(url, pool_size=settings.pool_size, tracing=tracing) as database,
+            watched(database, metrics),
+        ):
+            tasks = Tasks(database, report_files(settings), tracing, metrics)
+            async with asyncio.TaskGroup() as group:
+                if assignment.replica_dir is not None:
+                    follower = Follower(database, Path(assignment.replica_dir), metrics)
+                    group.create_task(_follow(follower, url, duty))
+                group.create_task(work(url, tasks, duty.stop, settings.shutdown_seconds))
+                duty.report_ready()
 
 
-async def _follow(database: Database, database_url: str, folder: Path, duty: Duty) -> None:
+async def _follow(follower: Follower, database_url: str, duty: Duty) -> None:
     wake = asyncio.Event()
-    with closing(Follower(database, folder)) as follower:
+    with closing(follower):
         async with asyncio.TaskGroup() as group:
             group.create_task(listen(database_url, wake, duty.stop))
             group.create_task(follower.follow(duty.stop, wake, ROUND_SECONDS))

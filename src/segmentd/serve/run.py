@@ -7,13 +7,18 @@ import os
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final
 
 import structlog
 
 from segmentd.config import Configuration, Settings
+from segmentd.domain.access import Role, Token
 from segmentd.domain.errors import StartupFailed
+from segmentd.observability.traces import exporters_asked_for
+from segmentd.serve import access
+from segmentd.serve.access import is_loopback, prepare_access
 from segmentd.serve.child import Assignment
 from segmentd.serve.supervisor import Kept, address, bind, listen, supervise, worker_count
 from segmentd.storage import embedded
@@ -23,6 +28,8 @@ HTTP_WORKER: Final = "segmentd.serve.http_worker"
 NODE_WORKER: Final = "segmentd.serve.node_worker"
 # Connections that wait while all workers are busy, or are started anew.
 BACKLOG: Final = 2048
+# The folder, in that of the node, where its processes measure.
+METRICS: Final = "metrics"
 
 _log = structlog.get_logger(__name__)
 
@@ -32,7 +39,9 @@ def serve(settings: Settings) -> None:
 
     Where the embedded PostgreSQL dies, all is started anew behind the same socket; requests wait there.
     """
+    exporters_asked_for()  # what the workers need and would miss is said here, in one line
     with closing(bind(settings)) as listener, node_folder(Path(settings.data_dir)) as folder:
+        clear_metrics(folder)
         ready_line: str | None = f"segmentd is ready on {address(listener)}"
         while not _serve_once(settings, listener, folder, ready_line):
             _log.error("the embedded PostgreSQL died, starting again")
@@ -41,6 +50,7 @@ def serve(settings: Settings) -> None:
 
 def work(settings: Settings) -> None:
     """Runs the background jobs alone until SIGTERM or SIGINT. Raises StartupFailed."""
+    exporters_asked_for()
     with any_database(settings) as (database_url, lives):
         asyncio.run(migrate(database_url))
         if not _supervise(
@@ -50,13 +60,23 @@ def work(settings: Settings) -> None:
 
 
 def _serve_once(settings: Settings, listener: socket.socket, folder: Path, ready_line: str | None) -> bool:
+    may_be_open = is_loopback(listener) or settings.insecure_open
     with own_database(settings) as (database_url, lives):
         asyncio.run(migrate(database_url))
+        asyncio.run(prepare_access(database_url, settings, may_be_open=may_be_open))
         listen(listener, BACKLOG)
-        http = Assignment(settings, database_url, str(folder), listener.fileno())
+        metrics_dir = str(folder / METRICS) if settings.metrics else None
+        http = Assignment(
+            settings,
+            database_url,
+            str(folder),
+            listener.fileno(),
+            may_be_open=may_be_open,
+            metrics_dir=metrics_dir,
+        )
         kept = [Kept(HTTP_WORKER, http) for _ in range(worker_count(settings))]
-        node = Kept(NODE_WORKER, Assignment(settings, database_url, str(folder)))
-        return _supervise([*kept, node], ready_line, lives)
+        node = Kept(NODE_WORKER, Assignment(settings, database_url, str(folder), metrics_dir=metrics_dir))
+        return _supervise([*kept, node], ready_line, lives, settings.unready_seconds)
 
 
 def migrate_once(settings: Settings) -> int:
@@ -65,11 +85,37 @@ def migrate_once(settings: Settings) -> int:
         return asyncio.run(migrate(database_url))
 
 
+def create_token(settings: Settings, name: str, role: Role, expires: datetime | timedelta | None) -> str:
+    """Makes a token; its secret, which is seen this once. Raises StartupFailed, TokenExists."""
+    with _migrated_database(settings) as database_url:
+        return asyncio.run(access.create_token(database_url, name, role, expires))
+
+
+def list_tokens(settings: Settings) -> tuple[datetime, Sequence[Token]]:
+    """The time, and all tokens. Raises StartupFailed."""
+    with _migrated_database(settings) as database_url:
+        return asyncio.run(access.list_tokens(database_url))
+
+
+def revoke_token(settings: Settings, name: str) -> None:
+    """Ends a token. Raises StartupFailed, TokenNotFound."""
+    with _migrated_database(settings) as database_url:
+        asyncio.run(access.revoke_token(database_url, name))
+
+
+def rotate_signing_key(settings: Settings, keep: timedelta) -> None:
+    """Makes a new key for the links of reports. Raises StartupFailed."""
+    with _migrated_database(settings) as database_url:
+        asyncio.run(access.rotate_signing_key(database_url, keep))
+
+
 def check(configuration: Configuration) -> Iterator[str]:
     """Lines about the configuration, the database and the schema. Raises StartupFailed where one is wrong."""
     yield "configuration:"
     for name, value, source in configuration.shown():
         yield f"  {name} = {value}  ({source})"
+    exporters = ", ".join(exporter.name for exporter in exporters_asked_for())
+    yield f"traces: {exporters or 'off'}"
     settings = configuration.settings
     if settings.database_url is None and not Path(settings.data_dir, "postgres").exists():
         yield f"database: embedded, made in {settings.data_dir} by the first `segmentd serve`"
@@ -81,9 +127,11 @@ def check(configuration: Configuration) -> Iterator[str]:
         yield "schema: up to date"
 
 
-def _supervise(kept: Sequence[Kept], ready_line: str | None, lives: Callable[[], bool]) -> bool:
+def _supervise(
+    kept: Sequence[Kept], ready_line: str | None, lives: Callable[[], bool], unready_seconds: float = 0
+) -> bool:
     try:
-        return asyncio.run(supervise(kept, ready_line, lives))
+        return asyncio.run(supervise(kept, ready_line, lives, unready_seconds))
     except* StartupFailed as group:
         raise group.exceptions[0] from None
 
@@ -113,6 +161,17 @@ def node_folder(data_dir: Path) -> Iterator[Path]:
         return
 
 
+def clear_metrics(folder: Path) -> None:
+    """Makes the folder where a node measures, empty of what an earlier start left. Raises StartupFailed."""
+    measured = folder / METRICS
+    try:
+        measured.mkdir(mode=0o700, exist_ok=True)
+        for file in measured.iterdir():
+            file.unlink()
+    except OSError as error:
+        raise StartupFailed(f"the folder {measured} cannot be used: {error.strerror}") from None
+
+
 @contextmanager
 def own_database(settings: Settings) -> Iterator[tuple[str, Callable[[], bool]]]:
     """The URL of the database that was set, or of an embedded one that lives as long as the context.
@@ -127,6 +186,14 @@ def own_database(settings: Settings) -> Iterator[tuple[str, Callable[[], bool]]]
         yield postgres.url, postgres.is_running
     finally:
         postgres.stop()
+
+
+@contextmanager
+def _migrated_database(settings: Settings) -> Iterator[str]:
+    """The URL of the database, its schema up to date."""
+    with any_database(settings) as (database_url, _):
+        asyncio.run(migrate(database_url))
+        yield database_url
 
 
 @contextmanager

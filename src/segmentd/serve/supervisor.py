@@ -6,15 +6,17 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 import msgspec
 import structlog
+from prometheus_client.multiprocess import mark_process_dead
 
 from segmentd.config import Settings
 from segmentd.domain.errors import StartupFailed
-from segmentd.serve.child import Assignment
+from segmentd.observability.metrics import FOLDER_VARIABLE
+from segmentd.serve.child import LEAVE, Assignment
 
 SHORTEST_PAUSE_S: Final = 0.1
 LONGEST_PAUSE_S: Final = 10.0
@@ -28,26 +30,54 @@ SPARE_SECONDS: Final = 5.0
 _log = structlog.get_logger(__name__)
 
 
-async def supervise(kept: Sequence["Kept"], ready_line: str | None, needed: Callable[[], bool]) -> bool:
+async def supervise(
+    kept: Sequence["Kept"], ready_line: str | None, needed: Callable[[], bool], unready_seconds: float
+) -> bool:
     """Keeps processes alive until SIGTERM or SIGINT; prints the line, if any, once all are ready.
 
+    On SIGTERM they say that they are not ready for so long before they stop; a second signal cuts that short.
     False: it stopped because what they need was gone. Raises StartupFailed when one dies before it was ready.
     """
-    stop = asyncio.Event()
+    stop = Stop()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+    loop.add_signal_handler(signal.SIGTERM, stop.ask)
+    loop.add_signal_handler(signal.SIGINT, stop.order)
     async with asyncio.TaskGroup() as tasks:
         for process in kept:
             tasks.create_task(process.keep(stop))
         announcing = tasks.create_task(_announce(kept, ready_line))
-        while needed() and not stop.is_set():
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(stop.wait(), LOOK_EVERY_S)
-        asked = stop.is_set()
-        stop.set()
+        while needed() and not stop.asked.is_set():
+            await _within(LOOK_EVERY_S, stop.asked)
+        was_asked = stop.asked.is_set()
+        if was_asked:
+            await _within(unready_seconds, stop.now)
+        stop.order()
         announcing.cancel()
-    return asked
+    return was_asked
+
+
+class Stop:
+    """A stop: first it is asked for, and a while later it is ordered."""
+
+    def __init__(self) -> None:
+        self.asked = asyncio.Event()
+        self.now = asyncio.Event()
+
+    def ask(self) -> None:
+        """Asked for twice, it is an order."""
+        if self.asked.is_set():
+            self.now.set()
+        self.asked.set()
+
+    def order(self) -> None:
+        """Orders it, whether it was asked for or not."""
+        self.asked.set()
+        self.now.set()
+
+
+async def _within(seconds: float, event: asyncio.Event) -> None:
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(event.wait(), seconds)
 
 
 async def _announce(kept: Sequence["Kept"], ready_line: str | None) -> None:
@@ -65,41 +95,40 @@ class Kept:
         self._assignment = assignment
         self.ready = asyncio.Event()
 
-    async def keep(self, stop: asyncio.Event) -> None:
+    async def keep(self, stop: Stop) -> None:
         """Starts the process again whenever it ends, until `stop`; then stops it in order."""
         loop = asyncio.get_running_loop()
         pause = SHORTEST_PAUSE_S
-        while not stop.is_set():
+        while not stop.now.is_set():
             started = loop.time()
             code = await self._run_once(stop)
-            if stop.is_set():
+            if stop.now.is_set():
                 return
             if not self.ready.is_set():
-                stop.set()
+                stop.order()
                 raise StartupFailed(f"{self._module} ended with exit code {code} before it was ready")
             if loop.time() - started > HEALTHY_AFTER_S:
                 pause = SHORTEST_PAUSE_S
             _log.warning(
                 "process died, starting it again", process=self._module, exit_code=code, pause_s=pause
             )
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(stop.wait(), pause)
+            await _within(pause, stop.now)
             pause = min(pause * 2, LONGEST_PAUSE_S)
 
-    async def _run_once(self, stop: asyncio.Event) -> int:
+    async def _run_once(self, stop: Stop) -> int:
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", self._module,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             pass_fds=[] if self._assignment.listener is None else [self._assignment.listener],
+            env=_environment(self._assignment),
         )  # fmt: skip
         assert process.stdin is not None  # noqa: S101 - asked for above
         process.stdin.write(msgspec.json.encode(self._assignment) + b"\n")
         ended = asyncio.create_task(process.wait())
         listening = asyncio.create_task(self._hear(process))
-        stopping = asyncio.create_task(stop.wait())
-        await asyncio.wait([ended, stopping], return_when=asyncio.FIRST_COMPLETED)
-        process.stdin.close()
+        telling = asyncio.create_task(_tell(process.stdin, stop))
+        await asyncio.wait([ended, telling], return_when=asyncio.FIRST_COMPLETED)
         try:
             return await asyncio.wait_for(ended, self._assignment.settings.shutdown_seconds + SPARE_SECONDS)
         except TimeoutError:
@@ -107,14 +136,32 @@ class Kept:
             process.kill()
             return await process.wait()
         finally:
-            stopping.cancel()
+            telling.cancel()
+            process.stdin.close()
             await listening
+            if self._assignment.metrics_dir is not None:
+                # It has no requests and no connections any more; what it counted stays.
+                mark_process_dead(process.pid, self._assignment.metrics_dir)
 
     async def _hear(self, process: asyncio.subprocess.Process) -> None:
         assert process.stdout is not None  # noqa: S101 - asked for by the caller
         async for line in process.stdout:
             if line == b"ready\n":
                 self.ready.set()
+
+
+async def _tell(lifeline: asyncio.StreamWriter, stop: Stop) -> None:
+    """Tells a child that the stop is near, and then that it is there."""
+    await stop.asked.wait()
+    lifeline.write(LEAVE)
+    await stop.now.wait()
+    lifeline.close()
+
+
+def _environment(assignment: Assignment) -> Mapping[str, str]:
+    """Ours, with the folder where a child measures, and no other that may stand there."""
+    ours = {name: value for name, value in os.environ.items() if name.upper() != FOLDER_VARIABLE}
+    return ours if assignment.metrics_dir is None else ours | {FOLDER_VARIABLE: assignment.metrics_dir}
 
 
 def worker_count(settings: Settings) -> int:

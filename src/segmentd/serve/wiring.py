@@ -1,29 +1,46 @@
 """How the parts are put together, for every process alike."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, closing
+import math
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, closing, contextmanager
 from datetime import timedelta
 from pathlib import Path
+from typing import Final
 
+from segmentd import __version__
+from segmentd.api.http.app import create_app
+from segmentd.api.http.entrance import Entrance, RequestLimits
+from segmentd.api.http.hot_path import HotPath
+from segmentd.api.http.request_ids import RequestIds
+from segmentd.auth.authenticator import AccessRules, Authenticator
+from segmentd.auth.jwt import JwtRules, JwtVerifier
+from segmentd.auth.rate_limit import RateLimit
 from segmentd.config import Settings
 from segmentd.jobs import report_queue
+from segmentd.observability.metrics import Metrics
+from segmentd.observability.traces import Tracing, set_up_tracing
 from segmentd.replica.bell import Bell
 from segmentd.replica.replica import Replica
 from segmentd.reports.files import ReportFiles
 from segmentd.service import Node, ReportDesk, Service
 from segmentd.storage.database import Database
 
+# How often a process tells what its pool of connections does.
+LOOK_AT_POOL_EVERY_S: Final = 1.0
 
-def service(database: Database, settings: Settings, node: Node | None = None) -> Service:
+
+def service(
+    database: Database, settings: Settings, node: Node | None = None, metrics: Metrics | None = None
+) -> Service:
     """The use cases on a database, and on a node's copy if there is one."""
     desk = ReportDesk(
         files=report_files(settings),
         enqueue=report_queue(),
         lifetime=timedelta(days=settings.report_days),
-        signing_key=None if settings.report_key is None else settings.report_key.encode(),
+        signing_keys=[key.encode() for key in (settings.report_key, settings.report_key_before) if key],
     )
-    return Service(database, desk, node)
+    return Service(database, desk, node, metrics)
 
 
 @asynccontextmanager
@@ -37,6 +54,96 @@ async def near(database: Database, settings: Settings, folder: Path) -> AsyncIte
     finally:
         ringing.cancel()
         await asyncio.wait([ringing])
+
+
+@asynccontextmanager
+async def gate(
+    database_url: str, settings: Settings, folder: Path, *, may_be_open: bool
+) -> AsyncIterator[Authenticator]:
+    """Knows who is calling as long as the context lives, by a connection of its own that nothing delays."""
+    async with AsyncExitStack() as stack:
+        limit = None
+        if settings.rate_limit:
+            limit = stack.enter_context(closing(RateLimit.opened(folder / "rates", settings.rate_limit)))
+        rules = AccessRules(
+            may_be_open=may_be_open,
+            bound_seconds=math.inf if settings.serve_stale else settings.max_age_seconds,
+            jwt=jwt_verifier(settings),
+            rate_limit=limit,
+        )
+        database = await stack.enter_async_context(Database(database_url, pool_size=1))
+        authenticator = Authenticator(database, rules)
+        await stack.enter_async_context(authenticator.watching())
+        yield authenticator
+
+
+def jwt_verifier(settings: Settings) -> JwtVerifier | None:
+    """What verifies JWTs, if the settings name a key. Raises StartupFailed."""
+    return JwtVerifier.of(
+        JwtRules(
+            key=settings.jwt_key,
+            jwks_file=None if settings.jwt_jwks_file is None else Path(settings.jwt_jwks_file),
+            issuer=settings.jwt_issuer,
+            audience=settings.jwt_audience,
+            leeway_seconds=settings.jwt_leeway_seconds,
+            role_claim=settings.jwt_role_claim,
+        )
+    )
+
+
+def http_door(
+    use_cases: Service,
+    settings: Settings,
+    authenticator: Authenticator,
+    replica: Replica,
+    metrics: Metrics | None,
+) -> HotPath:
+    """Everything between the network and the use cases."""
+    origins = tuple(origin.strip() for origin in (settings.cors_origins or "").split(",") if origin.strip())
+    ids = RequestIds()
+    entrance = Entrance(
+        create_app(use_cases, authenticator, metrics, origins),
+        ids,
+        RequestLimits(settings.max_requests, settings.request_seconds),
+        metrics or Metrics(),
+    )
+    return HotPath(entrance, replica, authenticator, ids, metrics, [b"origin"] if origins else [])
+
+
+@contextmanager
+def traced() -> Iterator[Tracing | None]:
+    """Tracing, where the OTEL_ variables ask for it; the last spans are sent when the context ends."""
+    tracing = set_up_tracing(__version__)
+    try:
+        yield tracing
+    finally:
+        if tracing is not None:
+            tracing.close()
+
+
+@asynccontextmanager
+async def watched(database: Database, metrics: Metrics | None) -> AsyncIterator[None]:
+    """Measures the pool of connections as long as the context lives, where something is measured."""
+    if metrics is None:
+        yield
+        return
+    watching = asyncio.create_task(_watch(database, metrics), name="watch the pool")
+    try:
+        yield
+    finally:
+        watching.cancel()
+        await asyncio.wait([watching])
+
+
+async def _watch(database: Database, metrics: Metrics) -> None:
+    while True:
+        metrics.pool(**database.load()._asdict())
+        await asyncio.sleep(LOOK_AT_POOL_EVERY_S)
+
+
+def measured(folder: str | None) -> Metrics | None:
+    """What a process measures for its node; None where it shall not."""
+    return None if folder is None else Metrics(Path(folder))
 
 
 def report_files(settings: Settings) -> ReportFiles:

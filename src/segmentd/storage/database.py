@@ -3,8 +3,8 @@
 import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
-from typing import Any, Final, LiteralString, Self, TypeVar
+from contextlib import asynccontextmanager, nullcontext
+from typing import Any, Final, LiteralString, NamedTuple, Self, TypeVar
 
 import msgspec
 import psycopg
@@ -13,6 +13,7 @@ from psycopg.rows import RowMaker
 from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
 
 from segmentd.domain.errors import Unavailable
+from segmentd.observability.traces import Tracing
 
 Row = TypeVar("Row")
 Result = TypeVar("Result")
@@ -59,10 +60,18 @@ class Succeeded(msgspec.Struct, frozen=True):
     succeeded: bool
 
 
+class PoolLoad(NamedTuple):
+    """A pool's connections that are in use or being made, those to be had, and how many wait for one."""
+
+    busy: int
+    idle: int
+    waiting: int
+
+
 class Database:
     """PostgreSQL behind a pool; every statement is a transaction of its own unless `transaction` is used."""
 
-    def __init__(self, url: str, *, pool_size: int = 10) -> None:
+    def __init__(self, url: str, *, pool_size: int = 10, tracing: Tracing | None = None) -> None:
         self._pool = AsyncConnectionPool(
             url,
             min_size=1,
@@ -74,7 +83,9 @@ class Database:
             configure=_configure,
             kwargs={"autocommit": True, "connect_timeout": 5, "application_name": "segmentd", **_VANISHED},
         )
+        self._tracing = tracing
         self._checking: asyncio.Task[None] | None = None
+        self._given_up: set[asyncio.Task[object]] = set()
         self._away_until = 0.0
 
     async def __aenter__(self) -> Self:
@@ -82,9 +93,11 @@ class Database:
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
-        if self._checking is not None:
-            self._checking.cancel()
-            await asyncio.wait([self._checking])
+        unneeded = [*self._given_up, *([] if self._checking is None else [self._checking])]
+        for task in unneeded:
+            task.cancel()
+        if unneeded:
+            await asyncio.wait(unneeded)
         await self._pool.close()
 
     async def all(self, row: type[Row], query: LiteralString, parameters: Parameters = None) -> list[Row]:
@@ -95,12 +108,25 @@ class Database:
                 await cursor.execute(query, parameters)
                 return await cursor.fetchall()
 
-        return await self._insisting(fetch)
+        return await self._insisting(query, fetch)
 
     async def one(self, row: type[Row], query: LiteralString, parameters: Parameters = None) -> Row | None:
         """The only row of one statement, or None. Raises Unavailable."""
         rows = await self.all(row, query, parameters)
         return rows[0] if rows else None
+
+    async def one_within(self, seconds: float, row: type[Row], query: LiteralString) -> Row | None:
+        """As `one`, but gives up after so many seconds, even on a silent server. Raises Unavailable."""
+        asking = asyncio.create_task(self.one(row, query), name="ask for a while")
+        try:
+            if not (await asyncio.wait([asking], timeout=seconds))[0]:
+                raise Unavailable
+            return asking.result()
+        finally:
+            # It takes up to ten seconds to take a statement back from a silent server: nobody waits for that.
+            if asking.cancel():
+                self._given_up.add(asking)
+                asking.add_done_callback(self._forget)
 
     async def execute(self, query: LiteralString, parameters: Parameters = None) -> int:
         """Runs one statement and returns the number of rows that it touched. Raises Unavailable."""
@@ -108,24 +134,34 @@ class Database:
         async def run(connection: psycopg.AsyncConnection) -> int:
             return (await connection.execute(query, parameters)).rowcount
 
-        return await self._insisting(run)
+        return await self._insisting(query, run)
+
+    def load(self) -> PoolLoad:
+        """What the pool's connections do now."""
+        stats = self._pool.get_stats()
+        idle = stats["pool_available"]
+        return PoolLoad(stats["pool_size"] - idle, idle, stats["requests_waiting"])
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[psycopg.AsyncConnection]:
         """A connection in one transaction, committed at the end, undone by any error. Raises Unavailable."""
-        async with self._connection() as connection, connection.transaction():
-            yield connection
+        with nullcontext() if self._tracing is None else self._tracing.transaction():
+            async with self._connection() as connection, connection.transaction():
+                yield connection
 
-    async def _insisting(self, work: Callable[[psycopg.AsyncConnection], Awaitable[Result]]) -> Result:
-        """Does the work again where PostgreSQL undid it, a few times."""
-        for attempt in range(1, _ATTEMPTS + 1):
-            try:
-                async with self._connection() as connection:
-                    return await work(connection)
-            except _UNDONE as error:
-                _log.info("undone, trying again", attempt=attempt, error=type(error).__name__)
-                await asyncio.sleep(random.uniform(0, 0.02 * 2**attempt))  # noqa: S311 - spreads retries, no secret
-        raise Unavailable("The database is too busy with conflicting changes; try again shortly.")
+    async def _insisting(
+        self, query: LiteralString, work: Callable[[psycopg.AsyncConnection], Awaitable[Result]]
+    ) -> Result:
+        """Does the work again where PostgreSQL undid it, a few times; all that is one span."""
+        with nullcontext() if self._tracing is None else self._tracing.statement(query):
+            for attempt in range(1, _ATTEMPTS + 1):
+                try:
+                    async with self._connection() as connection:
+                        return await work(connection)
+                except _UNDONE as error:
+                    _log.info("undone, trying again", attempt=attempt, error=type(error).__name__)
+                    await asyncio.sleep(random.uniform(0, 0.02 * 2**attempt))  # noqa: S311 - spreads retries, no secret
+            raise Unavailable("The database is too busy with conflicting changes; try again shortly.")
 
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator[psycopg.AsyncConnection]:
@@ -146,6 +182,11 @@ class Database:
             )
             self._check_the_others()
             raise Unavailable from error
+
+    def _forget(self, task: asyncio.Task[Any]) -> None:
+        self._given_up.discard(task)
+        if not task.cancelled():
+            task.exception()  # heard, so that asyncio does not report it
 
     def _check_the_others(self) -> None:
         """Where one connection broke, the idle ones are suspect: replace those that no longer answer."""

@@ -23,7 +23,8 @@ class HistoryKey(msgspec.Struct, frozen=True, array_like=True):
 EARLIEST: Final = datetime(1, 1, 1, tzinfo=UTC)
 
 USER_HISTORY: Final[LiteralString] = """
-    SELECT s.slug AS segment, c.operation, c.at, c.source, c.cause, c.actor, c.reason, c.until, c.segment_id
+    SELECT s.slug AS segment, c.operation, c.at, c.source, c.cause, c.actor, c.reason, c.until,
+           c.on_behalf_of, c.segment_id
     FROM effective_changes(%(as_of)s) c
     JOIN segments s ON s.id = c.segment_id
     WHERE c.user_id = %(user_id)s

@@ -6,9 +6,10 @@ from typing import Final, LiteralString
 import msgspec
 import psycopg
 
+from segmentd.domain.access import Actor
 from segmentd.domain.errors import Fault, Invalid, SegmentNotFound
 from segmentd.domain.identifiers import Slug, UserId
-from segmentd.domain.memberships import Actor, Change, Changed, UserSegments
+from segmentd.domain.memberships import Change, Changed, UserSegments
 from segmentd.storage.database import Database
 
 # How many candidates one page of a segment's users looks at: a page's cost is bounded, also where a small
@@ -26,15 +27,16 @@ async def change(database: Database, user_id: UserId, change: Change, actor: Act
             _ChangedRow,
             "SELECT segments, added, removed, updated, unchanged, state FROM change_memberships("
             "  %(user_id)s, %(slugs)s::text[], %(adds)s::boolean[],"
-            "  %(untils)s::timestamptz[], %(ttls)s::bigint[], %(actor)s, %(reason)s)",
+            "  %(untils)s::timestamptz[], %(ttls)s::bigint[], %(actor)s, %(reason)s, %(on_behalf_of)s)",
             {
                 "user_id": user_id,
                 "slugs": [*(addition.slug for addition in change.add), *change.remove],
                 "adds": [True] * len(change.add) + [False] * len(change.remove),
                 "untils": [addition.until for addition in change.add] + [None] * len(change.remove),
                 "ttls": [addition.ttl_seconds for addition in change.add] + [None] * len(change.remove),
-                "actor": actor,
+                "actor": actor.name,
                 "reason": change.reason,
+                "on_behalf_of": actor.on_behalf_of,
             },
         )
     except psycopg.DatabaseError as error:

@@ -46,17 +46,20 @@ CHANGED_USERS: Final[LiteralString] = """
 """
 
 ALL_STATES: Final[LiteralString] = """
-    SELECT m.user_id,
-           int8send(max(u.version) * 1048576 + count(*))
-           || string_agg(override_word(m.segment_id, m.included, m.until), '' ORDER BY m.segment_id)
-           || coalesce(
-               string_agg(term_word(m.until), '' ORDER BY m.segment_id) FILTER (WHERE m.until IS NOT NULL), ''
-           )
-    FROM memberships m
-    JOIN users u ON u.id = m.user_id
-    WHERE m.ended_at IS NULL
-    GROUP BY m.user_id
-    ORDER BY m.user_id
+    SELECT o.user_id, int8send(u.version * 1048576 + o.overrides) || o.words || coalesce(o.terms, '')
+    FROM (
+        -- Grouped before users are joined: a tenth of the rows to join.
+        SELECT m.user_id, count(*) AS overrides,
+               string_agg(override_word(m.segment_id, m.included, m.until), '' ORDER BY m.segment_id)
+                   AS words,
+               string_agg(term_word(m.until), '' ORDER BY m.segment_id)
+                   FILTER (WHERE m.until IS NOT NULL) AS terms
+        FROM memberships m
+        WHERE m.ended_at IS NULL
+        GROUP BY m.user_id
+    ) o
+    JOIN users u ON u.id = o.user_id
+    ORDER BY o.user_id
 """
 
 # Cluster, database and timeline. A standby has no current place in the log: there it fails, as it should.

@@ -8,6 +8,7 @@ from uuid import uuid4
 import msgspec
 import psycopg
 
+from segmentd.domain.access import Actor
 from segmentd.domain.errors import ReportNotFound, SegmentNotFound
 from segmentd.domain.reports import Built, Report, ReportId, ReportOrder
 from segmentd.storage import history, users
@@ -112,8 +113,18 @@ async def mark_purged(database: Database, report_id: ReportId) -> None:
 
 
 async def signing_keys(database: Database) -> Sequence[bytes]:
-    """The keys of links, the one that signs first. Raises Unavailable."""
-    return [row.key for row in await database.all(_Key, "SELECT key FROM signing_keys ORDER BY id DESC")]
+    """The keys that links are good under, the one that signs first. Raises Unavailable."""
+    rows = await database.all(
+        _Key,
+        "SELECT key FROM signing_keys"
+        " WHERE good_until IS NULL OR good_until > clock_instant() ORDER BY id DESC",
+    )
+    return [row.key for row in rows]
+
+
+async def replace_signing_key(database: Database, keep: timedelta, actor: Actor) -> None:
+    """Makes a key that signs from now on; the ones before it stay good for so long. Raises Unavailable."""
+    await database.execute("SELECT replace_signing_key(%s, %s)", [keep, actor.name])
 
 
 class _Key(msgspec.Struct, frozen=True):

@@ -7,6 +7,7 @@
 --   5  changes of segments           6  the one history
 --   7  upkeep                        8  reports
 --   9  replication                  10  erasure
+--  11  tokens and the audit log
 --
 -- The tables of the job queue are not here: procrastinate brings them (storage/job_queue.py).
 
@@ -126,17 +127,18 @@ CREATE INDEX memberships_due ON memberships (until, user_id) WHERE ended_at IS N
 
 -- Append-only. `effective` says whether the answer to "is the user in?" changed with this event.
 CREATE TABLE membership_events (
-    user_id    bigint      NOT NULL,
-    segment_id bigint      NOT NULL,
-    at         timestamptz NOT NULL,
-    operation  text        NOT NULL CHECK (operation IN ('add', 'remove')),
-    effective  boolean     NOT NULL,
-    until      timestamptz,
-    cause      text        NOT NULL CHECK (cause IN ('request', 'expiry', 'segment-deleted', 'user-deleted')),
-    actor      text        NOT NULL,
-    reason     text        CHECK (length(reason) <= 500),
+    user_id      bigint      NOT NULL,
+    segment_id   bigint      NOT NULL,
+    at           timestamptz NOT NULL,
+    operation    text        NOT NULL CHECK (operation IN ('add', 'remove')),
+    effective    boolean     NOT NULL,
+    until        timestamptz,
+    cause        text        NOT NULL CHECK (cause IN ('request', 'expiry', 'segment-deleted', 'user-deleted')),
+    actor        text        NOT NULL,
+    reason       text        CHECK (length(reason) <= 500),
     -- The writing transaction, by which a follower finds what its last snapshot could not see.
-    xid        xid8        NOT NULL DEFAULT pg_current_xact_id()
+    xid          xid8        NOT NULL DEFAULT pg_current_xact_id(),
+    on_behalf_of text
 ) PARTITION BY RANGE (at);
 
 CREATE INDEX membership_events_by_user ON membership_events (user_id, at);
@@ -253,7 +255,7 @@ BEGIN
         c.included AND NOT coalesce(bucket(c.user_id, c.salt) < r.threshold, false),
         c.until,
         CASE WHEN c.ended_at = c.until THEN 'expiry' ELSE 'segment-deleted' END,
-        'segmentd', NULL, pg_current_xact_id()
+        'segmentd', NULL, pg_current_xact_id(), NULL
     )::membership_events)
     INTO events
     FROM closed c
@@ -337,6 +339,7 @@ CREATE FUNCTION change_memberships(
     p_ttl_seconds bigint[],
     p_actor text,
     p_reason text,
+    p_on_behalf_of text DEFAULT NULL,
     OUT version bigint,
     OUT segments text[],
     OUT added text[],
@@ -412,9 +415,11 @@ BEGIN
     WHERE c.outcome <> 'unchanged'
       AND (c.adds OR EXISTS (SELECT FROM rollouts r WHERE r.segment_id = c.segment_id AND r.ended_at IS NULL));
 
-    INSERT INTO membership_events (user_id, segment_id, at, operation, effective, until, cause, actor, reason)
+    INSERT INTO membership_events (
+        user_id, segment_id, at, operation, effective, until, cause, actor, reason, on_behalf_of
+    )
     SELECT p_user_id, c.segment_id, now_at, CASE WHEN c.adds THEN 'add' ELSE 'remove' END,
-           c.outcome IN ('added', 'removed'), c.until, 'request', p_actor, p_reason
+           c.outcome IN ('added', 'removed'), c.until, 'request', p_actor, p_reason, p_on_behalf_of
     FROM unnest(changes) c
     WHERE c.outcome <> 'unchanged';
 
@@ -466,7 +471,7 @@ $$;
 
 -- Ends a user's life, memberships and exclusions, and keeps the history. Returns the user's state for copies
 -- (user_states); null: there is no such user.
-CREATE FUNCTION delete_user(p_user_id bigint, p_actor text) RETURNS bytea
+CREATE FUNCTION delete_user(p_user_id bigint, p_actor text, p_on_behalf_of text DEFAULT NULL) RETURNS bytea
     LANGUAGE plpgsql AS $$
 DECLARE
     now_at timestamptz;
@@ -485,8 +490,8 @@ BEGIN
         WHERE m.user_id = p_user_id AND m.ended_at IS NULL
         RETURNING m.segment_id, m.included, m.until
     )
-    INSERT INTO membership_events (user_id, segment_id, at, operation, effective, until, cause, actor)
-    SELECT p_user_id, c.segment_id, now_at, 'remove', c.included, c.until, 'user-deleted', p_actor
+    INSERT INTO membership_events (user_id, segment_id, at, operation, effective, until, cause, actor, on_behalf_of)
+    SELECT p_user_id, c.segment_id, now_at, 'remove', c.included, c.until, 'user-deleted', p_actor, p_on_behalf_of
     FROM closed c;
 
     UPDATE registrations SET ended_at = now_at WHERE user_id = p_user_id AND ended_at IS NULL;
@@ -523,12 +528,16 @@ FROM segments s
 LEFT JOIN rollouts r ON r.segment_id = s.id AND r.ended_at IS NULL
 WHERE s.deleted_at IS NULL;
 
-CREATE FUNCTION create_segment(p_slug text, p_description text, p_percent numeric, p_salt bigint)
+CREATE FUNCTION create_segment(
+    p_slug text, p_description text, p_percent numeric, p_salt bigint,
+    p_actor text DEFAULT 'anonymous', p_on_behalf_of text DEFAULT NULL
+)
     RETURNS SETOF living_segments
     LANGUAGE plpgsql AS $$
 DECLARE
     now_at timestamptz;
     new_id bigint;
+    created living_segments;
 BEGIN
     PERFORM lock_catalog();
     now_at := raise_catalog();
@@ -538,20 +547,24 @@ BEGIN
     IF p_percent IS NOT NULL THEN
         INSERT INTO rollouts (segment_id, percent, started_at) VALUES (new_id, p_percent, now_at);
     END IF;
-    RETURN QUERY SELECT * FROM living_segments s WHERE s.id = new_id;
+    SELECT * INTO created FROM living_segments s WHERE s.id = new_id;
+    PERFORM note_in_audit_log(p_actor, p_on_behalf_of, 'segment-created', p_slug, NULL, audited(created));
+    RETURN NEXT created;
 END
 $$;
 
 -- Renames, describes, or changes the percentage; null leaves a thing as it is. A percentage is ended with
 -- `p_ends_rollout`. No row: there is no such living segment.
 CREATE FUNCTION update_segment(
-    p_slug text, p_new_slug text, p_description text, p_percent numeric, p_ends_rollout boolean
+    p_slug text, p_new_slug text, p_description text, p_percent numeric, p_ends_rollout boolean,
+    p_actor text DEFAULT 'anonymous', p_on_behalf_of text DEFAULT NULL
 )
     RETURNS SETOF living_segments
     LANGUAGE plpgsql AS $$
 DECLARE
     now_at timestamptz;
     segment living_segments;
+    changed living_segments;
 BEGIN
     PERFORM lock_catalog();
     SELECT * INTO segment FROM living_segments s WHERE lower(s.slug) = lower(p_slug COLLATE "C") AND s.slug = p_slug;
@@ -570,26 +583,35 @@ BEGIN
     IF p_percent IS DISTINCT FROM segment.percent AND p_percent IS NOT NULL THEN
         INSERT INTO rollouts (segment_id, percent, started_at) VALUES (segment.id, p_percent, now_at);
     END IF;
-    RETURN QUERY SELECT * FROM living_segments s WHERE s.id = segment.id;
+    SELECT * INTO changed FROM living_segments s WHERE s.id = segment.id;
+    IF changed IS DISTINCT FROM segment THEN
+        PERFORM note_in_audit_log(
+            p_actor, p_on_behalf_of, 'segment-changed', p_slug, audited(segment), audited(changed)
+        );
+    END IF;
+    RETURN NEXT changed;
 END
 $$;
 
 -- Ends every membership at once: readers look at `deleted_at`, and the events follow with that same time (settle).
 -- False: there is no such living segment.
-CREATE FUNCTION delete_segment(p_slug text) RETURNS boolean
+CREATE FUNCTION delete_segment(
+    p_slug text, p_actor text DEFAULT 'anonymous', p_on_behalf_of text DEFAULT NULL
+) RETURNS boolean
     LANGUAGE plpgsql AS $$
 DECLARE
     now_at timestamptz;
-    old_id bigint;
+    old living_segments;
 BEGIN
     PERFORM lock_catalog();
-    SELECT s.id INTO old_id FROM living_segments s WHERE lower(s.slug) = lower(p_slug COLLATE "C") AND s.slug = p_slug;
+    SELECT * INTO old FROM living_segments s WHERE lower(s.slug) = lower(p_slug COLLATE "C") AND s.slug = p_slug;
     IF NOT FOUND THEN
         RETURN false;
     END IF;
     now_at := raise_catalog();
-    UPDATE segments s SET deleted_at = now_at WHERE s.id = old_id;
-    UPDATE rollouts SET ended_at = now_at WHERE segment_id = old_id AND ended_at IS NULL;
+    UPDATE segments s SET deleted_at = now_at WHERE s.id = old.id;
+    UPDATE rollouts SET ended_at = now_at WHERE segment_id = old.id AND ended_at IS NULL;
+    PERFORM note_in_audit_log(p_actor, p_on_behalf_of, 'segment-deleted', p_slug, audited(old), NULL);
     RETURN true;
 END
 $$;
@@ -628,17 +650,17 @@ JOIN segments s ON s.id = m.segment_id;
 CREATE FUNCTION effective_changes(p_as_of timestamptz)
     RETURNS TABLE (
         user_id bigint, segment_id bigint, at timestamptz, operation text, source text,
-        cause text, actor text, reason text, until timestamptz
+        cause text, actor text, reason text, until timestamptz, on_behalf_of text
     )
     LANGUAGE sql STABLE AS $$
     -- What is written.
-    SELECT e.user_id, e.segment_id, e.at, e.operation, 'explicit', e.cause, e.actor, e.reason, e.until
+    SELECT e.user_id, e.segment_id, e.at, e.operation, 'explicit', e.cause, e.actor, e.reason, e.until, e.on_behalf_of
     FROM membership_events e
     WHERE e.effective
 
     UNION ALL
     -- Terms that ended and are not written yet; an end changes nothing for those whom the percentage covers.
-    SELECT m.user_id, m.segment_id, m.until, 'remove', 'explicit', 'expiry', 'segmentd', NULL, m.until
+    SELECT m.user_id, m.segment_id, m.until, 'remove', 'explicit', 'expiry', 'segmentd', NULL, m.until, NULL
     FROM memberships m
     JOIN segments s ON s.id = m.segment_id AND (s.deleted_at IS NULL OR s.deleted_at >= m.until)
     LEFT JOIN rollouts r
@@ -650,7 +672,7 @@ CREATE FUNCTION effective_changes(p_as_of timestamptz)
     UNION ALL
     -- Memberships of deleted segments that are not closed yet.
     SELECT m.user_id, m.segment_id, ended_by_deletion(m.since, s.deleted_at), 'remove', 'explicit', 'segment-deleted',
-           'segmentd', NULL, m.until
+           'segmentd', NULL, m.until, NULL
     FROM segments s
     JOIN memberships m ON m.segment_id = s.id AND m.ended_at IS NULL AND m.included
     WHERE s.deleted_at <= p_as_of
@@ -658,7 +680,7 @@ CREATE FUNCTION effective_changes(p_as_of timestamptz)
 
     UNION ALL
     -- A life begins under the percentages that hold.
-    SELECT l.user_id, r.segment_id, l.registered_at, 'add', 'rollout', 'rollout', 'segmentd', NULL, NULL
+    SELECT l.user_id, r.segment_id, l.registered_at, 'add', 'rollout', 'rollout', 'segmentd', NULL, NULL, NULL
     FROM registrations l
     JOIN rollouts r ON r.started_at <= l.registered_at AND (r.ended_at IS NULL OR r.ended_at > l.registered_at)
     JOIN segments s ON s.id = r.segment_id
@@ -668,7 +690,7 @@ CREATE FUNCTION effective_changes(p_as_of timestamptz)
     -- A percentage changes within a life, unless an override decides then; one that ends at that very instant
     -- tells the change itself.
     SELECT l.user_id, e.segment_id, e.at, CASE WHEN e.threshold_after > e.threshold_before THEN 'add' ELSE 'remove' END,
-           'rollout', e.cause, 'segmentd', NULL, NULL
+           'rollout', e.cause, 'segmentd', NULL, NULL, NULL
     FROM rollout_edges e
     JOIN segments s ON s.id = e.segment_id
     JOIN registrations l ON l.registered_at < e.at AND (l.ended_at IS NULL OR l.ended_at > e.at)
@@ -682,7 +704,7 @@ CREATE FUNCTION effective_changes(p_as_of timestamptz)
 
     UNION ALL
     -- A life ends under the percentages that hold.
-    SELECT l.user_id, r.segment_id, l.ended_at, 'remove', 'rollout', 'user-deleted', 'segmentd', NULL, NULL
+    SELECT l.user_id, r.segment_id, l.ended_at, 'remove', 'rollout', 'user-deleted', 'segmentd', NULL, NULL, NULL
     FROM registrations l
     JOIN rollouts r ON r.started_at < l.ended_at AND (r.ended_at IS NULL OR r.ended_at >= l.ended_at)
     JOIN segments s ON s.id = r.segment_id
@@ -878,7 +900,9 @@ CREATE INDEX reports_to_purge ON reports (expires_at) WHERE purged_at IS NULL;
 CREATE TABLE signing_keys (
     id         bigint      PRIMARY KEY GENERATED ALWAYS AS IDENTITY,
     key        bytea       NOT NULL CHECK (length(key) >= 16),
-    created_at timestamptz NOT NULL DEFAULT clock_timestamp()
+    created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    -- A key that was replaced goes on to verify links until then.
+    good_until timestamptz
 );
 
 INSERT INTO signing_keys (key) VALUES (uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid()));
@@ -965,7 +989,9 @@ $$;
 
 -- Removes everything that is known of a user, history and all, and ends the links of all reports that may name
 -- them. Returns the user's state for copies (erased_states); null: nothing was known.
-CREATE FUNCTION erase_user(p_user_id bigint) RETURNS bytea
+CREATE FUNCTION erase_user(
+    p_user_id bigint, p_actor text DEFAULT 'anonymous', p_on_behalf_of text DEFAULT NULL
+) RETURNS bytea
     LANGUAGE plpgsql AS $$
 DECLARE
     old_version bigint;
@@ -983,6 +1009,143 @@ BEGIN
     UPDATE reports r
     SET expires_at = greatest(clock_instant(), r.created_at + interval '1 microsecond'), user_id = NULL
     WHERE (r.user_id IS NULL OR r.user_id = p_user_id) AND r.expires_at > clock_instant();
+    PERFORM note_in_audit_log(p_actor, p_on_behalf_of, 'user-erased', NULL, NULL, NULL);
     RETURN (SELECT e.state FROM erased_states(ARRAY [p_user_id]) e);
 END
+$$;
+
+
+-----------------------------------------------------------------------------------------------------------------------
+-- 11  Tokens and the audit log
+
+-- API tokens; of the secret only its SHA-256 is kept. Rows are never removed: what was once closed does not open
+-- again by itself.
+CREATE TABLE tokens (
+    id           bigint      PRIMARY KEY GENERATED ALWAYS AS IDENTITY,
+    name         text        NOT NULL CHECK (name ~ '^[!-~]+( [!-~]+)*$' AND length(name) <= 128),
+    role         text        NOT NULL CHECK (role IN ('reader', 'editor', 'admin')),
+    digest       bytea       NOT NULL UNIQUE CHECK (length(digest) = 32),
+    created_at   timestamptz NOT NULL,
+    expires_at   timestamptz CHECK (expires_at > created_at),
+    revoked_at   timestamptz CHECK (revoked_at >= created_at),
+    last_used_on date,
+    -- History names these.
+    CONSTRAINT a_token_is_not_named_like_nobody CHECK (name NOT IN ('anonymous', 'segmentd'))
+);
+
+CREATE UNIQUE INDEX tokens_in_force ON tokens (name) WHERE revoked_at IS NULL;
+
+-- One row: raised by every change of the tokens.
+CREATE TABLE access (
+    only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
+    version  bigint  NOT NULL
+);
+
+INSERT INTO access (version) VALUES (0);
+
+
+-- Who changed segments and tokens or erased users, from what to what. Append-only, and no personal data in it.
+CREATE TABLE audit_log (
+    id           bigint      PRIMARY KEY GENERATED ALWAYS AS IDENTITY,
+    at           timestamptz NOT NULL,
+    actor        text        NOT NULL,
+    on_behalf_of text,
+    operation    text        NOT NULL CHECK (operation IN (
+        'segment-created', 'segment-changed', 'segment-deleted', 'token-created', 'token-revoked', 'user-erased',
+        'signing-key-replaced'
+    )),
+    -- The slug or the token's name.
+    subject      text,
+    before       jsonb,
+    after        jsonb
+);
+
+CREATE FUNCTION refuse_to_change_the_audit_log() RETURNS trigger
+    LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION 'the audit log is only ever appended to';
+END
+$$;
+
+CREATE TRIGGER audit_log_is_append_only
+    BEFORE UPDATE OR DELETE OR TRUNCATE ON audit_log
+    FOR EACH STATEMENT EXECUTE FUNCTION refuse_to_change_the_audit_log();
+
+CREATE FUNCTION note_in_audit_log(
+    p_actor text, p_on_behalf_of text, p_operation text, p_subject text, p_before jsonb, p_after jsonb
+) RETURNS void
+    LANGUAGE sql AS $$
+    INSERT INTO audit_log (at, actor, on_behalf_of, operation, subject, before, after)
+    VALUES (clock_instant(), p_actor, p_on_behalf_of, p_operation, p_subject, p_before, p_after)
+$$;
+
+-- What the audit log shows of a segment.
+CREATE FUNCTION audited(p_segment living_segments) RETURNS jsonb
+    LANGUAGE sql STABLE AS $$
+    SELECT jsonb_build_object(
+        'slug', p_segment.slug,
+        'description', p_segment.description,
+        'percent', trim_scale(p_segment.percent),
+        'salt', p_segment.salt::text
+    )
+$$;
+
+
+-- Makes a token. Raises unique_violation where one in force has the name, or any the secret.
+CREATE FUNCTION create_token(
+    p_name text, p_role text, p_digest bytea, p_expires_at timestamptz, p_actor text
+) RETURNS SETOF tokens
+    LANGUAGE plpgsql AS $$
+DECLARE
+    token tokens;
+BEGIN
+    UPDATE access SET version = version + 1;
+    INSERT INTO tokens (name, role, digest, created_at, expires_at)
+    VALUES (p_name, p_role, p_digest, clock_instant(), p_expires_at)
+    RETURNING * INTO token;
+    PERFORM note_in_audit_log(
+        p_actor, NULL, 'token-created', p_name, NULL, jsonb_build_object('role', p_role, 'expires_at', p_expires_at)
+    );
+    RETURN NEXT token;
+END
+$$;
+
+-- Ends a token. No row: none in force has the name.
+CREATE FUNCTION revoke_token(p_name text, p_actor text) RETURNS SETOF tokens
+    LANGUAGE plpgsql AS $$
+DECLARE
+    token tokens;
+BEGIN
+    UPDATE access SET version = version + 1;
+    UPDATE tokens t
+    SET revoked_at = greatest(clock_instant(), t.created_at)
+    WHERE t.name = p_name AND t.revoked_at IS NULL
+    RETURNING * INTO token;
+    IF NOT FOUND THEN
+        RETURN;
+    END IF;
+    PERFORM note_in_audit_log(
+        p_actor, NULL, 'token-revoked', p_name,
+        jsonb_build_object('role', token.role, 'expires_at', token.expires_at), NULL
+    );
+    RETURN NEXT token;
+END
+$$;
+
+-- Notes that these tokens were used today (UTC), once a day and token.
+CREATE FUNCTION note_tokens_used(p_ids bigint[]) RETURNS void
+    LANGUAGE sql AS $$
+    UPDATE tokens
+    SET last_used_on = (clock_instant() AT TIME ZONE 'UTC')::date
+    WHERE id = ANY (p_ids) AND last_used_on IS DISTINCT FROM (clock_instant() AT TIME ZONE 'UTC')::date
+$$;
+
+-- Makes a new key that signs links from now on; those before it verify for as long as they are kept.
+CREATE FUNCTION replace_signing_key(p_keep interval, p_actor text) RETURNS void
+    LANGUAGE sql AS $$
+    UPDATE signing_keys
+    SET good_until = clock_instant() + p_keep
+    WHERE good_until IS NULL OR good_until > clock_instant() + p_keep;
+    INSERT INTO signing_keys (key) VALUES (uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid()));
+    SELECT note_in_audit_log(p_actor, NULL, 'signing-key-replaced', NULL, NULL, NULL);
 $$;

@@ -6,6 +6,7 @@ from typing import Final, LiteralString
 import psycopg
 from msgspec import UNSET
 
+from segmentd.domain.access import Actor
 from segmentd.domain.errors import SegmentExists, SegmentNotFound
 from segmentd.domain.identifiers import Slug
 from segmentd.domain.segments import NewSegment, Segment, SegmentUpdate
@@ -14,13 +15,13 @@ from segmentd.storage.database import Database, Succeeded
 _COLUMNS: Final[LiteralString] = "slug, description, percent, salt, created_at"
 
 
-async def create(database: Database, segment: NewSegment) -> Segment:
+async def create(database: Database, segment: NewSegment, actor: Actor) -> Segment:
     """Makes a segment. Raises SegmentExists, Unavailable."""
     try:
         [created] = await database.all(
             Segment,
-            f"SELECT {_COLUMNS} FROM create_segment(%s, %s, %s, %s)",
-            [segment.slug, segment.description, segment.percent, segment.salt],
+            f"SELECT {_COLUMNS} FROM create_segment(%s, %s, %s, %s, %s, %s)",
+            [segment.slug, segment.description, segment.percent, segment.salt, *actor],
         )
     except psycopg.errors.UniqueViolation:
         raise SegmentExists(segment.slug) from None
@@ -48,19 +49,20 @@ async def list_after(database: Database, after: Slug | None, limit: int) -> Sequ
     )
 
 
-async def update(database: Database, slug: Slug, update: SegmentUpdate) -> Segment:
+async def update(database: Database, slug: Slug, update: SegmentUpdate, actor: Actor) -> Segment:
     """Makes the changes asked for. Raises SegmentNotFound, SegmentExists, Unavailable."""
     new_slug = None if update.slug is UNSET else update.slug
     try:
         updated = await database.one(
             Segment,
-            f"SELECT {_COLUMNS} FROM update_segment(%s, %s, %s, %s, %s)",
+            f"SELECT {_COLUMNS} FROM update_segment(%s, %s, %s, %s, %s, %s, %s)",
             [
                 slug,
                 new_slug,
                 None if update.description is UNSET else update.description,
                 None if update.percent is UNSET else update.percent,
                 update.percent is None,
+                *actor,
             ],
         )
     except psycopg.errors.UniqueViolation:
@@ -70,9 +72,10 @@ async def update(database: Database, slug: Slug, update: SegmentUpdate) -> Segme
     return updated
 
 
-async def delete(database: Database, slug: Slug) -> None:
+async def delete(database: Database, slug: Slug, actor: Actor) -> None:
     """Ends every membership in it at once, keeps the history. Raises SegmentNotFound, Unavailable."""
-    if await database.one(Succeeded, "SELECT delete_segment(%s) AS succeeded", [slug]) != Succeeded(
-        succeeded=True
-    ):
+    [deleted] = await database.all(
+        Succeeded, "SELECT delete_segment(%s, %s, %s) AS succeeded", [slug, *actor]
+    )
+    if not deleted.succeeded:
         raise SegmentNotFound([slug])

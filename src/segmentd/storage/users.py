@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 import msgspec
 
+from segmentd.domain.access import Actor
 from segmentd.domain.errors import UserExists, UserNotFound
 from segmentd.domain.identifiers import UserId
-from segmentd.domain.memberships import Actor
 from segmentd.domain.users import User
 from segmentd.storage.database import Database
 
@@ -46,18 +46,18 @@ async def delete(database: Database, user_id: UserId, actor: Actor) -> bytes:
 
     Raises UserNotFound, Unavailable.
     """
-    [row] = await database.all(_Deleted, "SELECT delete_user(%s, %s) AS state", [user_id, actor])
+    [row] = await database.all(_Deleted, "SELECT delete_user(%s, %s, %s) AS state", [user_id, *actor])
     if row.state is None:
         raise UserNotFound(user_id)
     return row.state
 
 
-async def erase(database: Database, user_id: UserId) -> bytes:
+async def erase(database: Database, user_id: UserId, actor: Actor) -> bytes:
     """Removes all that is known of a user, living or not, and ends the links of reports that may name them.
 
     Returns the user's state for copies. Raises UserNotFound, Unavailable.
     """
-    [row] = await database.all(_Deleted, "SELECT erase_user(%s) AS state", [user_id])
+    [row] = await database.all(_Deleted, "SELECT erase_user(%s, %s, %s) AS state", [user_id, *actor])
     if row.state is None:
         raise UserNotFound(user_id)
     return row.state

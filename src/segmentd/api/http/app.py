@@ -3,41 +3,70 @@
 from typing import Final
 
 from litestar import Litestar, Router
+from litestar.config.cors import CORSConfig
 from litestar.di import Provide
+from litestar.routes import HTTPRoute
 
+from segmentd.api.access import ROLES
+from segmentd.api.http.access import Guard, actor, operation_of, principal
+from segmentd.api.http.audit import audit_router
 from segmentd.api.http.documented import Documented
 from segmentd.api.http.errors import EXCEPTION_HANDLERS
 from segmentd.api.http.memberships import memberships_router
+from segmentd.api.http.metrics import metrics_router
 from segmentd.api.http.operations import OPENAPI, operations_router
 from segmentd.api.http.reports import reports_router
 from segmentd.api.http.segments import segments_router
 from segmentd.api.http.users import users_router
-from segmentd.domain.memberships import ANONYMOUS, Actor
+from segmentd.auth.authenticator import Authenticator
+from segmentd.observability.metrics import Metrics
 from segmentd.service import Service
 
 LARGEST_BODY_BYTES: Final = 2**20
 
 
-def create_app(service: Service) -> Litestar:
-    """The application that serves these use cases."""
-    return Litestar(
+def create_app(
+    service: Service,
+    authenticator: Authenticator,
+    metrics: Metrics | None = None,
+    cors_origins: tuple[str, ...] = (),
+) -> Litestar:
+    """The application that serves these use cases to whom the authenticator knows.
+
+    /metrics is there where something is measured. Raises LookupError for a handler that has no row in the
+    table of roles.
+    """
+    app = Litestar(
         route_handlers=[
             Router(
-                "/api/v1", route_handlers=[segments_router, users_router, memberships_router, reports_router]
+                "/api/v1",
+                route_handlers=[
+                    segments_router,
+                    users_router,
+                    memberships_router,
+                    reports_router,
+                    audit_router,
+                ],
             ),
             operations_router,
+            *([] if metrics is None else [metrics_router]),
         ],
         dependencies={
             "service": Provide(lambda: service, sync_to_thread=False),
-            "actor": Provide(_actor, sync_to_thread=False),
+            "actor": Provide(actor, sync_to_thread=False),
+            "principal": Provide(principal, sync_to_thread=False),
+            "meters": Provide(lambda: metrics, sync_to_thread=False),
         },
+        guards=[Guard(authenticator)],
         exception_handlers=EXCEPTION_HANDLERS,
         request_max_body_size=LARGEST_BODY_BYTES,
+        cors_config=CORSConfig(allow_origins=[*cors_origins]) if cors_origins else None,
         openapi_config=OPENAPI,
         plugins=[Documented()],
         logging_config=None,
     )
-
-
-def _actor() -> Actor:
-    return ANONYMOUS
+    for route in app.routes:
+        if isinstance(route, HTTPRoute):
+            for handler in route.route_handlers:
+                ROLES[operation_of(handler)]
+    return app

@@ -12,10 +12,21 @@ from litestar.plugins import ReceiveRoutePlugin
 from litestar.routes import BaseRoute, HTTPRoute
 from msgspec import UNSET, Meta, Struct, UnsetType
 
+from segmentd.api.access import ROLES
+from segmentd.api.http.access import operation_of
+from segmentd.api.http.problem_documents import PROBLEM_JSON
 from segmentd.api.problems import HTTP_PROBLEMS, Problem, problem_of
-from segmentd.domain.errors import Invalid, SegmentdError, Unavailable
+from segmentd.domain.errors import (
+    Forbidden,
+    Invalid,
+    Overloaded,
+    SegmentdError,
+    TooManyRequests,
+    Unauthenticated,
+    Unavailable,
+)
 
-PROBLEM_JSON: Final = "application/problem+json"
+BEARER: Final = "bearer"
 
 
 class ProblemFault(Struct, frozen=True):
@@ -44,6 +55,8 @@ class ProblemBody(Struct, frozen=True):
     ) = UNSET
     slug: Annotated[str, Meta(description="of the kind segment-exists")] | UnsetType = UNSET
     user_id: Annotated[int, Meta(description="of the kinds about users")] | UnsetType = UNSET
+    role: Annotated[str, Meta(description="of the kind forbidden: what is needed")] | UnsetType = UNSET
+    request_id: Annotated[str, Meta(description="names the request in the log")] | UnsetType = UNSET
 
 
 def problems(*errors: type[SegmentdError]) -> Mapping[int, ResponseSpec]:
@@ -75,18 +88,26 @@ class _Operation(Operation):
 def _document(handler: HTTPRouteHandler) -> None:
     handler.operation_class = _Operation
     handler.summary, _, more = (inspect.getdoc(handler.fn) or "").rstrip(".").partition(". ")
-    handler.description = f"{more}." if more else None
+    needed = ROLES[operation_of(handler)]
+    role = f"Needs the role `{needed}`." if needed else "Needs no token."
+    handler.description = f"{more}. {role}" if more else role
+    handler.security = [{BEARER: []}] if needed else []
     handler.responses = {**_specs(_problems_of_every(handler)), **(handler.responses or {})}
 
 
 def _problems_of_every(handler: HTTPRouteHandler) -> list[Problem]:
     parameters = handler.parsed_fn_signature.parameters
     has_body = "data" in parameters
-    has_values = has_body or parameters.keys() - {"service", "actor"}
+    has_values = has_body or parameters.keys() - {"service", "actor", "request"}
     return [
+        *(
+            [problem_of(error) for error in (Unauthenticated, Forbidden, TooManyRequests)]
+            if ROLES[operation_of(handler)]
+            else []
+        ),
         *([HTTP_PROBLEMS[400], HTTP_PROBLEMS[413], HTTP_PROBLEMS[415]] if has_body else []),
         *([problem_of(Invalid)] if has_values else []),
-        *([problem_of(Unavailable)] if "service" in parameters else []),
+        *([problem_of(Unavailable), problem_of(Overloaded)] if "service" in parameters else []),
     ]
 
 

@@ -3,17 +3,16 @@
 from collections.abc import Mapping
 from typing import Final
 
-import msgspec
 import structlog
 from litestar import Request, Response
 from litestar.datastructures import State
 from litestar.exceptions import HTTPException, ValidationException
 from litestar.types import ExceptionHandlersMap
 
-from segmentd.api.http.documented import PROBLEM_JSON
+from segmentd.api.http.problem_documents import PROBLEM_JSON, SECURITY_HEADERS, document
 from segmentd.api.http.wording import in_words
 from segmentd.api.problems import HTTP_PROBLEMS, Problem, problem_of
-from segmentd.domain.errors import Fault, Invalid, SegmentdError
+from segmentd.domain.errors import Fault, Invalid, SegmentdError, Unauthenticated
 
 _log = structlog.get_logger(__name__)
 
@@ -21,25 +20,32 @@ AnyRequest = Request[object, object, State]
 
 
 def problem_response(
+    request: AnyRequest,
     problem: Problem,
     detail: str,
     extra: Mapping[str, object] | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> Response[bytes]:
     """The problem as an answer; `extra` are the members that the kind adds."""
-    document = {"type": problem.type, "title": problem.title, "status": problem.status, "detail": detail}
+    retry = {"Retry-After": str(problem.retry_after)} if problem.retry_after else {}
     return Response(
-        msgspec.json.encode(document | dict(extra or {})),
+        document(problem, detail, request.scope["state"].get("request_id"), extra),
         status_code=problem.status,
         media_type=PROBLEM_JSON,
-        headers=dict(headers or {})
-        | ({"Retry-After": str(problem.retry_after)} if problem.retry_after else {}),
+        headers={**SECURITY_HEADERS, **retry, **(headers or {})},
     )
 
 
-def refused(_: AnyRequest, error: SegmentdError) -> Response[bytes]:
+def refused(request: AnyRequest, error: SegmentdError) -> Response[bytes]:
     """Whatever the use cases refuse."""
-    return problem_response(problem_of(type(error)), error.detail, error.extra)
+    headers = {}
+    if error.retry_after is not None:
+        headers["Retry-After"] = str(error.retry_after)
+    if isinstance(error, Unauthenticated):
+        headers["WWW-Authenticate"] = 'Bearer realm="segmentd"' + (
+            ', error="invalid_token"' if error.was_refused else ""
+        )
+    return problem_response(request, problem_of(type(error)), error.detail, error.extra, headers)
 
 
 def invalid_parameter(request: AnyRequest, error: ValidationException) -> Response[bytes]:
@@ -52,23 +58,28 @@ def invalid_parameter(request: AnyRequest, error: ValidationException) -> Respon
         if isinstance(item, dict) and item.get("key") != "data"
     ]
     if not faults:
-        return problem_response(HTTP_PROBLEMS[400], "The body is missing; a JSON object is expected.")
+        return problem_response(
+            request, HTTP_PROBLEMS[400], "The body is missing; a JSON object is expected."
+        )
     return refused(request, Invalid(*faults))
 
 
-def http_error(_: AnyRequest, error: HTTPException) -> Response[bytes]:
+def http_error(request: AnyRequest, error: HTTPException) -> Response[bytes]:
     """What only HTTP can get wrong: an unknown path, a wrong method, broken JSON and the like."""
     problem = HTTP_PROBLEMS.get(error.status_code) or Problem(
         "http", "HTTP error", error.status_code, "UNKNOWN"
     )
     details = {404: "There is nothing at this address.", 405: "This address does not take this method."}
-    return problem_response(problem, details.get(error.status_code, error.detail), headers=error.headers)
+    detail = details.get(error.status_code, error.detail)
+    return problem_response(request, problem, detail, headers=error.headers)
 
 
 def failed(request: AnyRequest, error: Exception) -> Response[bytes]:
     """A mistake of ours: the whole story into the log, nothing of it into the answer."""
     _log.error("request failed", method=request.method, path=request.url.path, exc_info=error)
-    return problem_response(HTTP_PROBLEMS[500], "Something went wrong on our side; the log has the details.")
+    return problem_response(
+        request, HTTP_PROBLEMS[500], "Something went wrong on our side; the log has the details."
+    )
 
 
 EXCEPTION_HANDLERS: Final[ExceptionHandlersMap] = {

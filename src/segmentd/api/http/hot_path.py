@@ -1,9 +1,12 @@
 """The hot calls straight on ASGI: `GET /users/{id}/segments` without a query, and `POST /lookup`.
 
-Only the plain case is answered here, with a 200 from a copy that is fresh enough. Whatever is unusual falls
-through to the framework's handlers (api/http/memberships.py), which give the same bytes for the plain case.
+Only the plain case is answered here, with a 200 from a copy that is fresh enough, to somebody who may have
+it. Whatever is unusual falls through to the framework's handlers (api/http/memberships.py), which give the
+same bytes for the plain case.
 """
 
+import time
+from collections.abc import Collection, Iterable, Mapping
 from typing import Final
 
 import msgspec
@@ -12,26 +15,46 @@ from litestar.types import ASGIApp, HTTPScope, Receive, Scope, Send
 from litestar.types.asgi_types import HTTPRequestEvent, ReceiveMessage
 
 from segmentd.api.http.memberships import LookupRequest
+from segmentd.api.http.request_ids import HEADER, RequestIds
+from segmentd.auth.authenticator import Authenticator
+from segmentd.domain.errors import SegmentdError
 from segmentd.domain.identifiers import INT64_MAX
+from segmentd.observability.metrics import Metrics
 from segmentd.replica.replica import Replica
 from segmentd.replica.store import Unusable
 
 BEFORE_ID: Final = "/api/v1/users/"
 AFTER_ID: Final = "/segments"
 LOOKUP: Final = "/api/v1/lookup"
+USER_SEGMENTS: Final = f"{BEFORE_ID}{{user_id}}{AFTER_ID}"
 
 _LONGEST_ID: Final = len(str(INT64_MAX))
 # A thousand ids take 21,000 bytes; what is larger is full of blanks, or too large.
 _LONGEST_LOOKUP: Final = 2**16
 
+_NOTED: Final = frozenset({b"authorization", b"content-type", HEADER})
+
 
 class HotPath:
-    """An ASGI application in front of the framework's."""
+    """An ASGI application in front of the framework's; requests with an `unusual` header are not for it."""
 
-    def __init__(self, app: ASGIApp, replica: Replica) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        replica: Replica,
+        authenticator: Authenticator,
+        ids: RequestIds,
+        metrics: Metrics | None,
+        unusual: Collection[bytes] = (),
+    ) -> None:
         self._app = app
         self._replica = replica
+        self._authenticator = authenticator
         self._lookups = msgspec.json.Decoder(LookupRequest)
+        self._unusual = frozenset(unusual)
+        self.ids = ids
+        self.reads = None if metrics is None else metrics.hot_reads
+        self._hot_lookups = None if metrics is None else metrics.hot_lookups
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != ScopeType.HTTP or scope["query_string"]:
@@ -39,23 +62,30 @@ class HotPath:
             return
         path = scope["path"]
         if scope["method"] == "GET" and path.endswith(AFTER_ID) and path.startswith(BEFORE_ID):
-            answer = self.user(path[len(BEFORE_ID) : -len(AFTER_ID)])
-            if answer is not None:
-                await _send(send, *answer)
-                return
-        elif scope["method"] == "POST" and path == LOOKUP and _is_plain_json(scope):
+            await self._read(scope, receive, send, path[len(BEFORE_ID) : -len(AFTER_ID)])
+        elif scope["method"] == "POST" and path == LOOKUP:
             await self._look_up(scope, receive, send)
-            return
-        await self._app(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
 
-    def user(self, text: str) -> tuple[bytes, int] | None:
+    def noted(self, headers: Iterable[tuple[bytes, bytes]]) -> Mapping[bytes, bytes] | None:
+        """The headers that matter here; None where one is unusual, or stands twice."""
+        noted: dict[bytes, bytes] = {}
+        for name, value in headers:
+            if name in self._unusual or name in noted:
+                return None
+            if name in _NOTED:
+                noted[name] = value
+        return noted
+
+    def user(self, text: str, authorization: bytes | None) -> tuple[bytes, int] | None:
         """The body and its age for the id in a path; None: it is for the framework to answer."""
         # Digits, no leading zero: everything else about ids is for the framework to judge.
         if not (text.isascii() and text.isdecimal() and text[0] != "0" and len(text) <= _LONGEST_ID):
             return None
         user_id = int(text)
         age = self._replica.age()
-        if age is None or user_id > INT64_MAX:
+        if age is None or user_id > INT64_MAX or not self._admits(authorization):
             return None
         try:
             slugs = self._replica.segments(user_id)
@@ -63,11 +93,42 @@ class HotPath:
             return None
         return b'{"user_id":%d,"segments":[%b]}' % (user_id, b",".join(slugs)), age
 
+    def _admits(self, authorization: bytes | None) -> bool:
+        """Every role may read, so anybody known is admitted; a refusal is the framework's to tell."""
+        try:
+            self._authenticator.admit(authorization)
+        except SegmentdError:
+            return False
+        return True
+
+    async def _read(self, scope: HTTPScope, receive: Receive, send: Send, text: str) -> None:
+        begun = time.perf_counter_ns()
+        plain = self.noted(scope["headers"])
+        answer = None if plain is None else self.user(text, plain.get(b"authorization"))
+        if plain is None or answer is None:
+            await self._app(scope, receive, send)
+            return
+        scope["path_template"] = USER_SEGMENTS  # as the framework names the route
+        await _send(send, *answer, self.ids.id(plain.get(HEADER)))
+        if self.reads is not None:
+            self.reads.add(time.perf_counter_ns() - begun)
+
     async def _look_up(self, scope: HTTPScope, receive: Receive, send: Send) -> None:
+        begun = time.perf_counter_ns()
+        plain = self.noted(scope["headers"])
+        # One media type, JSON, with no parameters.
+        if plain is None or plain.get(b"content-type") != b"application/json":
+            await self._app(scope, receive, send)
+            return
         message = await receive()
-        answer = self._users(message) if message["type"] == "http.request" else None
+        answer = None
+        if message["type"] == "http.request":
+            answer = self._users(message, plain.get(b"authorization"))
         if answer is not None:
-            await _send(send, *answer)
+            scope["path_template"] = LOOKUP
+            await _send(send, *answer, self.ids.id(plain.get(HEADER)))
+            if self._hot_lookups is not None:
+                self._hot_lookups.add(time.perf_counter_ns() - begun)
             return
 
         heard = False
@@ -81,10 +142,12 @@ class HotPath:
 
         await self._app(scope, again, send)
 
-    def _users(self, message: HTTPRequestEvent) -> tuple[bytes, int] | None:
+    def _users(self, message: HTTPRequestEvent, authorization: bytes | None) -> tuple[bytes, int] | None:
         age = self._replica.age()
         body = message["body"]
         if age is None or message["more_body"] or len(body) > _LONGEST_LOOKUP:
+            return None
+        if not self._admits(authorization):
             return None
         try:
             user_ids = self._lookups.decode(body).user_ids
@@ -98,18 +161,13 @@ class HotPath:
         return b'{"users":[%b]}' % b",".join(users), age
 
 
-def _is_plain_json(scope: HTTPScope) -> bool:
-    """Whether the one media type is JSON, with no parameters."""
-    types = [value for name, value in scope["headers"] if name == b"content-type"]
-    return types == [b"application/json"]
-
-
-async def _send(send: Send, body: bytes, age: int) -> None:
+async def _send(send: Send, body: bytes, age: int, request_id: bytes) -> None:
     await send(
         {
             "type": "http.response.start",
             "status": 200,
             "headers": [
+                (HEADER, request_id),
                 (b"age", b"%d" % age),
                 (b"content-type", b"application/json"),
                 (b"content-length", b"%d" % len(body)),

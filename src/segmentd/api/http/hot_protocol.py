@@ -5,11 +5,15 @@ answered on the spot. Every other byte goes to uvicorn's parser, untouched (docs
 """
 
 import re
+import time
+from collections.abc import Collection, Mapping, Sequence
 from typing import ClassVar, Final
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
+from segmentd.api.http.connection import LimitedProtocol
 from segmentd.api.http.hot_path import HotPath
+from segmentd.api.http.request_ids import HEADER
 
 # Headers about the connection, the body or an expectation are for the parser to judge; others do not matter.
 PLAIN: Final = re.compile(
@@ -19,64 +23,67 @@ PLAIN: Final = re.compile(
     rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[^\r\n\0]*\r\n)*\r\n"
 )
 
+_NOTHING: Final[Mapping[bytes, bytes]] = {}
 
-class HotProtocol(HttpToolsProtocol):
+
+class HotProtocol(LimitedProtocol):
     """One connection."""
 
     hot_path: ClassVar[HotPath]
-
-    _parsing = False
-    _answered_at = 0.0
+    unusual: ClassVar[Collection[bytes]]
+    noted: ClassVar[re.Pattern[bytes]]
+    """The headers, and their values, that the hot path has to know about."""
 
     @classmethod
-    def answering_by(cls, hot_path: HotPath) -> type["HotProtocol"]:
-        """The protocol of a server whose hot reads `hot_path` answers."""
-        return type(cls.__name__, (cls,), {"hot_path": hot_path})
+    def answering_by(cls, hot_path: HotPath, unusual: Collection[str] = ()) -> type["HotProtocol"]:
+        """The protocol of a server whose hot reads `hot_path` answers, but those with an unusual header."""
+        names = b"|".join(
+            [b"authorization", HEADER, b"origin", *(re.escape(name).encode() for name in unusual)]
+        )
+        return type(
+            cls.__name__,
+            (cls,),
+            {
+                "hot_path": hot_path,
+                "unusual": frozenset(name.encode() for name in unusual),
+                "noted": re.compile(rb"\r\n(?i:(%b)):[ \t]*([^\r\n]*)" % names),
+            },
+        )
 
     def data_received(self, data: bytes) -> None:
         """Answers a plain hot read, or hands everything to the parser."""
-        if not self._is_busy():
-            plain = PLAIN.fullmatch(data)
-            answer = None if plain is None else self.hot_path.user(plain[1].decode())
-            if answer is not None:
-                self._answer(*answer)
-                return
+        small = len(data) <= self.limits.max_header_bytes
+        if small and not self._is_busy() and (plain := PLAIN.fullmatch(data)):
+            begun = time.perf_counter_ns()
+            hot_path = self.hot_path
+            headers = self.noted.findall(data)
+            noted = self._plain(headers) if headers else _NOTHING
+            if noted is not None:
+                answer = hot_path.user(plain[1].decode(), noted.get(b"authorization"))
+                if answer is not None:
+                    self._answer(*answer, hot_path.ids.id(noted.get(HEADER)))
+                    if hot_path.reads is not None:
+                        hot_path.reads.add(time.perf_counter_ns() - begun)
+                    return
         super().data_received(data)
 
-    def on_message_begin(self) -> None:
-        """From here to the message's end, what comes belongs to it."""
-        self._parsing = True
-        super().on_message_begin()
-
-    def on_message_complete(self) -> None:
-        """The next byte begins another message."""
-        self._parsing = False
-        super().on_message_complete()
+    def _plain(self, found: Sequence[tuple[bytes, bytes]]) -> Mapping[bytes, bytes] | None:
+        headers = [(name.lower(), value) for name, value in found]
+        if any(name in self.unusual for name, _ in headers):
+            return None
+        return self.hot_path.noted(headers)
 
     def _is_busy(self) -> bool:
         """Whether a message is half heard, or an answer half given."""
         cycle: RequestResponseCycle | None = self.cycle
         return self._parsing or self.flow.write_paused or (cycle is not None and not cycle.response_complete)
 
-    def _answer(self, body: bytes, age: int) -> None:
+    def _answer(self, body: bytes, age: int, request_id: bytes) -> None:
         head = b"".join([b"%b: %b\r\n" % header for header in self.server_state.default_headers])
         self.transport.write(
-            b"HTTP/1.1 200 OK\r\n%b"
+            b"HTTP/1.1 200 OK\r\n%bx-request-id: %b\r\n"
             b"age: %d\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b"
-            % (head, age, len(body), body)
+            % (head, request_id, age, len(body), body)
         )
         self.server_state.total_requests += 1
-        self._unset_keepalive_if_required()
-        if not self._answered_at:
-            self.loop.call_later(self.timeout_keep_alive, self._close_if_idle)
         self._answered_at = self.loop.time()
-
-    def _close_if_idle(self) -> None:
-        """One timer a connection, which looks anew after use meanwhile: cheaper than one a request."""
-        if self.transport.is_closing():
-            return
-        left = self._answered_at + self.timeout_keep_alive - self.loop.time()
-        if left > 0 or self._is_busy():
-            self.loop.call_later(max(left, self.timeout_keep_alive / 2), self._close_if_idle)
-        else:
-            self.transport.close()

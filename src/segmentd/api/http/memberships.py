@@ -174,6 +174,7 @@ class EventBody(Struct, frozen=True):
     actor: str
     reason: str | None
     until: InstantText | None
+    on_behalf_of: str | None
 
     @classmethod
     def of(cls, event: Event) -> "EventBody":
@@ -187,6 +188,7 @@ class EventBody(Struct, frozen=True):
             event.actor,
             event.reason,
             instant_text(event.until),
+            event.on_behalf_of,
         )
 
 

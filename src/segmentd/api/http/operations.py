@@ -7,10 +7,12 @@ from litestar import MediaType, Response, Router, get
 from litestar.exceptions import NotFoundException
 from litestar.openapi.config import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin
+from litestar.openapi.spec import Components, SecurityScheme
 from litestar.params import FromPath
 from msgspec import Struct
 
 from segmentd import __version__
+from segmentd.api.http.documented import BEARER
 from segmentd.api.http.types import UseCases
 
 DOCS_CSP: Final = (
@@ -53,6 +55,11 @@ OPENAPI: Final = OpenAPIConfig(
     title="segmentd",
     version=__version__,
     description="Which segments is each user in, since when, and why.",
+    components=Components(
+        security_schemes={
+            BEARER: SecurityScheme(type="http", scheme="bearer", description="An API token, or a JWT.")
+        }
+    ),
     create_examples=False,
     operation_id_creator=lambda handler, _method, _path: handler.handler_name,
     path="/",

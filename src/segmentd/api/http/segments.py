@@ -10,6 +10,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from segmentd.api.http.documented import problems
 from segmentd.api.http.strict_json import StrictJson
 from segmentd.api.http.types import (
+    Caller,
     CursorParameter,
     InstantText,
     LimitParameter,
@@ -78,7 +79,9 @@ class MemberPage(Struct, frozen=True):
 
 
 @post("/", dto=StrictJson[SegmentCreation], responses=problems(SegmentExists))
-async def create_segment(data: JSONBody[SegmentCreation], service: UseCases) -> Response[SegmentBody]:
+async def create_segment(
+    data: JSONBody[SegmentCreation], service: UseCases, actor: Caller
+) -> Response[SegmentBody]:
     """Create a segment, with a percentage of all users if one is given."""
     segment = await service.create_segment(
         NewSegment(
@@ -86,7 +89,8 @@ async def create_segment(data: JSONBody[SegmentCreation], service: UseCases) -> 
             data.description,
             None if data.percent is None else _percent(data.percent),
             random_salt() if data.salt is UNSET else _salt(data.salt),
-        )
+        ),
+        actor,
     )
     return Response(SegmentBody.of(segment), headers={"Location": f"/api/v1/segments/{segment.slug}"})
 
@@ -107,18 +111,20 @@ async def get_segment(slug: SlugParameter, service: UseCases) -> SegmentBody:
 
 
 @patch("/{slug:str}", dto=StrictJson[SegmentPatch], responses=problems(SegmentNotFound, SegmentExists))
-async def update_segment(slug: SlugParameter, data: JSONBody[SegmentPatch], service: UseCases) -> SegmentBody:
+async def update_segment(
+    slug: SlugParameter, data: JSONBody[SegmentPatch], service: UseCases, actor: Caller
+) -> SegmentBody:
     """Rename, describe, or change the percentage; with null the percentage ends."""
     percent = _percent(data.percent) if isinstance(data.percent, float) else data.percent
     return SegmentBody.of(
-        await service.update_segment(slug, SegmentUpdate(data.slug, data.description, percent))
+        await service.update_segment(slug, SegmentUpdate(data.slug, data.description, percent), actor)
     )
 
 
 @delete("/{slug:str}", responses=problems(SegmentNotFound))
-async def delete_segment(slug: SlugParameter, service: UseCases) -> None:
+async def delete_segment(slug: SlugParameter, service: UseCases, actor: Caller) -> None:
     """Delete a segment: every membership in it ends at once, its history stays."""
-    await service.delete_segment(slug)
+    await service.delete_segment(slug, actor)
 
 
 @get("/{slug:str}/users", responses=problems(SegmentNotFound))

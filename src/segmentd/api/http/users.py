@@ -7,6 +7,7 @@ from litestar import Response, Router, delete, get, post
 from litestar.params import JSONBody, QueryParameter
 from msgspec import Meta, Struct
 
+from segmentd.api.access import check
 from segmentd.api.http.documented import problems
 from segmentd.api.http.strict_json import StrictJson
 from segmentd.api.http.types import (
@@ -18,6 +19,7 @@ from segmentd.api.http.types import (
     UseCases,
     UserIdParameter,
     UserIdValue,
+    Whoever,
 )
 from segmentd.api.http.wording import NO_NUL
 from segmentd.domain.errors import UserExists, UserNotFound
@@ -83,12 +85,14 @@ async def delete_user(
     user_id: UserIdParameter,
     service: UseCases,
     actor: Caller,
+    principal: Whoever,
     *,
     erase: Annotated[bool, QueryParameter(description="the history goes, too")] = False,
 ) -> None:
-    """Delete a user: memberships and exclusions end, the history stays, unless it is to be erased."""
+    """Delete a user: memberships and exclusions end, the history stays. To erase that too needs `admin`."""
     if erase:
-        await service.erase_user(user_id)
+        check(principal, "erase_user")
+        await service.erase_user(user_id, actor)
     else:
         await service.delete_user(user_id, actor)
 

@@ -35,6 +35,8 @@ def set_up_logging(level: str) -> None:
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     # Two lines for every job, several times a minute; what matters, segmentd.jobs says.
     logging.getLogger("procrastinate").setLevel(logging.WARNING)
+    # Each new attempt to send spans; that they are lost in the end, it says as an error.
+    logging.getLogger("opentelemetry.exporter").setLevel(logging.ERROR)
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),

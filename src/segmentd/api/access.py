@@ -1,0 +1,51 @@
+"""The one table of roles: operation → the role that it needs. Every door reads it."""
+
+from collections.abc import Mapping
+from typing import Final
+
+from segmentd.domain.access import Principal, Role
+
+ROLES: Final[Mapping[str, Role | None]] = {
+    # For everybody: they tell nothing about users and segments, or the link's own signature is the key.
+    "livez": None,
+    "readyz": None,
+    "docs": None,
+    "docs_asset": None,
+    "openapi": None,
+    "options": None,
+    "get_report_file": None,
+    # Reading.
+    "list_segments": Role.READER,
+    "get_segment": Role.READER,
+    "list_members": Role.READER,
+    "list_users": Role.READER,
+    "get_user": Role.READER,
+    "get_user_segments": Role.READER,
+    "lookup": Role.READER,
+    "explain_membership": Role.READER,
+    "get_history": Role.READER,
+    "get_report": Role.READER,
+    "metrics": Role.READER,
+    # Changing.
+    "create_segment": Role.EDITOR,
+    "update_segment": Role.EDITOR,
+    "delete_segment": Role.EDITOR,
+    "register_user": Role.EDITOR,
+    "delete_user": Role.EDITOR,
+    "change_user_segments": Role.EDITOR,
+    "order_report": Role.EDITOR,
+    # What cannot be undone, and who did what.
+    "erase_user": Role.ADMIN,
+    "list_audit_log": Role.ADMIN,
+}
+"""By the name of the operation, which is the operationId of OpenAPI; None: no token is needed.
+
+`erase_user` is `delete_user` with `erase=true`.
+"""
+
+
+def check(principal: Principal, operation: str) -> None:
+    """Raises Forbidden unless this operation is for everybody or within the principal's role."""
+    needed = ROLES[operation]
+    if needed is not None:
+        principal.require(needed)

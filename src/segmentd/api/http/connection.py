@@ -1,0 +1,260 @@
+"""What one connection may take of an HTTP process: room for headers, and time.
+
+uvicorn by itself waits for ever for the rest of a request, and for a client that does not read its answer.
+"""
+
+import asyncio
+import math
+import socket
+from collections.abc import Callable
+from contextlib import suppress
+from typing import ClassVar, Final, Self, cast
+
+import msgspec
+import structlog
+from uvicorn.protocols.http.flow_control import FlowControl
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+
+from segmentd.api.http.problem_documents import document, head
+from segmentd.api.problems import HTTP_PROBLEMS, Problem
+from segmentd.observability.metrics import Refusal
+
+# What the system takes ahead of the client. It would take megabytes, and until a slow client has a third of
+# them, its progress does not show: one that takes 30 kB/s would look for half a minute as if it took nothing.
+UNSENT_BYTES: Final = 2**16
+
+_log = structlog.get_logger(__name__)
+
+
+class ConnectionLimits(msgspec.Struct, frozen=True):
+    """What a client may take; the times in seconds."""
+
+    max_header_bytes: int
+    """The request line and the headers together; trailers, and whatever else is no body, as well."""
+    receive_seconds: float
+    """For a whole request, and before the first one."""
+    send_seconds: float
+    """For which nothing of an answer is taken."""
+    keep_alive_seconds: float
+    """Without a request after an answer."""
+
+    @property
+    def shortest_seconds(self) -> float:
+        """The shortest of the times."""
+        return min(self.receive_seconds, self.send_seconds, self.keep_alive_seconds)
+
+
+class ReadingFlow(FlowControl):
+    """uvicorn's flow control, which remembers when a client that was made to wait could go on."""
+
+    resumed_at = 0.0
+
+    def __init__(self, transport: asyncio.Transport, now: Callable[[], float]) -> None:
+        super().__init__(transport)
+        self._now = now
+
+    def resume_reading(self) -> None:
+        if self.read_paused:
+            self.resumed_at = self._now()
+        super().resume_reading()
+
+
+class LimitedProtocol(HttpToolsProtocol):
+    """uvicorn's protocol for one connection, within limits.
+
+    A refusal is a problem document, sent after the answers that are due before it. Then the connection is
+    read, and nothing of it kept, until the client closes it or its time is over: closing it at once would
+    let the system throw away the answer together with what was not read.
+    """
+
+    limits: ClassVar[ConnectionLimits]
+
+    flow: ReadingFlow
+
+    # The message that is being received: whether there is one, whether its headers are complete, and the
+    # bytes since there was progress in it.
+    _parsing = False
+    _has_head = False
+    _unsettled = 0
+    _begun_at = 0.0
+    # 0 until there was an answer.
+    _answered_at = 0.0
+    # The bytes that the client had still to take at the last look, and since when it is so many.
+    _unsent = 0
+    _unsent_since = 0.0
+    # Whether there is or was a refusal, and the one that waits for the answers before it.
+    _refusing = False
+    _refusal: bytes | None = None
+
+    @classmethod
+    def within(cls, limits: ConnectionLimits, refused: Callable[[Refusal], None] | None = None) -> type[Self]:
+        """The protocol of a server with these limits, and what to call instead of `refused`."""
+        return type(cls.__name__, (cls,), {"limits": limits, "refused": staticmethod(refused or cls.refused)})
+
+    @staticmethod
+    def refused(reason: Refusal) -> None:
+        """Hears why a connection is cut."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(cast("asyncio.Transport", transport))
+        self.flow = ReadingFlow(self.transport, self.loop.time)
+        self._begun_at = self.loop.time()
+        self._looking = self.loop.call_later(self.limits.shortest_seconds, self._look)
+        if hasattr(socket, "TCP_NOTSENT_LOWAT"):
+            with suppress(OSError):  # of a client that has gone meanwhile
+                transport.get_extra_info("socket").setsockopt(
+                    socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES
+                )
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._looking.cancel()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Hands the bytes to the parser, in pieces that keep the limit.
+
+        A message that begins amid a piece, after the end of another, is counted from the next piece on.
+        """
+        while data and not self._refusing:
+            room = self.limits.max_header_bytes - self._unsettled
+            if not room:
+                self._cut(Refusal.HEADERS_TOO_LARGE)
+                self._refuse(
+                    HTTP_PROBLEMS[431], f"A request may have {self.limits.max_header_bytes} bytes of headers."
+                )
+                return
+            self._unsettled += min(room, len(data))
+            super().data_received(data[:room])
+            if not self._parsing:
+                self._unsettled = 0
+            data = data[room:]
+
+    def on_message_begin(self) -> None:
+        """From here to the message's end, what comes belongs to it."""
+        self._parsing = True
+        if self._answered_at:
+            self._begun_at = self.loop.time()
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        self._unsettled = 0
+        super().on_headers_complete()
+        self._has_head = True
+        if self.expect_100_continue:
+            # The client waits for the application, so its time stands still: see `ReadingFlow`.
+            self.flow.pause_reading()
+
+    def on_body(self, body: bytes) -> None:
+        self._unsettled = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """The next byte begins another message."""
+        self._unsettled = 0
+        self._parsing = self._has_head = False
+        super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        self._answered_at = self.loop.time()
+        last = not self.pipeline
+        super().on_response_complete()
+        self._unset_keepalive_if_required()  # `_look` sees to it
+        if last and self._refusal is not None and not self.transport.is_closing():
+            self._send_refusal(self._refusal)
+
+    def resume_writing(self) -> None:
+        self._unsent = 0
+        super().resume_writing()
+
+    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - a text for each fault would echo input
+        """Refuses what is not HTTP."""
+        self._refuse(HTTP_PROBLEMS[400], "This is not a well-formed HTTP/1.1 request.")
+
+    def _look(self) -> None:
+        """Ends what took its time, and looks anew when the next time can be over.
+
+        One timer a connection is cheaper than one a request. It is not late: whatever begins after a look,
+        its time is not over before the next one.
+        """
+        now = self.loop.time()
+        if self._takes_nothing(now):
+            self._cut(Refusal.SLOW_CLIENT)
+            self.transport.abort()
+            return
+        left = self._deadline() - now
+        if left <= 0 and not self.transport.is_closing():
+            self._end_overdue()
+        shortest = self.limits.shortest_seconds
+        self._looking = self.loop.call_later(left if 0 < left < shortest else shortest, self._look)
+
+    def _takes_nothing(self, now: float) -> bool:
+        unsent = self.transport.get_write_buffer_size()
+        if unsent != self._unsent:
+            self._unsent, self._unsent_since = unsent, now
+        return unsent > 0 and now - self._unsent_since >= self.limits.send_seconds
+
+    def _deadline(self) -> float:
+        """When the time for what the client has to do is over; infinity while it waits for us."""
+        if not self._refusing:
+            if self.flow.read_paused or self._is_behind():
+                return math.inf
+            if self._parsing or not self._answered_at:
+                since = max(self._begun_at, self._answered_at, self.flow.resumed_at)
+                return since + self.limits.receive_seconds
+        if self._unsent or self._refusal is not None:
+            return math.inf
+        return max(self._answered_at, self._unsent_since) + self.limits.keep_alive_seconds
+
+    def _is_behind(self) -> bool:
+        """Whether the next answer is due to an earlier message than the one that is being received."""
+        cycle: RequestResponseCycle | None = self.cycle
+        return bool(self.pipeline) if self._has_head else cycle is not None and not cycle.response_complete
+
+    def _end_overdue(self) -> None:
+        if self._parsing and not self._refusing:
+            self._cut(Refusal.SLOW_CLIENT)
+            self._refuse(
+                HTTP_PROBLEMS[408],
+                f"The request was not received within {self.limits.receive_seconds:g} seconds.",
+            )
+        else:
+            self.transport.close()
+
+    def _refuse(self, problem: Problem, detail: str) -> None:
+        """Answers the message that is being received with a problem, and takes no other."""
+        body = document(problem, detail, None)
+        headers = [
+            *self.server_state.default_headers,
+            *head(problem, len(body)),
+            (b"connection", b"close"),
+        ]
+        refusal = b"%b%b\r\n%b" % (
+            STATUS_LINE[problem.status],
+            b"".join([b"%b: %b\r\n" % header for header in headers]),
+            body,
+        )
+        self._refusing = self._parsing = True  # for ever: nothing that comes is a request
+        if not self._is_behind():
+            self._send_refusal(refusal)
+            return
+        self._refusal = refusal
+        if self._has_head:
+            self.pipeline.popleft()  # the message that is refused, which waited for the earlier ones
+            self._has_head = False
+
+    def _send_refusal(self, refusal: bytes) -> None:
+        self._refusal = None
+        self._answered_at = self.loop.time()
+        if self._has_head:
+            self.cycle.disconnected = self.cycle.response_complete = True
+            self.cycle.message_event.set()
+            if self.cycle.response_started:
+                self.transport.close()
+                return
+        self.transport.write(refusal)
+        self.transport.write_eof()
+        self.flow.resume_reading()
+
+    def _cut(self, reason: Refusal) -> None:
+        _log.info("connection cut", reason=reason)
+        self.refused(reason)

@@ -1,0 +1,130 @@
+"""What every request that the framework answers goes through: an id, limits, measuring, a line in the log."""
+
+import asyncio
+import time
+from typing import Final, NamedTuple
+
+import structlog
+from litestar.enums import ScopeType
+from litestar.types import ASGIApp, HTTPScope, Message, Receive, Scope, Send
+from litestar.types.asgi_types import ReceiveMessage
+
+from segmentd.api.http.problem_documents import document, head
+from segmentd.api.http.request_ids import HEADER, RequestIds
+from segmentd.api.problems import problem_of
+from segmentd.domain.errors import Overloaded
+from segmentd.observability.metrics import Metrics, Refusal
+
+# Asked by those who watch over the service, above all when there is too much to do.
+_ALWAYS_ANSWERED: Final = frozenset({"/livez", "/readyz", "/metrics"})
+_ERROR: Final = 500
+# Nobody hears this status; it stands in the log and the metrics.
+_CLIENT_GONE: Final = 499
+_REFUSALS: Final = {401: Refusal.UNAUTHENTICATED, 403: Refusal.FORBIDDEN, 429: Refusal.RATE_LIMIT}
+
+_log = structlog.get_logger(__name__)
+
+
+class RequestLimits(NamedTuple):
+    """What a process takes on at once, and how long an answer may take to begin."""
+
+    most_requests: int = 512
+    seconds: float = 70.0
+
+
+class Entrance:
+    """An ASGI application in front of the framework's."""
+
+    def __init__(self, app: ASGIApp, ids: RequestIds, limits: RequestLimits, metrics: Metrics) -> None:
+        self._app = app
+        self._ids = ids
+        self._limits = limits
+        self._metrics = metrics
+        self._running = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != ScopeType.HTTP:
+            await self._app(scope, receive, send)
+            return
+        request_id = self._ids.id(next((value for name, value in scope["headers"] if name == HEADER), None))
+        scope["state"] = {**scope.get("state", {}), "request_id": request_id.decode()}
+        structlog.contextvars.clear_contextvars()
+        structlog.contextvars.bind_contextvars(request_id=request_id.decode())
+        begun = time.perf_counter()
+        answer = _Answer(send, request_id)
+        self._running += 1
+        self._metrics.requests_in_progress.inc()
+        try:
+            await self._limited(scope, receive, answer)
+        finally:
+            self._running -= 1
+            self._metrics.requests_in_progress.dec()
+            self._note(scope, answer.status, time.perf_counter() - begun)
+
+    async def _limited(self, scope: HTTPScope, receive: Receive, answer: "_Answer") -> None:
+        if self._running > self._limits.most_requests and scope["path"] not in _ALWAYS_ANSWERED:
+            self._metrics.refused(Refusal.OVERLOAD)
+            await answer.refuse("This process has too many requests to work on; try again shortly.")
+            return
+        try:
+            async with asyncio.timeout(self._limits.seconds) as answer.limit:
+                await self._app(scope, answer.heard(receive), answer)
+        except TimeoutError:
+            if answer.status is not None or not answer.limit.expired():
+                raise
+            self._metrics.refused(Refusal.TIMEOUT)
+            await answer.refuse("The request took longer than it may; try again shortly.")
+
+    def _note(self, scope: HTTPScope, status: int | None, seconds: float) -> None:
+        shown = status or _CLIENT_GONE
+        if shown in _REFUSALS:
+            self._metrics.refused(_REFUSALS[shown])
+        self._metrics.answered(scope["method"], scope.get("path_template"), shown, seconds)
+        level = _log.warning if shown >= _ERROR else _log.debug if scope["method"] == "GET" else _log.info
+        # Without the query: the links of reports have their signature there.
+        level(
+            "request",
+            method=scope["method"],
+            path=scope["path"],
+            status=shown,
+            milliseconds=round(seconds * 1000, 1),
+        )
+
+
+class _Answer:
+    """Sends an answer, notes its status, and names the request in it."""
+
+    limit: asyncio.Timeout
+
+    def __init__(self, send: Send, request_id: bytes) -> None:
+        self._send = send
+        self._request_id = request_id
+        self._client_gone = False
+        self.status: int | None = None
+
+    def heard(self, receive: Receive) -> Receive:
+        """What is received, and whether the client goes away before it is answered."""
+
+        async def heard() -> ReceiveMessage:
+            message = await receive()
+            if message["type"] == "http.disconnect" and self.status is None:
+                self._client_gone = True
+            return message
+
+        return heard
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = _CLIENT_GONE if self._client_gone else message["status"]
+            self.limit.reschedule(None)
+            message["headers"] = [(HEADER, self._request_id), *message["headers"]]
+        await self._send(message)
+
+    async def refuse(self, detail: str) -> None:
+        """Answers in the place of the framework."""
+        problem = problem_of(Overloaded)
+        body = document(problem, detail, self._request_id.decode())
+        self.status = problem.status
+        headers = [(HEADER, self._request_id), *head(problem, len(body))]
+        await self._send({"type": "http.response.start", "status": problem.status, "headers": headers})
+        await self._send({"type": "http.response.body", "body": body, "more_body": False})

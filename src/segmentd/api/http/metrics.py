@@ -1,0 +1,68 @@
+"""What Prometheus asks: the figures of the whole node, whichever of its processes answers."""
+
+import asyncio
+from collections.abc import Iterator
+from typing import Final
+
+from litestar import Response, Router, get
+from litestar.di import NamedDependency
+from prometheus_client import Metric
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily
+
+from segmentd.api.http.errors import AnyRequest
+from segmentd.api.http.types import UseCases
+from segmentd.domain.reports import Status
+from segmentd.observability.metrics import Metrics
+from segmentd.replica.replica import CopyMeasures
+from segmentd.storage.measures import Measures
+
+Meters = NamedDependency[Metrics]
+
+
+@get("/metrics", include_in_schema=False)
+async def metrics(request: AnyRequest, service: UseCases, meters: Meters) -> Response[bytes]:
+    """All that is measured, in Prometheus's text format or as OpenMetrics."""
+    database, copy = await service.measure()
+    others = [
+        _gauge("database_up", "Whether the database answered this scrape in time.", database is not None),
+        *([] if database is None else _of_database(database)),
+        *([] if copy is None else _of_copy(copy)),
+    ]
+    # Hot reads go on while the files of all processes are added up.
+    page = await asyncio.to_thread(meters.page, others, request.headers.get("Accept", ""))
+    return Response(page.content, headers={"Content-Type": page.content_type})
+
+
+metrics_router: Final = Router("/", route_handlers=[metrics])
+
+
+def _of_copy(copy: CopyMeasures) -> Iterator[Metric]:
+    if copy.age_seconds is not None:
+        yield _gauge("replica_age_seconds", "How old the node's copy is.", copy.age_seconds)
+    if copy.users is not None:
+        yield _gauge("replica_users", "Users with a state in the node's copy.", copy.users)
+    yield _gauge("replica_users_behind", "Changed users that are not in the copy yet.", copy.users_behind)
+
+
+def _of_database(found: Measures) -> Iterator[Metric]:
+    """The same on every node of a database."""
+    jobs = GaugeMetricFamily("segmentd_jobs", "Jobs that are not done.", labels=["task", "status"])
+    oldest = GaugeMetricFamily("segmentd_job_oldest_seconds", "Longest wait of a job.", labels=["task"])
+    for each in found.jobs:
+        jobs.add_metric([each.task, "todo"], each.todo)
+        jobs.add_metric([each.task, "doing"], each.doing)
+        oldest.add_metric([each.task], each.oldest_seconds)
+    reports = GaugeMetricFamily("segmentd_reports", "Reports that have not expired.", labels=["status"])
+    counts = {each.status: each.count for each in found.reports}
+    for status in Status:
+        reports.add_metric([status], counts.get(status, 0))
+    yield from (jobs, oldest, reports)
+    yield _gauge("terms_due", "Terms that ended and are not written down.", found.terms_due)
+    yield _gauge("term_due_oldest_seconds", "Since when one of them is due.", found.term_due_oldest_seconds)
+    yield CounterMetricFamily(
+        "segmentd_events_written", "Events that all nodes wrote to the history.", found.events_written
+    )
+
+
+def _gauge(name: str, documentation: str, value: float) -> Metric:
+    return GaugeMetricFamily(f"segmentd_{name}", documentation, value)

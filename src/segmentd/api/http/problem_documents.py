@@ -1,0 +1,42 @@
+"""Problem documents (RFC 9457) as bytes, for every place that has to write one."""
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+import msgspec
+
+from segmentd.api.problems import Problem
+
+PROBLEM_JSON: Final = "application/problem+json"
+
+# An answer that nobody should keep, show in a frame, or take for something else.
+SECURITY_HEADERS: Final[Mapping[str, str]] = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+
+
+def document(
+    problem: Problem, detail: str, request_id: str | None, extra: Mapping[str, object] | None = None
+) -> bytes:
+    """The body; `extra` are the members that the kind adds."""
+    members: dict[str, object] = {
+        "type": problem.type,
+        "title": problem.title,
+        "status": problem.status,
+        "detail": detail,
+        **(extra or {}),
+    }
+    if request_id is not None:
+        members["request_id"] = request_id
+    return msgspec.json.encode(members)
+
+
+def head(problem: Problem, length: int) -> Sequence[tuple[bytes, bytes]]:
+    """The headers of such an answer, in the form of ASGI."""
+    headers = {"Content-Type": PROBLEM_JSON, "Content-Length": str(length), **SECURITY_HEADERS}
+    if problem.retry_after:
+        headers["Retry-After"] = str(problem.retry_after)
+    return [(name.lower().encode(), value.encode()) for name, value in headers.items()]

@@ -1,0 +1,174 @@
+"""Who is calling, told from the `Authorization` header without asking the database."""
+
+import asyncio
+import hmac
+import math
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Final, NamedTuple
+
+import structlog
+
+from segmentd.auth.jwt import JwtVerifier
+from segmentd.auth.rate_limit import RateLimit
+from segmentd.auth.tokens import digest_of
+from segmentd.domain.access import ANONYMOUS, Principal, Token, TokenId
+from segmentd.domain.errors import TooManyRequests, Unauthenticated, Unavailable
+from segmentd.storage import tokens
+from segmentd.storage.database import Database
+
+# A revoked token has to be refused within a second everywhere.
+LOOK_EVERY_S: Final = 0.3
+# After this time a token is looked up anew, which also notes that it is in use.
+REMEMBERED_S: Final = 60.0
+MOST_REMEMBERED: Final = 10_000
+_LONGEST_CREDENTIALS: Final = 8192 + len("Bearer ")
+
+_log = structlog.get_logger(__name__)
+
+
+class AccessRules(NamedTuple):
+    """What the operator chose."""
+
+    may_be_open: bool
+    """Whether everybody may do everything as long as there are neither tokens nor JWTs."""
+    bound_seconds: float
+    """For how long tokens are trusted that were read before the database went away; infinite: always."""
+    jwt: JwtVerifier | None = None
+    rate_limit: RateLimit | None = None
+
+
+class Authenticator:
+    """Knows the tokens by looking for changes several times a second."""
+
+    def __init__(self, database: Database, rules: AccessRules) -> None:
+        self._database = database
+        self._rules = rules
+        self._known_until = -math.inf
+        self._version = -1
+        self._open = False
+        self._by_digest: Mapping[bytes, Token] = {}
+        self._clock_offset = timedelta()
+        self._remembered: dict[bytes, _Remembered] = {}
+        self._used: set[TokenId] = set()
+
+    @asynccontextmanager
+    async def watching(self) -> AsyncIterator[None]:
+        """Follows the tokens as long as the context lives, beginning with what the database says now."""
+        await self._look_or_go_on()
+        looking = asyncio.create_task(self._watch(), name="watch the tokens")
+        try:
+            yield
+        finally:
+            looking.cancel()
+            await asyncio.wait([looking])
+
+    async def look(self) -> None:
+        """Learns which tokens are in force, and notes which were used. Raises Unavailable."""
+        if self._rules.jwt is not None and self._rules.jwt.reload():
+            self._remembered.clear()
+        begun = time.monotonic()
+        state = await tokens.state(self._database)
+        if state.version != self._version:
+            found = await tokens.in_force(self._database)
+            self._by_digest = {token.digest: token for token in found}
+            self._version = state.version
+            self._remembered.clear()
+        self._open = self._rules.may_be_open and self._rules.jwt is None and not state.has_tokens
+        self._clock_offset = state.now - _monotonic(begun)
+        self._known_until = begun + self._rules.bound_seconds
+        if used := set(self._used):
+            await tokens.note_used(self._database, used)
+            self._used -= used
+
+    def admit(self, authorization: bytes | None) -> Principal:
+        """Who sends this `Authorization` header, if they may come now.
+
+        Raises Unauthenticated, TooManyRequests, Unavailable where the tokens are not known well enough.
+        """
+        principal = self._identify(authorization)
+        limit = self._rules.rate_limit
+        if limit is not None and (seconds := limit.take(principal.name)):
+            raise TooManyRequests(retry_after=math.ceil(seconds))
+        return principal
+
+    def _identify(self, authorization: bytes | None) -> Principal:
+        now = time.monotonic()
+        if now < self._known_until:
+            if self._open:
+                return ANONYMOUS
+            # Found by a hash that is keyed at random, and compared whole only then: its time tells nothing.
+            remembered = self._remembered.get(authorization or b"")
+            if remembered is not None and now < remembered.until:
+                return remembered.principal
+        return self._recognise(authorization, now)
+
+    def _recognise(self, authorization: bytes | None, now: float) -> Principal:
+        if authorization is None:
+            # It may be open to everybody, and that is not known at present.
+            self._check_known(now)
+            raise Unauthenticated
+        secret = _bearer(authorization)
+        jwt = self._rules.jwt
+        if jwt is not None and secret.count(".") == 2:  # noqa: PLR2004 - header, payload and signature
+            wall_clock = time.time()
+            verified = jwt.verify(secret, wall_clock)
+            return self._remember(authorization, verified.principal, now + verified.expires_at - wall_clock)
+        self._check_known(now)
+        presented = digest_of(secret)
+        token = self._by_digest.get(presented)
+        if token is None or not hmac.compare_digest(token.digest, presented):
+            raise Unauthenticated("This token is not known, or was revoked.")
+        instant = _monotonic(now) + self._clock_offset
+        if not token.holds(instant):
+            raise Unauthenticated("The token has expired.")
+        self._used.add(token.id)
+        left = math.inf if token.expires_at is None else (token.expires_at - instant).total_seconds()
+        return self._remember(authorization, Principal(token.name, token.role), now + left)
+
+    def _check_known(self, now: float) -> None:
+        if now >= self._known_until:
+            raise Unavailable("The database is away, so it cannot be told who may call; try again shortly.")
+
+    def _remember(self, authorization: bytes, principal: Principal, until: float) -> Principal:
+        if len(self._remembered) >= MOST_REMEMBERED:
+            self._remembered.clear()
+        until = min(until, time.monotonic() + REMEMBERED_S)
+        self._remembered[authorization] = _Remembered(principal, until)
+        return principal
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_EVERY_S)
+            await self._look_or_go_on()
+
+    async def _look_or_go_on(self) -> None:
+        try:
+            await self.look()
+        except Unavailable as error:
+            _log.warning("cannot look for changes of the tokens", error=error.detail)
+        except Exception:  # noqa: BLE001 - to go on looking is the only way to hear of a revocation
+            _log.exception("looking for changes of the tokens failed")
+
+
+class _Remembered(NamedTuple):
+    principal: Principal
+    until: float
+    """By the monotonic clock."""
+
+
+def _bearer(authorization: bytes) -> str:
+    scheme, _, secret = authorization.partition(b" ")
+    if len(authorization) > _LONGEST_CREDENTIALS or scheme.lower() != b"bearer":
+        raise Unauthenticated("Only Authorization: Bearer TOKEN is understood.")
+    try:
+        return secret.strip().decode("ascii")
+    except UnicodeDecodeError:
+        raise Unauthenticated("A token has no characters but ASCII.") from None
+
+
+def _monotonic(seconds: float) -> datetime:
+    """The monotonic clock as if it had begun in 1970, to reckon with."""
+    return datetime.fromtimestamp(0, UTC) + timedelta(seconds=seconds)

@@ -1,0 +1,156 @@
+"""JWTs: what somebody whom this service trusts has signed (RFC 7519; best practice: RFC 8725)."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import jwt
+import msgspec
+from jwt.types import Options
+
+from segmentd.auth.jwt_keys import KeyRing
+from segmentd.domain.access import RESERVED_NAMES, Principal, Role
+from segmentd.domain.errors import Unauthenticated
+from segmentd.domain.instants import LAST_INSTANT
+
+TOKEN_BYTES: Final = 8192
+NAME_CHARACTERS: Final = 128
+
+# The shape of an API token's name, for both stand in history and in logs.
+_NAME: Final = re.compile(r"[!-~]+( [!-~]+)*")
+_LAST_SECOND: Final = LAST_INSTANT.timestamp()
+
+# PyJWT would take the times by its own clock, and a sub that is no text for a JWT that is none:
+# _expiry and _principal see to both.
+_OPTIONS: Final[Options] = {
+    "require": ["exp", "sub"],
+    "verify_exp": False,
+    "verify_nbf": False,
+    "verify_iat": False,
+    "verify_sub": False,
+}
+
+# One sentence for all of these, so that nobody finds out by trial which keys there are.
+_UNKNOWN_KEY: Final = "The JWT is not signed by a key that this service knows."
+_MALFORMED: Final = "The JWT is malformed."
+_DETAILS: Final[Mapping[type[jwt.PyJWTError], str]] = {
+    jwt.InvalidSignatureError: _UNKNOWN_KEY,
+    jwt.InvalidAudienceError: "The JWT was made for another audience.",
+    jwt.InvalidIssuerError: "The JWT was made by another issuer.",
+}
+
+
+class JwtRules(msgspec.Struct, frozen=True, kw_only=True):
+    """What JWTs must satisfy: the settings jwt_*."""
+
+    key: str | None = None
+    jwks_file: Path | None = None
+    issuer: str | None = None
+    audience: str | None = None
+    leeway_seconds: float
+    role_claim: str
+
+
+class Verified(NamedTuple):
+    """Whom a JWT proves, and until when: from `expires_at`, in seconds since 1970, it is refused."""
+
+    principal: Principal
+    expires_at: float
+
+
+class JwtVerifier:
+    """Verifies JWTs by one key or a JSON Web Key Set.
+
+    A JWT's header picks among the keys, and no more: the algorithm is the key's, whatever the header says.
+    """
+
+    def __init__(self, rules: JwtRules, keys: KeyRing) -> None:
+        self._rules = rules
+        self._keys = keys
+
+    @classmethod
+    def of(cls, rules: JwtRules) -> "JwtVerifier | None":
+        """None where neither a key nor a file is set.
+
+        Raises StartupFailed for a key or a file that is no good.
+        """
+        keys = KeyRing.of(rules.key, rules.jwks_file)
+        return cls(rules, keys) if keys is not None else None
+
+    def reload(self) -> bool:
+        """Takes the keys of the file if it changed and is good.
+
+        Returns whether the keys changed: what was verified before may no longer hold.
+        """
+        return self._keys.reload()
+
+    def verify(self, token: str, now: float) -> Verified:
+        """Whom the JWT proves at `now`, in seconds since 1970. Raises Unauthenticated."""
+        if len(token) > TOKEN_BYTES:
+            raise Unauthenticated(f"The JWT is longer than {TOKEN_BYTES} bytes.")
+        if not token.isascii():
+            raise Unauthenticated(_MALFORMED)
+        try:
+            claims = self._claims(token)
+        except jwt.MissingRequiredClaimError as error:
+            raise Unauthenticated(f"The JWT lacks the claim {error.claim}.") from None
+        except jwt.PyJWTError as error:
+            raise Unauthenticated(_DETAILS.get(type(error), _MALFORMED)) from None
+        expires_at = _expiry(claims, now, self._rules.leeway_seconds)
+        return Verified(_principal(claims, self._rules.role_claim), expires_at)
+
+    def _claims(self, token: str) -> Mapping[str, object]:
+        """What the JWT says, once its signature, issuer and audience are found good."""
+        header = jwt.get_unverified_header(token)
+        if "crit" in header:  # PyJWT knows one extension, b64, which RFC 7797 keeps away from JWTs
+            raise Unauthenticated("The JWT has a crit header, and this service knows no extensions.")
+        if "cty" in header:
+            raise Unauthenticated("The JWT has a cty header, and this service takes no nested JWTs.")
+        key = self._keys.find(header.get("alg"), header.get("kid"))
+        if key is None:
+            raise Unauthenticated(_UNKNOWN_KEY)
+        claims: Mapping[str, object] = jwt.decode(
+            token,
+            key.material,
+            algorithms=[key.algorithm],
+            options=_OPTIONS,
+            audience=self._rules.audience,
+            issuer=self._rules.issuer,
+        )
+        return claims
+
+
+def _expiry(claims: Mapping[str, object], now: float, leeway: float) -> float:
+    """When the JWT ends, with the leeway. Refuses one that has ended or does not hold yet."""
+    for name in ("nbf", "iat"):
+        if name in claims and now + leeway < _seconds(claims, name):
+            raise Unauthenticated("The JWT is not valid yet.")
+    expires_at = _seconds(claims, "exp") + leeway
+    if now >= expires_at:
+        raise Unauthenticated("The JWT has expired.")
+    return expires_at
+
+
+def _seconds(claims: Mapping[str, object], name: str) -> float:
+    value = claims[name]
+    # JSON as Python reads it has true, NaN, Infinity and integers beyond any float.
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= _LAST_SECOND:
+        raise Unauthenticated(f"The JWT's {name} is not a number of seconds since 1970.")
+    return float(value)
+
+
+def _principal(claims: Mapping[str, object], role_claim: str) -> Principal:
+    name = claims["sub"]
+    if not isinstance(name, str) or len(name) > NAME_CHARACTERS or not _NAME.fullmatch(name):
+        raise Unauthenticated(f"The JWT's sub is not a name of 1 to {NAME_CHARACTERS} visible characters.")
+    if name in RESERVED_NAMES:
+        raise Unauthenticated("The JWT's sub is a name that this service keeps for itself.")
+    claim = claims.get(role_claim)
+    named = claim if isinstance(claim, list) else [claim]
+    roles = [role for role in Role if role in named]
+    if not roles:
+        raise Unauthenticated(
+            f"The JWT names no role: its claim {role_claim} must be one of {', '.join(Role)}."
+        )
+    return Principal(name, roles[-1])  # each may do what the ones before it may

@@ -1,0 +1,56 @@
+"""How often a caller may come: so many times a second on each node, whichever of its processes they reach."""
+
+import mmap
+import os
+import time
+import zlib
+from pathlib import Path
+from typing import Final, Self
+
+# Two callers share a place, and so a rate, where they fall on the same one of these.
+_PLACES: Final = 1 << 16
+_WORD_BYTES: Final = 8
+_SECOND_NS: Final = 1_000_000_000
+
+
+class RateLimit:
+    """The generic cell rate algorithm: a word for each caller, in memory that the node's processes share.
+
+    A word is the time, by the monotonic clock, at which the caller's allowance is full again. Processes write
+    it without a lock; where two do so at once, one request goes uncounted.
+    """
+
+    def __init__(self, memory: mmap.mmap, per_second: float) -> None:
+        self._memory = memory
+        self._full_at = memoryview(memory).cast("q")
+        self._cost_ns = int(_SECOND_NS / per_second)
+        # A second's worth at once, or one request where that is less.
+        self._most_ns = max(_SECOND_NS, self._cost_ns)
+
+    @classmethod
+    def opened(cls, path: Path, per_second: float) -> Self:
+        """The words at this path, which are made if need be."""
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            os.ftruncate(descriptor, _PLACES * _WORD_BYTES)
+            return cls(mmap.mmap(descriptor, _PLACES * _WORD_BYTES), per_second)
+        finally:
+            os.close(descriptor)
+
+    def close(self) -> None:
+        self._full_at.release()
+        self._memory.close()
+
+    def take(self, caller: str) -> float:
+        """Counts one request; 0, or the seconds until there is room for it, and then it is not counted."""
+        place = zlib.crc32(caller.encode()) % _PLACES
+        now = time.monotonic_ns()
+        full_at = self._full_at[place]
+        # What is out of reach was written before the machine's last start.
+        if not now < full_at <= now + self._most_ns:
+            full_at = now
+        waiting_ns = full_at + self._cost_ns - now - self._most_ns
+        if waiting_ns > 0:
+            return waiting_ns / _SECOND_NS
+        self._full_at[place] = full_at + self._cost_ns
+        return 0.0

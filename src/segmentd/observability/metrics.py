@@ -1,0 +1,175 @@
+"""What a process measures for Prometheus. Names and labels are a promise: dashboards are built on them."""
+
+import os
+import platform
+from collections.abc import Iterable, Mapping
+from enum import StrEnum
+from functools import partial
+from pathlib import Path
+from typing import Final, TypeVar
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric
+from prometheus_client.metrics_core import InfoMetricFamily
+
+from segmentd import __version__
+from segmentd.domain.memberships import Changed
+from segmentd.observability.exposition import Page, add_tally, added_up, written
+from segmentd.observability.tally import BUCKETS_S, Tallies
+
+FOLDER_VARIABLE: Final = "PROMETHEUS_MULTIPROC_DIR"
+"""What prometheus_client learns of the folder by, when it is first imported."""
+
+NO_ROUTE: Final = "unknown"
+OTHER_METHOD: Final = "other"
+
+_METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+_HOT_READ: Final = {"method": "GET", "route": "/api/v1/users/{user_id}/segments", "status": "200"}
+_HOT_LOOKUP: Final = {"method": "POST", "route": "/api/v1/lookup", "status": "200"}
+_REQUESTS: Final = "segmentd_http_request_duration_seconds"
+_REPORT_BUCKETS_S: Final = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600)
+
+
+class Refusal(StrEnum):
+    """Why a request was turned away before it reached a use case."""
+
+    UNAUTHENTICATED = "unauthenticated"
+    FORBIDDEN = "forbidden"
+    RATE_LIMIT = "rate-limit"
+    OVERLOAD = "overload"
+    TIMEOUT = "timeout"
+    SLOW_CLIENT = "slow-client"
+    HEADERS_TOO_LARGE = "headers-too-large"
+
+
+class Metrics:
+    """Counts what happens in one process.
+
+    All processes of a node are given the same folder: each of them then shows what all have counted, and what
+    those had that have ended. Without a folder it is what this process alone has counted. Raises OSError, and
+    ValueError where prometheus_client was told of another folder.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        if folder is not None and os.environ.get(FOLDER_VARIABLE) != str(folder):
+            raise ValueError(f"{FOLDER_VARIABLE} is not {folder}")
+        self._folder = folder
+        self._registry = CollectorRegistry()
+        counter = partial(Counter, namespace="segmentd", registry=self._registry)
+        # A process that has ended has no requests and no connections any more.
+        gauge = partial(Gauge, namespace="segmentd", registry=self._registry, multiprocess_mode="livesum")
+        histogram = partial(Histogram, registry=self._registry)
+
+        self._requests = histogram(
+            _REQUESTS, "Time to an answer.", ["method", "route", "status"], buckets=BUCKETS_S
+        )
+        for labels in (_HOT_READ, _HOT_LOOKUP):
+            self._requests.labels(**labels)
+        self._tallies = Tallies(2, folder)
+        self.hot_reads, self.hot_lookups = self._tallies.own
+        """Of the hot calls that are answered on the spot: `answered` takes ten times as long as a tally."""
+        self.requests_in_progress = gauge("http_requests_in_progress", "Requests that are worked on.")
+        self._refused = _each(
+            counter("http_refused", "Requests that were turned away.", ["reason"]), map(str, Refusal)
+        )
+
+        self._rounds = _each(
+            counter("replica_rounds", "Rounds of the follower of the copy.", ["outcome"]), ("done", "failed")
+        )
+        self._rounds_behind = gauge("replica_rounds_behind", "Rounds that failed since the last good one.")
+        self._rebuilds = counter("replica_rebuilds", "Copies that were made anew, the first one, too.")
+        self._connections = _each(
+            gauge("database_pool_connections", "Connections of the pools.", ["state"]), ("busy", "idle")
+        )
+        self._waiting = gauge("database_pool_waiting", "Statements that wait for a connection.")
+
+        self._changes = _each(
+            counter("membership_changes", "Segments in changes of users, by what came of them.", ["outcome"]),
+            ("added", "removed", "updated", "unchanged"),
+        )
+        self._settled = _each(
+            counter("users_settled", "Users whose ended memberships were written down.", ["why"]),
+            ("term", "deletion"),
+        )
+        self._report_seconds = histogram(
+            "segmentd_report_seconds", "Time to make a report.", buckets=_REPORT_BUCKETS_S
+        )
+        self._report_rows = counter("report_rows", "Rows of the reports that were made.")
+        self._reports_failed = counter("reports_failed", "Reports that were given up.")
+
+    # Requests
+
+    def answered(self, method: str, route: str | None, status: int, seconds: float) -> None:
+        """A request was answered; `route` is its template, such as /api/v1/users/{user_id}/segments."""
+        # Whatever a client may choose must not make new series.
+        known = method if method in _METHODS else OTHER_METHOD
+        self._requests.labels(known, route or NO_ROUTE, status).observe(seconds)
+
+    def refused(self, reason: Refusal) -> None:
+        """A request was turned away."""
+        self._refused[reason].inc()
+
+    # The copy and the database
+
+    def round_done(self) -> None:
+        """The follower has brought the copy up to date."""
+        self._rounds["done"].inc()
+        self._rounds_behind.set(0)
+
+    def round_failed(self) -> None:
+        """The follower could not; the copy ages."""
+        self._rounds["failed"].inc()
+        self._rounds_behind.inc()
+
+    def copy_made(self) -> None:
+        """A copy was made anew."""
+        self._rebuilds.inc()
+
+    def pool(self, *, busy: int, idle: int, waiting: int) -> None:
+        """The pool of this process has so many connections now, and so many wait for one."""
+        self._connections["busy"].set(busy)
+        self._connections["idle"].set(idle)
+        self._waiting.set(waiting)
+
+    # Changes and jobs
+
+    def changed(self, changed: Changed) -> None:
+        """A user's segments were changed."""
+        for outcome, counter in self._changes.items():
+            counter.inc(len(getattr(changed, outcome)))
+
+    def settled(self, *, terms: int, deletions: int) -> None:
+        """Ends of memberships were written down for so many users."""
+        self._settled["term"].inc(terms)
+        self._settled["deletion"].inc(deletions)
+
+    def report_made(self, seconds: float, rows: int) -> None:
+        """A report's file was made."""
+        self._report_seconds.observe(seconds)
+        self._report_rows.inc(rows)
+
+    def report_failed(self) -> None:
+        """A report was given up."""
+        self._reports_failed.inc()
+
+    # The page
+
+    def page(self, others: Iterable[Metric], accept: str) -> Page:
+        """All that was counted, and others, in the format that the header `Accept` asks for. Reads files."""
+        counted = self._registry.collect() if self._folder is None else added_up(self._folder)
+        families = {family.name: family for family in (*counted, *others, _build())}
+        for labels, tally in zip((_HOT_READ, _HOT_LOOKUP), self._tallies.counted(), strict=True):
+            add_tally(families[_REQUESTS], labels, tally)
+        return written(families.values(), accept)
+
+
+Measured = TypeVar("Measured", Counter, Gauge)
+
+
+def _each(metric: Measured, values: Iterable[str]) -> Mapping[str, Measured]:
+    """The metric of each value of its one label; all of them are shown from the start, at 0."""
+    return {value: metric.labels(value) for value in values}
+
+
+def _build() -> Metric:
+    versions = {"version": __version__, "python": platform.python_version()}
+    return InfoMetricFamily("segmentd_build", "What runs here.", versions)

@@ -1,0 +1,96 @@
+"""Traces: which spans there are, and whether the standard OTEL_ variables ask for them.
+
+OpenTelemetry is the extra `otel`. Nothing of it is loaded, or has to be installed, unless it is asked for.
+"""
+
+import os
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from importlib.metadata import EntryPoint, entry_points
+from typing import Final, LiteralString, Protocol
+
+from litestar.types import ASGIApp
+
+from segmentd.domain.errors import StartupFailed
+
+ENDPOINTS: Final = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+PROTOCOLS: Final = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
+# Exporters are found as OpenTelemetry's own tools find them, so whoever installs another one can name it.
+EXPORTERS: Final = "opentelemetry_traces_exporter"
+OTLP_EXPORTERS: Final = {
+    "http/protobuf": "otlp_proto_http",
+    "http/json": "otlp_json_http",
+    "grpc": "otlp_proto_grpc",
+}
+
+
+class Tracing(Protocol):
+    """The spans of this process. Of what a client sends they hold the method and the route, no values."""
+
+    headers: frozenset[str]
+    """Lower-case names of the headers that make a request a part of its caller's trace."""
+
+    def wrap(self, app: ASGIApp) -> ASGIApp:
+        """The application, each request in a span named by its route."""
+        ...
+
+    def statement(self, query: LiteralString) -> AbstractContextManager[object]:
+        """A span with the text of an SQL statement, if it is made within another span.
+
+        A text that is a literal in the code holds no parameters.
+        """
+        ...
+
+    def transaction(self) -> AbstractContextManager[object]:
+        """A span of all that is done in one transaction, if it is made within another span."""
+        ...
+
+    def job(self, name: str) -> AbstractContextManager[object]:
+        """A span of a background job."""
+        ...
+
+    def close(self) -> None:
+        """Sends the last spans, for two seconds at most, and ends."""
+        ...
+
+
+def set_up_tracing(service_version: str) -> Tracing | None:
+    """Tracing as the OTEL_ variables say it, None if they do not ask for it. Raises StartupFailed."""
+    exporters = exporters_asked_for()
+    if not exporters:
+        return None
+    from segmentd.observability.spans import Spans  # noqa: PLC0415 - what loads OpenTelemetry
+
+    return Spans(exporters, service_version)
+
+
+def exporters_asked_for() -> list[EntryPoint]:
+    """Where the OTEL_ variables send spans to; loads nothing of it. Raises StartupFailed if it is missing."""
+    return [_installed(name) for name in _names(os.environ)]
+
+
+def _installed(name: str) -> EntryPoint:
+    for exporter in entry_points(group=EXPORTERS, name=name):
+        return exporter
+    raise StartupFailed(
+        f"the OTEL_ variables ask for traces, but their exporter {name} is not installed:"
+        " the extra otel brings otlp_proto_http and console (make run EXTRAS=otel,"
+        " or pip install --requirement requirements-otel.lock)"
+    )
+
+
+def _names(environment: Mapping[str, str]) -> list[str]:
+    if environment.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
+        return []
+    default = "otlp" if any(environment.get(name) for name in ENDPOINTS) else "none"
+    names = [name.strip() for name in (environment.get("OTEL_TRACES_EXPORTER") or default).split(",")]
+    return [
+        _otlp(environment) if name == "otlp" else name for name in names if name.lower() not in {"", "none"}
+    ]
+
+
+def _otlp(environment: Mapping[str, str]) -> str:
+    protocol = next(
+        (environment[name] for name in PROTOCOLS if environment.get(name)), "http/protobuf"
+    ).strip()
+    return OTLP_EXPORTERS.get(protocol, f"for {protocol}")

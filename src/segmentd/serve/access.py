@@ -1,0 +1,131 @@
+"""Access control before anybody is served, and on the command line: tokens, and the keys of links."""
+
+import getpass
+import ipaddress
+import os
+import socket
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from segmentd.auth.tokens import digest_of, new_secret
+from segmentd.config import Settings
+from segmentd.domain.access import Actor, Role, Token
+from segmentd.domain.errors import StartupFailed, TokenExists, Unavailable
+from segmentd.serve.wiring import jwt_verifier
+from segmentd.storage import reports, tokens
+from segmentd.storage.database import Database
+
+ADMIN: Final = "admin"
+# As the setting admin_token.
+_SHORTEST_SECRET: Final = 32
+
+_log = structlog.get_logger(__name__)
+
+
+def is_loopback(listener: socket.socket) -> bool:
+    """Whether only this machine can reach the socket."""
+    return ipaddress.ip_address(listener.getsockname()[0]).is_loopback
+
+
+async def prepare_access(database_url: str, settings: Settings, *, may_be_open: bool) -> None:
+    """Makes the admin token that the settings ask for; refuses to serve others with no access control.
+
+    Raises StartupFailed.
+    """
+    has_jwt = jwt_verifier(settings) is not None
+    async with _database(database_url) as database:
+        if settings.admin_token is not None:
+            await _ensure(database, settings.admin_token)
+        elif settings.admin_token_file is not None and not (await tokens.state(database)).has_tokens:
+            await _ensure(database, _kept_secret(Path(settings.admin_token_file)))
+        has_tokens = (await tokens.state(database)).has_tokens
+    if not (may_be_open or has_jwt or has_tokens):
+        raise StartupFailed(
+            f"everybody who reaches {settings.host} could do everything, for there is no access control:"
+            " make a token (segmentd token create --role admin --name admin), set JWT keys,"
+            " listen on 127.0.0.1, or allow it with --insecure-open"
+        )
+
+
+async def create_token(database_url: str, name: str, role: Role, expires: datetime | timedelta | None) -> str:
+    """Makes a token and returns its secret, which is seen this once. Raises StartupFailed, TokenExists."""
+    async with _database(database_url) as database:
+        if isinstance(expires, timedelta):
+            expires = (await tokens.state(database)).now + expires
+        if expires is not None and expires <= (await tokens.state(database)).now:
+            raise StartupFailed("the token would have expired already: name a time in the future")
+        secret = new_secret()
+        await tokens.create(database, name, role, digest_of(secret), expires, _whoever())
+        return secret
+
+
+async def list_tokens(database_url: str) -> tuple[datetime, Sequence[Token]]:
+    """The database's time, and all tokens that there ever were. Raises StartupFailed."""
+    async with _database(database_url) as database:
+        return (await tokens.state(database)).now, await tokens.list_all(database)
+
+
+async def revoke_token(database_url: str, name: str) -> None:
+    """Ends a token. Raises StartupFailed, TokenNotFound."""
+    async with _database(database_url) as database:
+        await tokens.revoke(database, name, _whoever())
+
+
+async def rotate_signing_key(database_url: str, keep: timedelta) -> None:
+    """Makes a new key for the links of reports; the old ones verify for so long. Raises StartupFailed."""
+    async with _database(database_url) as database:
+        await reports.replace_signing_key(database, keep, _whoever())
+
+
+@asynccontextmanager
+async def _database(url: str) -> AsyncIterator[Database]:
+    try:
+        async with Database(url, pool_size=1) as database:
+            yield database
+    except Unavailable as error:
+        raise StartupFailed(error.detail) from error
+
+
+async def _ensure(database: Database, secret: str) -> None:
+    """A token of this secret: made once; one that was revoked since stays so."""
+    try:
+        await tokens.create(database, ADMIN, Role.ADMIN, digest_of(secret), None, Actor("segmentd"))
+    except TokenExists:
+        if digest_of(secret) not in {token.digest for token in await tokens.in_force(database)}:
+            _log.warning(
+                "the setting admin_token is not in force: it was revoked, or another token is named admin"
+            )
+
+
+def _kept_secret(path: Path) -> str:
+    """The secret in this file, made if need be: it is on the disk before it counts. Raises StartupFailed."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            descriptor = os.open(path.with_suffix(".new"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            with os.fdopen(descriptor, "w", encoding="ascii") as file:
+                file.write(new_secret() + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+            path.with_suffix(".new").rename(path)
+        secret = path.read_text(encoding="ascii", errors="replace").strip()
+    except OSError as error:
+        raise StartupFailed(f"the admin token cannot be kept in {path}: {error.strerror}") from error
+    # An empty file would make a token of an empty secret, which anybody guesses.
+    if len(secret) < _SHORTEST_SECRET or not secret.isascii():
+        raise StartupFailed(f"{path} holds no token: remove it, and the next start makes one")
+    _log.info("the first token, an admin's, is in a file", file=str(path))
+    return secret
+
+
+def _whoever() -> Actor:
+    """Who runs the command, as the audit log shows it."""
+    try:
+        return Actor(f"{getpass.getuser()} on the command line")
+    except (KeyError, OSError):  # no name for this user id, as in a container
+        return Actor(f"uid {os.getuid()} on the command line")
