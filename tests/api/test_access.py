@@ -1,5 +1,6 @@
 """The table of roles holds at every address."""
 
+import re
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -16,6 +17,7 @@ from segmentd.api.http.app import create_app
 from segmentd.auth.authenticator import AccessRules, Authenticator
 from segmentd.config import Settings
 from segmentd.domain.access import Role
+from segmentd.observability.metrics import Metrics
 from segmentd.serve.wiring import service
 from segmentd.storage.database import Database
 from tests.client import Api
@@ -78,12 +80,13 @@ async def door(database: Database, tmp_path: Path) -> AsyncIterator[Door]:
         if caller.role is not None
     }
     await authenticator.look()
-    async with Api(entrance(use_cases, authenticator)) as api:
+    metrics = Metrics()
+    async with Api(entrance(use_cases, authenticator, metrics)) as api:
         api.headers.update(headers["an admin"])
         await api.create("TAKEN", percent=10)
         await api.add(1000, "TAKEN")
         del api.headers["Authorization"]
-        yield Door(create_app(use_cases, authenticator), api, headers)
+        yield Door(create_app(use_cases, authenticator, metrics), api, headers)
 
 
 @pytest.fixture
@@ -147,7 +150,23 @@ async def test_every_operation_is_refused_exactly_to_those_whom_the_table_leaves
 async def test_the_table_names_every_operation_and_no_other(door: Door) -> None:
     served = {operation for operation, _, _ in operations(door.app)}
 
-    assert served | {"erase_user", "metrics"} == set(ROLES)
+    assert served | {"erase_user"} == set(ROLES)
+
+
+async def test_the_page_about_access_is_the_table(door: Door) -> None:
+    served = {
+        (method, route.path_format, ROLES[operation_of(handler)] or "–")
+        for route in door.app.routes
+        if isinstance(route, HTTPRoute)
+        for handler in route.route_handlers
+        for method in handler.http_methods - {"OPTIONS"}
+    } | {("DELETE", "/api/v1/users/{user_id}?erase=true", ROLES["erase_user"])}
+    page = Path(__file__).parents[2] / "docs/access.md"
+    row = re.compile(r"\| `([A-Z]+) (\S+)` \| `?([a-z–]+)`? \|")
+    rows = [match.groups() for line in page.read_text("utf-8").splitlines() if (match := row.fullmatch(line))]
+
+    assert {*rows} == served
+    assert len(rows) == len(served)
 
 
 async def test_each_role_may_do_what_the_ones_before_it_may() -> None:

@@ -3,6 +3,7 @@ import re
 import jsonschema_rs
 import pytest
 
+from segmentd import __version__
 from segmentd.config import Settings
 from segmentd.serve.wiring import service
 from segmentd.storage.database import Database
@@ -151,7 +152,24 @@ async def test_the_documentation_may_load_nothing_from_elsewhere(api: Api) -> No
     assert "default-src 'none'" in policy
     assert "http" not in policy
     assert "*" not in policy
+    assert "frame-ancestors 'none'" in policy
     assert '"/openapi.json"' in (await api.get("/docs/start.js")).text
+
+
+async def test_the_documentation_is_not_to_be_taken_for_anything_else(api: Api) -> None:
+    headers = (await api.get("/docs")).headers
+
+    assert headers["X-Content-Type-Options"] == "nosniff"
+    assert headers["Referrer-Policy"] == "no-referrer"
+
+
+@pytest.mark.parametrize("path", ["/docs", "/openapi.json", "/livez", "segments", "segments/no", "/docs/no"])
+async def test_nothing_but_the_metrics_tells_the_version(api: Api, path: str) -> None:
+    answer = await api.get(path)
+
+    told = answer.text + str(answer.headers)
+    assert __version__ not in told.replace("3.1.0", "")  # OpenAPI's own
+    assert "server" not in answer.headers
 
 
 @pytest.mark.parametrize(

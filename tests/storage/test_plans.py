@@ -76,7 +76,7 @@ def filled_database(server_url: str, template: str) -> Iterator[str]:
     with new_database(server_url, template) as url:
         with psycopg.ClientCursor(psycopg.connect(url, autocommit=True)) as cursor:
             cursor.execute(FILL, {"users": USERS, "months": MONTHS})
-            # FREEZE waits for pages that autovacuum holds: passed over, they would make index-only scans dear.
+            # FREEZE waits for pages that autovacuum holds; passed over, they make index-only scans dear.
             cursor.execute("VACUUM (FREEZE, ANALYZE)")
             cursor.connection.close()
         yield url

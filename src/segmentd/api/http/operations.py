@@ -11,13 +11,16 @@ from litestar.openapi.spec import Components, SecurityScheme
 from litestar.params import FromPath
 from msgspec import Struct
 
-from segmentd import __version__
 from segmentd.api.http.documented import BEARER
+from segmentd.api.http.problem_documents import SECURITY_HEADERS
 from segmentd.api.http.types import UseCases
+
+API_VERSION: Final = "1"
+"""Of /api/v1; which segmentd serves it is nobody's business but that of /metrics."""
 
 DOCS_CSP: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
-    "connect-src 'self'"
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 
 # The assets of Swagger UI come with the package swagger-ui-py, so the page works without the internet.
@@ -53,7 +56,7 @@ class _DocumentAlone(JsonRenderPlugin):
 
 OPENAPI: Final = OpenAPIConfig(
     title="segmentd",
-    version=__version__,
+    version=API_VERSION,
     description="Which segments is each user in, since when, and why.",
     components=Components(
         security_schemes={
@@ -89,7 +92,7 @@ async def readyz(service: UseCases) -> Status:
 @get("/docs", media_type=MediaType.HTML, include_in_schema=False)
 async def docs() -> Response[str]:
     """The API's documentation as a page."""
-    return Response(_DOCS_PAGE, headers={"Content-Security-Policy": DOCS_CSP})
+    return Response(_DOCS_PAGE, headers={**SECURITY_HEADERS, "Content-Security-Policy": DOCS_CSP})
 
 
 @get("/docs/{name:str}", include_in_schema=False)
