@@ -1,6 +1,7 @@
 """The living segments as answers need them: ranked by slug, with their rollouts ready to be computed."""
 
 from collections.abc import Sequence
+from typing import cast
 
 import msgspec
 import numpy as np
@@ -66,17 +67,20 @@ class Catalog:
         rank_of = self._rank_of.get
         if not words or max(words) < HAS_TERM:
             # Most users: pins for good, and nothing else.
-            return sorted({*covered, *(rank for rank in map(rank_of, words) if rank is not None)})
+            return _ascending({*covered, *map(rank_of, words)})
         ends = ends_of(state, len(words))
-        ranks = set(covered)
+        ranks: set[int | None] = set(covered)
         for word in words:
-            if word & HAS_TERM and next(ends) <= now:
-                continue
-            rank = rank_of(word & SEGMENT_BITS)
-            if rank is None:
-                continue
-            if word & EXCLUDED:
-                ranks.discard(rank)
-            else:
-                ranks.add(rank)
-        return sorted(ranks)
+            if word < HAS_TERM:
+                ranks.add(rank_of(word))
+            elif word & EXCLUDED:
+                ranks.discard(rank_of(word & SEGMENT_BITS))
+            elif next(ends) > now:
+                ranks.add(rank_of(word & SEGMENT_BITS))
+        return _ascending(ranks)
+
+
+def _ascending(ranks: set[int | None]) -> list[int]:
+    """In order; None, the rank of segments that live no more, is none."""
+    ranks.discard(None)
+    return sorted(cast("set[int]", ranks))

@@ -23,6 +23,7 @@ PLAIN: Final = re.compile(
     rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[^\r\n\0]*\r\n)*\r\n"
 )
 
+_NAMES: Final = (b"authorization", HEADER, b"origin")
 _NOTHING: Final[Mapping[bytes, bytes]] = {}
 
 
@@ -34,12 +35,13 @@ class HotProtocol(LimitedProtocol):
     noted: ClassVar[re.Pattern[bytes]]
     """The headers, and their values, that the hot path has to know about."""
 
+    _headers: Sequence[tuple[bytes, bytes]] | None = None
+    _head = b""
+
     @classmethod
     def answering_by(cls, hot_path: HotPath, unusual: Collection[str] = ()) -> type["HotProtocol"]:
         """The protocol of a server whose hot reads `hot_path` answers, but those with an unusual header."""
-        names = b"|".join(
-            [b"authorization", HEADER, b"origin", *(re.escape(name).encode() for name in unusual)]
-        )
+        names = b"|".join([*_NAMES, *(re.escape(name).encode() for name in unusual)])
         return type(
             cls.__name__,
             (cls,),
@@ -79,11 +81,14 @@ class HotProtocol(LimitedProtocol):
         return self._parsing or self.flow.write_paused or (cycle is not None and not cycle.response_complete)
 
     def _answer(self, body: bytes, age: int, request_id: bytes) -> None:
-        head = b"".join([b"%b: %b\r\n" % header for header in self.server_state.default_headers])
+        headers = self.server_state.default_headers
+        if headers is not self._headers:  # uvicorn makes them anew once a second, with the date
+            self._headers = headers
+            self._head = b"".join([b"%b: %b\r\n" % header for header in headers])
         self.transport.write(
             b"HTTP/1.1 200 OK\r\n%bx-request-id: %b\r\n"
             b"age: %d\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b"
-            % (head, request_id, age, len(body), body)
+            % (self._head, request_id, age, len(body), body)
         )
         self.server_state.total_requests += 1
         self._answered_at = self.loop.time()
