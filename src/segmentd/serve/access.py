@@ -55,9 +55,10 @@ async def prepare_access(database_url: str, settings: Settings, *, may_be_open: 
 async def create_token(database_url: str, name: str, role: Role, expires: datetime | timedelta | None) -> str:
     """Makes a token and returns its secret, which is seen this once. Raises StartupFailed, TokenExists."""
     async with _database(database_url) as database:
+        now = (await tokens.state(database)).now
         if isinstance(expires, timedelta):
-            expires = (await tokens.state(database)).now + expires
-        if expires is not None and expires <= (await tokens.state(database)).now:
+            expires = now + expires
+        if expires is not None and expires <= now:
             raise StartupFailed("the token would have expired already: name a time in the future")
         secret = new_secret()
         await tokens.create(database, name, role, digest_of(secret), expires, _whoever())
