@@ -31,9 +31,9 @@ class Counting(HotPath):
 
     asked = 0
 
-    def user(self, text: str, authorization: bytes | None) -> tuple[bytes, int] | None:
+    def user(self, user_id: int, authorization: bytes | None) -> tuple[bytes, int] | None:
         self.asked += 1
-        return super().user(text, authorization)
+        return super().user(user_id, authorization)
 
 
 class Line:

@@ -1,11 +1,16 @@
 """Which of many rollouts cover a user: the hot computation, over all rollouts at once."""
 
 from collections.abc import Sequence
+from typing import Final
 
+import numexpr
 import numpy as np
+from numexpr.expressions import VariableNode
 from numpy.typing import NDArray
 
-from segmentd.domain.bucketing import Salted, fold
+from segmentd.domain.bucketing import Salted, Word, finish, fold
+
+_SIGN: Final = 1 << 31
 
 
 class Rollouts:
@@ -15,11 +20,14 @@ class Rollouts:
         self._salted = Salted(np.array(salts, dtype=np.int64))
         # A threshold of 2^32 does not fit into 32 bits; the last bucket that is inside does.
         self._last_inside = np.array([threshold - 1 for threshold in thresholds], dtype=np.uint32)
+        self._prepared = tuple(
+            each.view(np.int32) for each in (*self._salted.parts, self._last_inside ^ np.uint32(_SIGN))
+        )
 
-    def covering(self, user_id: int) -> NDArray[np.intp]:
-        """The positions of the rollouts that cover the user, ascending."""
-        buckets = self._salted.buckets_of(fold_one(user_id))
-        return (buckets <= self._last_inside).nonzero()[0]
+    def covering(self, user_id: int) -> NDArray[np.bool_]:
+        """For one positive user id: whether it is covered by each rollout, of the shape (n,)."""
+        covered: NDArray[np.bool_] = _COVERS(*self._prepared, fold_one(user_id))
+        return covered
 
     def covering_many(self, user_ids: NDArray[np.int64]) -> NDArray[np.bool_]:
         """For user ids of the shape (m,): whether each is covered by each rollout, of the shape (m, n)."""
@@ -28,5 +36,26 @@ class Rollouts:
 
 
 def fold_one(user_id: int) -> int:
-    """The 32 bits of one positive id that the hash looks at."""
-    return (user_id ^ (user_id >> 32)) & 0xFFFFFFFF
+    """The 32 bits of one positive id that the hash looks at, as a number with a sign."""
+    return (((user_id ^ (user_id >> 32)) & 0xFFFFFFFF) ^ _SIGN) - _SIGN
+
+
+def _compiled() -> numexpr.NumExpr:
+    """`finish` and the comparison for one user in one call: each call of NumPy costs more than it computes.
+
+    numexpr has no words without a sign. Sums and products are the same bits; the order is, too, once the
+    highest bit is turned round.
+    """
+
+    def rotate(word: Word, bits: int) -> Word:
+        return (word << bits) | ((word >> (32 - bits)) & ((1 << bits) - 1))
+
+    names = ("a", "b", "c", "rotated_c", "last_inside", "folded")
+    *parts, last_inside, folded = (VariableNode(name, "int") for name in names)
+    covered = (finish(folded, tuple(parts), rotate) ^ -_SIGN) <= last_inside
+    return numexpr.NumExpr(covered, [(name, np.int32) for name in names])
+
+
+# So few words are not worth a second thread.
+numexpr.set_num_threads(1)
+_COVERS: Final = _compiled()

@@ -53,6 +53,7 @@ class Store:
         self._users = self._env.open_db(b"users")
         self._facts = self._env.open_db(b"facts")
         self._catalog = Catalog(CatalogState(-1, []))
+        self._catalog_version = b""
 
     @classmethod
     def checked(cls, path: Path) -> Self:
@@ -171,10 +172,11 @@ class Store:
         _write_note(self.path, _SYNCED)
 
     def _current_catalog(self, transaction: lmdb.Transaction) -> Catalog:
-        version = transaction.get(b"catalog version", db=self._facts)
-        if version is not None and _KEY.unpack(version)[0] != self._catalog.version:
+        version = transaction.get(b"catalog version", self._catalog_version, self._facts)
+        if version != self._catalog_version:
             encoded = transaction.get(b"catalog", b"", self._facts)
             self._catalog = Catalog(msgspec.msgpack.decode(encoded, type=CatalogState))
+            self._catalog_version = bytes(version)
         return self._catalog
 
     def _check(self) -> None:

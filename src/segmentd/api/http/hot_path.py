@@ -5,6 +5,7 @@ it. Whatever is unusual falls through to the framework's handlers (api/http/memb
 same bytes for the plain case.
 """
 
+import re
 import time
 from collections.abc import Collection, Iterable, Mapping
 from typing import Final
@@ -28,7 +29,9 @@ AFTER_ID: Final = "/segments"
 LOOKUP: Final = "/api/v1/lookup"
 USER_SEGMENTS: Final = f"{BEFORE_ID}{{user_id}}{AFTER_ID}"
 
-_LONGEST_ID: Final = len(str(INT64_MAX))
+# Everything else about ids is for the framework to judge.
+PLAIN_ID: Final = r"[1-9][0-9]{0,18}"
+_PLAIN_ID: Final = re.compile(PLAIN_ID)
 # A thousand ids take 21,000 bytes; what is larger is full of blanks, or too large.
 _LONGEST_LOOKUP: Final = 2**16
 
@@ -78,33 +81,25 @@ class HotPath:
                 noted[name] = value
         return noted
 
-    def user(self, text: str, authorization: bytes | None) -> tuple[bytes, int] | None:
-        """The body and its age for the id in a path; None: it is for the framework to answer."""
-        # Digits, no leading zero: everything else about ids is for the framework to judge.
-        if not (text.isascii() and text.isdecimal() and text[0] != "0" and len(text) <= _LONGEST_ID):
-            return None
-        user_id = int(text)
+    def user(self, user_id: int, authorization: bytes | None) -> tuple[bytes, int] | None:
+        """The body for a positive id, and its age; None: it is for the framework to answer."""
         age = self._replica.age()
-        if age is None or user_id > INT64_MAX or not self._admits(authorization):
+        if age is None or user_id > INT64_MAX:
             return None
         try:
+            # Every role may read, so anybody known is admitted; a refusal is the framework's to tell.
+            self._authenticator.admit(authorization)
             slugs = self._replica.segments(user_id)
-        except Unusable:
+        except (SegmentdError, Unusable):
             return None
         return b'{"user_id":%d,"segments":[%b]}' % (user_id, b",".join(slugs)), age
-
-    def _admits(self, authorization: bytes | None) -> bool:
-        """Every role may read, so anybody known is admitted; a refusal is the framework's to tell."""
-        try:
-            self._authenticator.admit(authorization)
-        except SegmentdError:
-            return False
-        return True
 
     async def _read(self, scope: HTTPScope, receive: Receive, send: Send, text: str) -> None:
         begun = time.perf_counter_ns()
         plain = self.noted(scope["headers"])
-        answer = None if plain is None else self.user(text, plain.get(b"authorization"))
+        answer = None
+        if plain is not None and _PLAIN_ID.fullmatch(text):
+            answer = self.user(int(text), plain.get(b"authorization"))
         if plain is None or answer is None:
             await self._app(scope, receive, send)
             return
@@ -147,12 +142,11 @@ class HotPath:
         body = message["body"]
         if age is None or message["more_body"] or len(body) > _LONGEST_LOOKUP:
             return None
-        if not self._admits(authorization):
-            return None
         try:
             user_ids = self._lookups.decode(body).user_ids
+            self._authenticator.admit(authorization)
             found = self._replica.segments_of_many(user_ids)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, Unusable):
+        except (SegmentdError, msgspec.DecodeError, UnicodeDecodeError, RecursionError, Unusable):
             return None
         users = (
             b'{"user_id":%d,"segments":[%b]}' % (user_id, b",".join(slugs))

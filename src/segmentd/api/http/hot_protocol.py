@@ -12,15 +12,15 @@ from typing import ClassVar, Final
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from segmentd.api.http.connection import LimitedProtocol
-from segmentd.api.http.hot_path import HotPath
+from segmentd.api.http.hot_path import AFTER_ID, BEFORE_ID, PLAIN_ID, HotPath
 from segmentd.api.http.request_ids import HEADER
 
 # Headers about the connection, the body or an expectation are for the parser to judge; others do not matter.
 PLAIN: Final = re.compile(
-    rb"GET /api/v1/users/([1-9][0-9]{0,18})/segments HTTP/1\.1\r\n"
+    rb"GET " + f"{BEFORE_ID}({PLAIN_ID}){AFTER_ID}".encode() + rb" HTTP/1\.1\r\n"
     rb"(?:(?i:connection:[ \t]*keep-alive)\r\n"
     rb"|(?!(?i:connection|content-length|transfer-encoding|upgrade|expect)[ \t]*:)"
-    rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[^\r\n\0]*\r\n)*\r\n"
+    rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++:[^\r\n\0]*+\r\n)*+\r\n"
 )
 
 _NAMES: Final = (b"authorization", HEADER, b"origin")
@@ -61,7 +61,7 @@ class HotProtocol(LimitedProtocol):
             headers = self.noted.findall(data)
             noted = self._plain(headers) if headers else _NOTHING
             if noted is not None:
-                answer = hot_path.user(plain[1].decode(), noted.get(b"authorization"))
+                answer = hot_path.user(int(plain[1]), noted.get(b"authorization"))
                 if answer is not None:
                     self._answer(*answer, hot_path.ids.id(noted.get(HEADER)))
                     if hot_path.reads is not None:
