@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+import psycopg
 import pytest
 
 from segmentd.domain.errors import Unavailable
@@ -20,6 +21,10 @@ from tests.storage.relay import Relay, relay_to
 
 # Far more than the service itself allows a request; who waits longer hangs.
 HANGS_AFTER_S = 30
+WAITS_FOR_SEVEN = """
+    SELECT FROM pg_locks JOIN pg_database ON oid = database
+    WHERE datname = current_database() AND locktype = 'advisory' AND objid = 7 AND NOT granted
+"""
 QUESTIONS = ["segments", "segments/A", "users", "users/1/history", "users/1/segments/A", "/readyz"]
 
 
@@ -167,6 +172,30 @@ async def test_figures_are_not_waited_for_on_a_database_that_has_fallen_silent(o
         assert not other.done()
         outage.relay.flowing.set()
         await asyncio.wait([other])
+
+
+async def test_an_answer_of_a_slow_database_ends_the_time_in_which_it_is_taken_to_be_away(
+    database_url: str,
+) -> None:
+    async with (
+        await psycopg.AsyncConnection.connect(database_url, autocommit=True) as blocking,
+        Database(database_url, pool_size=1) as database,
+    ):
+        await blocking.execute("SELECT pg_advisory_lock(7)")
+        slow = asyncio.create_task(database.execute("SELECT pg_advisory_lock(7)"))
+        async with asyncio.timeout(HANGS_AFTER_S):
+            while not (await blocking.execute(WAITS_FOR_SEVEN)).rowcount:
+                await blocking.execute("SELECT pg_sleep(0.01)")
+        # Waits for the one connection in vain; who comes after that is told at once.
+        for _ in range(2):
+            with pytest.raises(Unavailable):
+                await database.execute("SELECT")
+        assert not slow.done()
+
+        await blocking.execute("SELECT pg_advisory_unlock(7)")
+        await slow
+
+        assert await database.execute("SELECT 1") == 1
 
 
 async def test_connections_that_an_operator_ends_are_replaced(database_url: str, tmp_path: Path) -> None:

@@ -29,6 +29,11 @@ BATCH_USERS: Final = 500
 REBUILD_SHARE: Final = 0.3
 SMALLEST_REBUILD: Final = 50_000
 
+# A follower that is woken all the time rests three times as long as its rounds take, for they take from the
+# writes; and never for longer than this.
+REST_ROUNDS: Final = 3
+LONGEST_REST_SECONDS: Final = 0.05
+
 PROGRESS_EVERY: Final = 1_000_000
 
 _USELESS: Final = (Unusable, lmdb.CorruptedError, lmdb.InvalidError, lmdb.PageNotFoundError, lmdb.PanicError)
@@ -53,6 +58,7 @@ class Follower:
         """Goes on until `stop`; a round is due when woken, and at least every `round_seconds`."""
         while not stop.is_set():
             wake.clear()
+            begun = time.monotonic()
             try:
                 await self.round()
             except (Unavailable, Unusable, psycopg.Error, lmdb.Error, OSError) as error:
@@ -60,6 +66,7 @@ class Follower:
                 _log.warning("round failed, the copy ages", error=str(error))
             else:
                 self._metrics.round_done()
+            await asyncio.sleep(min(REST_ROUNDS * (time.monotonic() - begun), LONGEST_REST_SECONDS))
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(wake.wait(), round_seconds)
 

@@ -34,7 +34,8 @@ _OUT_OF_REACH: Final = (
 )
 _ATTEMPTS: Final = 4
 _LONGEST_WAIT_S: Final = 3.0
-# After a wait in vain, who comes in this time is told at once: under load the waiting would pile up.
+# After a wait in vain in which the database answered nothing, who comes in this time, and before the next
+# answer, is told at once: under load the waiting would pile up.
 _AWAY_S: Final = 1.0
 
 # JIT costs more than these short statements. A request is over long before its statement may be.
@@ -87,6 +88,7 @@ class Database:
         self._checking: asyncio.Task[None] | None = None
         self._given_up: set[asyncio.Task[object]] = set()
         self._away_until = 0.0
+        self._answered_at = 0.0
 
     async def __aenter__(self) -> Self:
         await self._pool.open()
@@ -171,10 +173,11 @@ class Database:
         try:
             async with self._pool.connection() as connection:
                 yield connection
+            self._answered_at, self._away_until = loop.time(), 0.0
         except _UNDONE:
             raise
         except _OUT_OF_REACH as error:
-            if isinstance(error, PoolTimeout):
+            if isinstance(error, PoolTimeout) and loop.time() - self._answered_at >= _LONGEST_WAIT_S:
                 self._away_until = loop.time() + _AWAY_S
             _log.warning(
                 "database out of reach",
