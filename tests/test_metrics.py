@@ -24,6 +24,7 @@ OPENMETRICS: Final = "application/openmetrics-text; version=1.0.0"
 
 
 def scraped(metrics: Metrics) -> Scrape:
+    metrics.settle()
     return Scrape(metrics.page([], "").content.decode())
 
 
@@ -117,6 +118,7 @@ for _ in range(int(sys.argv[1])):
     metrics.answered("GET", "/api/v1/users/{user_id}/segments", 200, 0.002)
     metrics.refused(Refusal.TIMEOUT)
     metrics.pool(busy=1, idle=2, waiting=3)
+metrics.settle()
 sys.stdout.buffer.write(metrics.page([], "").content)
 """
 
@@ -157,8 +159,9 @@ def test_a_process_that_gets_the_id_of_one_that_has_ended_goes_on_where_that_one
     tmp_path: Path,
 ) -> None:
     for _ in range(2):
-        reads, _ = Tallies(2, tmp_path).own
-        reads.add(1_000)
+        tallies = Tallies(2, tmp_path)
+        tallies.own[0].add(1_000)
+        tallies.settle()
 
     [counted, none] = Tallies(2, tmp_path).counted()
 

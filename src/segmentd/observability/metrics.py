@@ -66,7 +66,7 @@ class Metrics:
             self._requests.labels(**labels)
         self._tallies = Tallies(2, folder)
         self.hot_reads, self.hot_lookups = self._tallies.own
-        """Of the hot calls that are answered on the spot: `answered` takes ten times as long as a tally."""
+        """Of the hot calls that are answered on the spot; `answered` takes ten times as long."""
         self.requests_in_progress = gauge("http_requests_in_progress", "Requests that are worked on.")
         self._refused = _each(
             counter("http_refused", "Requests that were turned away.", ["reason"]), map(str, Refusal)
@@ -103,6 +103,10 @@ class Metrics:
         # Whatever a client may choose must not make new series.
         known = method if method in _METHODS else OTHER_METHOD
         self._requests.labels(known, route or NO_ROUTE, status).observe(seconds)
+
+    def settle(self) -> None:
+        """Adds up the hot calls that were noted since the last time. In the thread that notes them."""
+        self._tallies.settle()
 
     def refused(self, reason: Refusal) -> None:
         """A request was turned away."""
@@ -154,7 +158,10 @@ class Metrics:
     # The page
 
     def page(self, others: Iterable[Metric], accept: str) -> Page:
-        """All that was counted, and others, in the format that the header `Accept` asks for. Reads files."""
+        """All that was counted, and others, in the format that the header `Accept` asks for. Reads files.
+
+        Of the hot calls, those that are settled.
+        """
         counted = self._registry.collect() if self._folder is None else added_up(self._folder)
         families = {family.name: family for family in (*counted, *others, _build())}
         for labels, tally in zip((_HOT_READ, _HOT_LOOKUP), self._tallies.counted(), strict=True):

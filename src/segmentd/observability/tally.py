@@ -1,16 +1,18 @@
-"""Tallies: durations of the hot calls, counted in shared memory at a fifth of a microsecond each.
+"""Tallies: durations of the hot calls, noted in a list and added up in shared memory some times a second.
 
 Each process has one file of tallies and is the only one that writes it. A scrape adds up the files of all
-processes of the node, of those that have ended, too: what was counted once does not go away.
+processes of the node, of those that have ended, too: what was added up once does not go away.
 """
 
 import mmap
 import os
 from array import array
-from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 BUCKETS_S: Final = (
     *(0.00001, 0.000025, 0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005),
@@ -18,7 +20,7 @@ BUCKETS_S: Final = (
 )
 """The upper bounds of the buckets of every latency of requests, in seconds, inclusive."""
 
-_BOUNDS_NS: Final = tuple(round(bound * 1_000_000_000) for bound in BUCKETS_S)
+_BOUNDS_NS: Final = np.array([round(bound * 1_000_000_000) for bound in BUCKETS_S])
 # A word for each bucket and one for what is above all bounds, then the sum.
 _SUM: Final = len(_BOUNDS_NS) + 1
 _WORDS: Final = _SUM + 1
@@ -28,14 +30,18 @@ _WORD_BYTES: Final = 8
 class Tally:
     """Counts durations by bucket. Each word is written whole, so that no reader sees half of one."""
 
-    def __init__(self, words: memoryview) -> None:
+    def __init__(self, words: NDArray[np.int64]) -> None:
         self._words = words
+        self._noted: list[int] = []
+        self.add: Callable[[int], None] = self._noted.append
+        """Notes one duration, in nanoseconds."""
 
-    def add(self, nanoseconds: int) -> None:
-        """Counts one duration."""
-        words = self._words
-        words[bisect_left(_BOUNDS_NS, nanoseconds)] += 1
-        words[_SUM] += nanoseconds
+    def settle(self) -> None:
+        """Adds up what was noted. In the thread that notes."""
+        durations = np.array(self._noted, dtype=np.int64)
+        self._noted.clear()
+        self._words[:_SUM] += np.bincount(_BOUNDS_NS.searchsorted(durations), minlength=_SUM)
+        self._words[_SUM] += durations.sum()
 
 
 class Counted(NamedTuple):
@@ -60,11 +66,16 @@ class Tallies:
         self._memory = (
             mmap.mmap(-1, size) if folder is None else _mapped(folder / f"tallies_{os.getpid()}", size)
         )
-        words = memoryview(self._memory).cast("q")
+        words = np.frombuffer(self._memory, dtype=np.int64)
         self.own = [Tally(words[begin : begin + _WORDS]) for begin in range(0, count * _WORDS, _WORDS)]
 
+    def settle(self) -> None:
+        """Adds up what this process has noted. In the thread that notes."""
+        for tally in self.own:
+            tally.settle()
+
     def counted(self) -> list[Counted]:
-        """What was added to each tally, in any process."""
+        """What was added up in each tally, by any process."""
         totals = [0] * (len(self.own) * _WORDS)
         for words in self._pages():
             for place, word in enumerate(words):

@@ -27,7 +27,7 @@ from segmentd.service import Node, ReportDesk, Service
 from segmentd.storage.database import Database
 
 # How often a process tells what its pool of connections does.
-LOOK_AT_POOL_EVERY_S: Final = 1.0
+MEASURE_EVERY_S: Final = 0.25
 
 
 def service(
@@ -123,22 +123,24 @@ def traced() -> Iterator[Tracing | None]:
 
 @asynccontextmanager
 async def watched(database: Database, metrics: Metrics | None) -> AsyncIterator[None]:
-    """Measures the pool of connections as long as the context lives, where something is measured."""
+    """Measures the pool and adds up hot calls as long as the context lives, where something is measured."""
     if metrics is None:
         yield
         return
-    watching = asyncio.create_task(_watch(database, metrics), name="watch the pool")
+    watching = asyncio.create_task(_watch(database, metrics), name="measure")
     try:
         yield
     finally:
         watching.cancel()
         await asyncio.wait([watching])
+        metrics.settle()
 
 
 async def _watch(database: Database, metrics: Metrics) -> None:
     while True:
         metrics.pool(**database.load()._asdict())
-        await asyncio.sleep(LOOK_AT_POOL_EVERY_S)
+        metrics.settle()
+        await asyncio.sleep(MEASURE_EVERY_S)
 
 
 def measured(folder: str | None) -> Metrics | None:

@@ -28,6 +28,7 @@ async def metrics(request: AnyRequest, service: UseCases, meters: Meters) -> Res
         *([] if database is None else _of_database(database)),
         *([] if copy is None else _of_copy(copy)),
     ]
+    meters.settle()
     # Hot reads go on while the files of all processes are added up.
     page = await asyncio.to_thread(meters.page, others, request.headers.get("Accept", ""))
     return Response(page.content, headers={"Content-Type": page.content_type})
