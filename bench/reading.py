@@ -133,7 +133,8 @@ def metrics_cost(lab: Lab) -> Iterator[Figure]:
                 put_load(url, requests, _WARM_UP_SECONDS, lab.next_seed())
             # Each goes first as often as the other, for a machine grows warm.
             found: dict[str, list[float]] = {name: [] for name in urls}
-            for name in ("with", "without", "without", "with") * 2:
+            turns = max(1, int(lab.plan.seconds / (2 * _SLICE_SECONDS)))
+            for name in ("with", "without", "without", "with") * turns:
                 lab.say(f"metrics-cost: {name}, round {number + 1}")
                 load = put_load(urls[name], requests, _SLICE_SECONDS, lab.next_seed())
                 found[name].append(load.rate)

@@ -43,7 +43,7 @@ def fold_one(user_id: int) -> int:
 def _compiled() -> numexpr.NumExpr:
     """`finish` and the comparison for one user in one call: each call of NumPy costs more than it computes.
 
-    numexpr has no words without a sign. Sums and products are the same bits; the order is, too, once the
+    numexpr has no words without a sign. Sums and differences are the same bits; the order is, too, once the
     highest bit is turned round.
     """
 
