@@ -40,16 +40,20 @@ class Plan(NamedTuple):
     """Whose way to another node is timed, in each round."""
     requests: int
     """Between the two looks at the memory of the HTTP workers."""
+    pairs: int
+    """Of nodes with and without metrics, each made anew and compared."""
 
     @classmethod
     def usual(cls, size: int, rounds: int) -> "Plan":
         """Ten minutes on two cores for a million users."""
-        return cls(size, rounds, 5.0, min(100_000, size), min(5_000_000, 5 * size), 200, 1_000_000)
+        return cls(
+            size, rounds, 5.0, min(100_000, size), min(5_000_000, 5 * size), 200, 1_000_000, 2 * rounds
+        )
 
     @classmethod
     def quick(cls, size: int, rounds: int) -> "Plan":
         """Two minutes: to see that everything works, not to judge by."""
-        return cls(size, rounds, 2.0, max(1, size // 10), 2 * size, 50, 50_000)
+        return cls(size, rounds, 2.0, max(1, size // 10), 2 * size, 50, 50_000, 1)
 
 
 class Lab:
