@@ -1,6 +1,7 @@
 """The fixtures that all tests may use."""
 
 import os
+import signal
 from collections.abc import AsyncIterator, Iterator
 from functools import partial
 from pathlib import Path
@@ -14,6 +15,10 @@ from tests.client import Api
 from tests.clock import Clock
 from tests.door import open_door
 from tests.postgres import migrated_template, new_database, quick_server, shared_by_workers
+
+# A shell starts what runs in its background with Ctrl-C ignored, and so would be all that the tests start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
