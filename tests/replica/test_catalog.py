@@ -34,17 +34,17 @@ def test_users_are_in_the_same_segments_alone_and_among_many() -> None:
     user_ids = [chance.randint(1, 2**63 - 1) for _ in range(2 * CHUNK_USERS + 3)]
     states = [made_up_state(chance) for _ in user_ids]
 
-    alone = [catalog.ranks(*user, NOW) for user in zip(user_ids, states, strict=True)]
+    alone = [catalog.segments(*user, NOW) for user in zip(user_ids, states, strict=True)]
 
-    assert catalog.ranks_of_many(user_ids, states, NOW) == alone
+    assert catalog.segments_of_many(user_ids, states, NOW) == alone
     assert len({*map(tuple, alone)}) > CHUNK_USERS
-    assert {rank for ranks in alone for rank in ranks} == {rank for rank, _ in enumerate(LIVING)}
+    assert {slug for slugs in alone for slug in slugs} == {b'"s-%d"' % n for n in LIVING}
 
 
 def test_nobody_is_in_anything_where_there_are_no_segments() -> None:
     catalog = Catalog(CatalogState(1, []))
     state = struct.pack(">Q2I", (1 << 20) + 2, 5, 6 + EXCLUDED)
 
-    assert catalog.ranks(1, state, NOW) == []
-    assert catalog.ranks_of_many([1, 2], [state, None], NOW) == [[], []]
-    assert catalog.ranks_of_many([], [], NOW) == []
+    assert catalog.segments(1, state, NOW) == []
+    assert catalog.segments_of_many([1, 2], [state, None], NOW) == [[], []]
+    assert catalog.segments_of_many([], [], NOW) == []

@@ -39,8 +39,8 @@ class Catalog:
 
     def __init__(self, state: CatalogState) -> None:
         ranked = sorted(state.segments, key=lambda segment: segment.slug.encode())
-        # Slugs hold nothing that JSON has to escape.
-        self.slugs = [f'"{segment.slug}"'.encode() for segment in ranked]
+        # As JSON strings: slugs hold nothing that JSON has to escape.
+        self._slugs = np.array([f'"{segment.slug}"'.encode() for segment in ranked], dtype=np.object_)
         self._rank_of = {segment.id: rank for rank, segment in enumerate(ranked)}
         rolled_out = [(rank, s.salt, s.threshold) for rank, s in enumerate(ranked) if s.threshold]
         self._rollout_ranks = np.array([rank for rank, _, _ in rolled_out], dtype=np.intp)
@@ -53,39 +53,39 @@ class Catalog:
         """Whether every segment of a state is among these."""
         return all(word & SEGMENT_BITS in self._rank_of for word in words_of(state))
 
-    def ranks(self, user_id: int, state: bytes | None, now: int) -> list[int]:
-        """The ranks of the segments that the user is in at `now` (microseconds since 1970), ascending."""
+    def segments(self, user_id: int, state: bytes | None, now: int) -> list[bytes]:
+        """The slugs, as JSON strings, that the user is in at `now` (microseconds since 1970), ascending."""
         row = self._row
         row[:] = False
         row[self._rollout_ranks] = self._rollouts.covering(user_id)
         if state is not None:
             self._override(self._cells, 0, state, now)
-        ranks: list[int] = row.nonzero()[0].tolist()
-        return ranks
+        slugs: list[bytes] = self._slugs[row.nonzero()[0]].tolist()
+        return slugs
 
-    def ranks_of_many(
+    def segments_of_many(
         self, user_ids: Sequence[int], states: Sequence[bytes | None], now: int
-    ) -> list[list[int]]:
-        """`ranks` for many users, in their order."""
-        found: list[list[int]] = []
+    ) -> list[list[bytes]]:
+        """`segments` for many users, in their order."""
+        found: list[list[bytes]] = []
         for begin in range(0, len(user_ids), CHUNK_USERS):
             chunk = slice(begin, begin + CHUNK_USERS)
-            found += self._ranks_of_chunk(user_ids[chunk], states[chunk], now)
+            found += self._segments_of_chunk(user_ids[chunk], states[chunk], now)
         return found
 
-    def _ranks_of_chunk(
+    def _segments_of_chunk(
         self, user_ids: Sequence[int], states: Sequence[bytes | None], now: int
-    ) -> Iterator[list[int]]:
+    ) -> Iterator[list[bytes]]:
         cells = bytearray(len(user_ids) * self._width)
         table = np.frombuffer(cells, dtype=np.bool_).reshape(-1, self._width)
         table[:, self._rollout_ranks] = self._rollouts.covering_many(np.array(user_ids, dtype=np.int64))
         for row, state in enumerate(states):
             if state is not None:
                 self._override(cells, row * self._width, state, now)
-        rows, columns = table.nonzero()
-        ranks = columns.tolist()
+        rows, ranks = table.nonzero()
+        slugs = self._slugs[ranks].tolist()
         bounds = np.searchsorted(rows, np.arange(len(user_ids) + 1)).tolist()
-        return (ranks[begin:end] for begin, end in pairwise(bounds))
+        return (slugs[begin:end] for begin, end in pairwise(bounds))
 
     def _override(self, cells: bytearray, first: int, state: bytes, now: int) -> None:
         """An override that holds decides, whatever the rollout says; the row begins at the cell `first`."""

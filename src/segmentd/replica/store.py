@@ -97,16 +97,14 @@ class Store:
         with self._env.begin(self._users) as transaction:
             catalog = self._current_catalog(transaction)
             state = transaction.get(_KEY.pack(user_id))
-        slugs = catalog.slugs
-        return [slugs[rank] for rank in catalog.ranks(user_id, state, now)]
+        return catalog.segments(user_id, state, now)
 
     def segments_of_many(self, user_ids: Sequence[int], now: int) -> list[list[bytes]]:
         """`segments` for many users, all of one state of the copy."""
         with self._env.begin(self._users) as transaction:
             catalog = self._current_catalog(transaction)
             states = [transaction.get(_KEY.pack(user_id)) for user_id in user_ids]
-        slugs = catalog.slugs
-        return [[slugs[rank] for rank in ranks] for ranks in catalog.ranks_of_many(user_ids, states, now)]
+        return catalog.segments_of_many(user_ids, states, now)
 
     def fact(self, name: bytes) -> bytes | None:
         """What is noted under the name."""
