@@ -54,9 +54,11 @@ def test_it_says_where_it_serves_in_one_line_serves_and_ends_on_sigterm(
         assert not is_served(service)
 
 
-# A service manager signals the supervisor, a Ctrl-C at a terminal all processes.
+# A service manager signals the supervisor or all processes, a Ctrl-C at a terminal all.
 @pytest.mark.parametrize(
-    ("send", "number"), [(os.kill, signal.SIGTERM), (os.killpg, signal.SIGINT)], ids=["SIGTERM", "Ctrl-C"]
+    ("send", "number"),
+    [(os.kill, signal.SIGTERM), (os.killpg, signal.SIGTERM), (os.killpg, signal.SIGINT)],
+    ids=["SIGTERM", "SIGTERM to all", "Ctrl-C"],
 )
 def test_a_request_that_runs_is_answered_before_the_end(
     empty_database_url: str,
@@ -84,6 +86,7 @@ def test_a_request_that_runs_is_answered_before_the_end(
         assert running.result().status_code == 200
         assert service.ended() == (0, "")
         assert "Traceback" not in service.errors
+        assert "process died" not in service.errors
 
 
 def is_served_at(url: str) -> bool:

@@ -47,11 +47,12 @@ class Duty:
         os.write(sys.stdout.fileno(), b"ready\n")
 
     async def watch(self) -> None:
-        """Sets `stop` when the supervisor closes the pipe, or on SIGTERM."""
+        """Sets `stop` when the supervisor closes the pipe, or has ended."""
         loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGTERM, self.stop.set)
-        # Ctrl-C reaches the whole group; when to stop is the supervisor's business.
-        loop.add_signal_handler(signal.SIGINT, lambda: None)
+        # Ctrl-C reaches the whole group, and some service managers send SIGTERM to all processes. When to
+        # stop is the supervisor's business.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, lambda: None)
         lifeline = asyncio.StreamReader()
         await loop.connect_read_pipe(
             lambda: asyncio.StreamReaderProtocol(lifeline), os.fdopen(0, "rb", buffering=0)

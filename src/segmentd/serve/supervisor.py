@@ -105,7 +105,10 @@ class Kept:
             if stop.now.is_set():
                 return
             if not self.ready.is_set():
+                stopping = stop.asked.is_set()
                 stop.order()
+                if stopping:  # a signal to all processes ended it while it started
+                    return
                 raise StartupFailed(f"{self._module} ended with exit code {code} before it was ready")
             if loop.time() - started > HEALTHY_AFTER_S:
                 pause = SHORTEST_PAUSE_S
