@@ -14,7 +14,7 @@ from bench.figures import Figure, Target
 from bench.lab import Lab
 from bench.nodes import node
 from bench.programs import BenchError
-from segmentd.domain.rollouts import Rollouts
+from segmentd.replica.rollouts import Rollouts
 
 _COMPUTATIONS: Final = 2000
 

@@ -12,7 +12,7 @@ import pytest
 from segmentd.config import Settings
 from segmentd.observability.metrics import FOLDER_VARIABLE, Metrics, Refusal
 from segmentd.observability.tally import BUCKETS_S, Tallies
-from segmentd.serve.wiring import service
+from segmentd.serve.wiring import service, watched
 from segmentd.storage.database import Database
 from tests.client import Api
 from tests.door import entrance, open_door, open_to_all
@@ -228,6 +228,23 @@ async def test_changes_are_counted_by_what_came_of_them(api: Api) -> None:
 
 async def of_each(api: Api, name: str, label: str) -> dict[str, float]:
     return Scrape((await api.get("/metrics")).text).of_each(name, label)
+
+
+async def test_a_scrape_has_every_hot_read_of_its_own_process(api: Api, metrics: Metrics) -> None:
+    for count in (1, 2):
+        metrics.hot_reads.add(15_000)
+
+        scrape = Scrape((await api.get("/metrics")).text)
+
+        assert scrape(f"{REQUESTS}_count", **READ) == count
+
+
+async def test_what_a_process_counted_until_its_end_is_added_up(database: Database) -> None:
+    metrics = Metrics()
+    async with watched(database, metrics):
+        metrics.hot_reads.add(15_000)
+
+    assert Scrape(metrics.page([], "").content.decode())(f"{REQUESTS}_count", **READ) == 1
 
 
 async def test_a_service_that_measures_nothing_has_no_such_address(

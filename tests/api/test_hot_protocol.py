@@ -10,7 +10,7 @@ import uvicorn
 
 from segmentd.api.http.connection import ConnectionLimits
 from segmentd.api.http.hot_path import HotPath
-from segmentd.api.http.hot_protocol import HotProtocol
+from segmentd.api.http.hot_protocol import PLAIN, HotProtocol
 from segmentd.api.http.request_ids import RequestIds
 from segmentd.config import Settings
 from segmentd.observability.metrics import Metrics
@@ -142,6 +142,14 @@ async def test_a_hot_read_with_more_headers_than_allowed_is_refused(line: Line) 
     assert largest.endswith(ANSWER)
     assert larger.startswith(b"HTTP/1.1 431")
     assert line.hot_path.asked == 1
+
+
+@pytest.mark.parametrize(
+    "name", [b"Connection", b"Content-Length", b"Transfer-Encoding", b"Upgrade", b"Expect"]
+)
+def test_a_head_that_breaks_off_after_a_header_without_a_value_is_not_whole(name: bytes) -> None:
+    assert PLAIN.fullmatch(HOT + b"\r\n")
+    assert not PLAIN.fullmatch(HOT + name + b":\r\n")
 
 
 @pytest.mark.parametrize(

@@ -82,6 +82,22 @@ async def test_many_rings_are_one_notification(
     assert carried == 1
 
 
+async def test_the_first_ring_is_carried_at_once_and_later_ones_together(
+    database: Database, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bell, "BUNDLE_SECONDS", NEVER)
+    wake, ringing = asyncio.Event(), Bell(database)
+    async with running(listen(database_url, wake, asyncio.Event()), ringing.carry()):
+        await heard(wake)
+        ringing.ring()
+
+        await heard(wake)
+
+        ringing.ring()
+        await database.execute("SELECT")
+        assert not wake.is_set()
+
+
 async def test_a_bell_that_cannot_be_carried_rings_again_later(
     database: Database, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, closing
 from pathlib import Path
@@ -10,7 +11,7 @@ import psycopg
 import pytest
 
 from segmentd.domain.identifiers import UserId
-from segmentd.replica.follower import Follower
+from segmentd.replica.follower import LONGEST_REST_SECONDS, REST_ROUNDS, Follower
 from segmentd.storage.database import Database
 from segmentd.storage.memberships import segments_of
 from segmentd.storage.replication import Feed
@@ -299,3 +300,31 @@ async def test_a_follower_killed_between_two_batches_repeats_them(
 
         assert files(folder) == made
         await assert_equal(database, worker, *range(1, 40))
+
+
+@pytest.mark.parametrize("round_seconds", [0.002, 0.02])
+async def test_a_follower_that_is_woken_all_the_time_rests_after_each_round(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, round_seconds: float
+) -> None:
+    stop, wake = asyncio.Event(), asyncio.Event()
+    sleep = asyncio.sleep
+    rests: list[float] = []
+
+    class Busy(Follower):
+        async def round(self) -> None:
+            time.sleep(round_seconds)  # noqa: ASYNC251 - a round that takes so long
+            wake.set()
+
+    async def rest(seconds: float) -> None:
+        rests.append(seconds)
+        if len(rests) == 3:
+            stop.set()
+        await sleep(0)
+
+    monkeypatch.setattr(asyncio, "sleep", rest)
+    with closing(Busy(database, tmp_path / "copies")) as follower:
+        await follower.follow(stop, wake, 3600)
+
+    assert len(rests) == 3
+    assert all(min(REST_ROUNDS * round_seconds, LONGEST_REST_SECONDS) <= rested for rested in rests)
+    assert max(rests) <= LONGEST_REST_SECONDS

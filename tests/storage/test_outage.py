@@ -198,6 +198,29 @@ async def test_an_answer_of_a_slow_database_ends_the_time_in_which_it_is_taken_t
         assert await database.execute("SELECT 1") == 1
 
 
+async def test_a_database_that_answers_with_errors_is_not_taken_to_be_away(database_url: str) -> None:
+    async with (
+        await psycopg.AsyncConnection.connect(database_url, autocommit=True) as blocking,
+        Database(database_url, pool_size=1) as database,
+    ):
+        await blocking.execute("SELECT pg_advisory_lock(7)")
+        failing = asyncio.create_task(
+            database.execute("SELECT pg_advisory_lock(7), 1 / count(*) FROM segments")
+        )
+        async with asyncio.timeout(HANGS_AFTER_S):
+            while not (await blocking.execute(WAITS_FOR_SEVEN)).rowcount:
+                await blocking.execute("SELECT pg_sleep(0.01)")
+        for _ in range(2):
+            with pytest.raises(Unavailable):
+                await database.execute("SELECT")
+
+        await blocking.execute("SELECT pg_advisory_unlock(7)")
+        with pytest.raises(psycopg.errors.DivisionByZero):
+            await failing
+
+        assert await database.execute("SELECT 1") == 1
+
+
 async def test_connections_that_an_operator_ends_are_replaced(database_url: str, tmp_path: Path) -> None:
     async with node(database_url, tmp_path / "node") as api:
         await api.create("A")

@@ -66,7 +66,7 @@ class Metrics:
             self._requests.labels(**labels)
         self._tallies = Tallies(2, folder)
         self.hot_reads, self.hot_lookups = self._tallies.own
-        """Of the hot calls that are answered on the spot; `answered` takes ten times as long."""
+        """Of the hot calls that are answered on the spot; `answered` takes forty times as long."""
         self.requests_in_progress = gauge("http_requests_in_progress", "Requests that are worked on.")
         self._refused = _each(
             counter("http_refused", "Requests that were turned away.", ["reason"]), map(str, Refusal)

@@ -7,7 +7,7 @@ from typing import Final
 import msgspec
 import numpy as np
 
-from segmentd.domain.rollouts import Rollouts
+from segmentd.replica.rollouts import Rollouts
 from segmentd.replica.states import EXCLUDED, HAS_TERM, SEGMENT_BITS, ends_of, words_of
 
 # Users that are computed at a time: with a hundred rollouts, what is between stays in the processor's cache.

@@ -29,8 +29,8 @@ BATCH_USERS: Final = 500
 REBUILD_SHARE: Final = 0.3
 SMALLEST_REBUILD: Final = 50_000
 
-# A follower that is woken all the time rests three times as long as its rounds take, for they take from the
-# writes; and never for longer than this.
+# After a round the follower rests for three times as long as that took, for rounds take from the writes; and
+# never for longer than this.
 REST_ROUNDS: Final = 3
 LONGEST_REST_SECONDS: Final = 0.05
 
@@ -55,7 +55,7 @@ class Follower:
         self._number = 0
 
     async def follow(self, stop: asyncio.Event, wake: asyncio.Event, round_seconds: float) -> None:
-        """Goes on until `stop`; a round is due when woken, and at least every `round_seconds`."""
+        """Goes on until `stop`; a round is due when woken, and `round_seconds` after the rest."""
         while not stop.is_set():
             wake.clear()
             begun = time.monotonic()

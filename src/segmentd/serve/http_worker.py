@@ -3,9 +3,11 @@
 import asyncio
 import resource
 import socket
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Final
 
 import uvicorn
 from litestar.types import ASGIApp
@@ -18,6 +20,10 @@ from segmentd.serve.wiring import gate, http_door, measured, near, service, trac
 from segmentd.service import Service
 from segmentd.storage.database import Database
 
+# numexpr gives the interpreter away amid a hot read. From a thread that computes, such as one that makes the
+# page of metrics, it is had back after this time.
+SWITCH_INTERVAL_S: Final = 0.0005
+
 
 async def serve_http(assignment: Assignment, duty: Duty) -> None:
     """Serves until it has to stop; then lets running requests end."""
@@ -26,6 +32,7 @@ async def serve_http(assignment: Assignment, duty: Duty) -> None:
     settings, folder = assignment.settings, Path(assignment.replica_dir)
     metrics = measured(assignment.metrics_dir)
     _allow_open_files()
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
     with traced() as tracing, socket.socket(fileno=assignment.listener) as listener:
         async with (
             Database(assignment.database_url, pool_size=settings.pool_size, tracing=tracing) as database,

@@ -26,7 +26,7 @@ from segmentd.reports.files import ReportFiles
 from segmentd.service import Node, ReportDesk, Service
 from segmentd.storage.database import Database
 
-# How often a process tells what its pool of connections does.
+# How often a process tells what its pool of connections does, and adds up its hot calls.
 MEASURE_EVERY_S: Final = 0.25
 
 
@@ -138,8 +138,8 @@ async def watched(database: Database, metrics: Metrics | None) -> AsyncIterator[
 
 async def _watch(database: Database, metrics: Metrics) -> None:
     while True:
-        metrics.pool(**database.load()._asdict())
         metrics.settle()
+        metrics.pool(**database.load()._asdict())
         await asyncio.sleep(MEASURE_EVERY_S)
 
 

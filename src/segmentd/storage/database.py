@@ -173,8 +173,8 @@ class Database:
         try:
             async with self._pool.connection() as connection:
                 yield connection
-            self._answered_at, self._away_until = loop.time(), 0.0
         except _UNDONE:
+            self._note_answer()
             raise
         except _OUT_OF_REACH as error:
             if isinstance(error, PoolTimeout) and loop.time() - self._answered_at >= _LONGEST_WAIT_S:
@@ -185,6 +185,16 @@ class Database:
             )
             self._check_the_others()
             raise Unavailable from error
+        except psycopg.Error:
+            self._note_answer()
+            raise
+        else:
+            self._note_answer()
+
+    def _note_answer(self) -> None:
+        """The database is there, whatever it said."""
+        self._answered_at = asyncio.get_running_loop().time()
+        self._away_until = 0.0
 
     def _forget(self, task: asyncio.Task[Any]) -> None:
         self._given_up.discard(task)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from segmentd.domain.bucketing import BUCKETS, buckets, fold
 from segmentd.domain.identifiers import INT64_MAX, INT64_MIN
-from segmentd.domain.rollouts import Rollouts, fold_one
+from segmentd.replica.rollouts import Rollouts, fold_one
 
 EDGES = [1, 2, 2**31 - 1, 2**31, 2**32 - 1, 2**32, 2**32 + 1, 2**62, INT64_MAX - 1, INT64_MAX]
 

@@ -1,14 +1,21 @@
 """Which of many rollouts cover a user: the hot computation, over all rollouts at once."""
 
+import os
 from collections.abc import Sequence
+from functools import cache
 from typing import Final
 
-import numexpr
 import numpy as np
-from numexpr.expressions import VariableNode
 from numpy.typing import NDArray
 
 from segmentd.domain.bucketing import Salted, Word, finish, fold
+
+# Read by numexpr when it is imported. So few words are not worth a second thread; and without this it reads
+# OMP_NUM_THREADS, and takes no list.
+os.environ["NUMEXPR_NUM_THREADS"] = "1"
+
+import numexpr
+from numexpr.expressions import VariableNode
 
 _SIGN: Final = 1 << 31
 
@@ -20,13 +27,14 @@ class Rollouts:
         self._salted = Salted(np.array(salts, dtype=np.int64))
         # A threshold of 2^32 does not fit into 32 bits; the last bucket that is inside does.
         self._last_inside = np.array([threshold - 1 for threshold in thresholds], dtype=np.uint32)
+        self._covers = _compiled()
         self._prepared = tuple(
             each.view(np.int32) for each in (*self._salted.parts, self._last_inside ^ np.uint32(_SIGN))
         )
 
     def covering(self, user_id: int) -> NDArray[np.bool_]:
         """For one positive user id: whether it is covered by each rollout, of the shape (n,)."""
-        covered: NDArray[np.bool_] = _COVERS(*self._prepared, fold_one(user_id))
+        covered: NDArray[np.bool_] = self._covers(*self._prepared, fold_one(user_id))
         return covered
 
     def covering_many(self, user_ids: NDArray[np.int64]) -> NDArray[np.bool_]:
@@ -40,6 +48,7 @@ def fold_one(user_id: int) -> int:
     return (((user_id ^ (user_id >> 32)) & 0xFFFFFFFF) ^ _SIGN) - _SIGN
 
 
+@cache
 def _compiled() -> numexpr.NumExpr:
     """`finish` and the comparison for one user in one call: each call of NumPy costs more than it computes.
 
@@ -54,8 +63,3 @@ def _compiled() -> numexpr.NumExpr:
     *parts, last_inside, folded = (VariableNode(name, "int") for name in names)
     covered = (finish(folded, tuple(parts), rotate) ^ -_SIGN) <= last_inside
     return numexpr.NumExpr(covered, [(name, np.int32) for name in names])
-
-
-# So few words are not worth a second thread.
-numexpr.set_num_threads(1)
-_COVERS: Final = _compiled()
