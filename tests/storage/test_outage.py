@@ -1,9 +1,11 @@
 """The database goes and comes back: 503 meanwhile, never 500, never a request that hangs, and no restart."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import LiteralString
 
 import httpx
 import psycopg
@@ -174,15 +176,20 @@ async def test_figures_are_not_waited_for_on_a_database_that_has_fallen_silent(o
         await asyncio.wait([other])
 
 
-async def test_an_answer_of_a_slow_database_ends_the_time_in_which_it_is_taken_to_be_away(
-    database_url: str,
-) -> None:
+@asynccontextmanager
+async def taken_to_be_away(
+    database_url: str, statement: LiteralString
+) -> AsyncIterator[tuple[Database, asyncio.Task[int], Callable[[], Awaitable[object]]]]:
+    """A database after a wait in vain for its one connection, at which a statement waits for lock 7.
+
+    With it that statement, which was not answered yet, and what lets it go on.
+    """
     async with (
         await psycopg.AsyncConnection.connect(database_url, autocommit=True) as blocking,
         Database(database_url, pool_size=1) as database,
     ):
         await blocking.execute("SELECT pg_advisory_lock(7)")
-        slow = asyncio.create_task(database.execute("SELECT pg_advisory_lock(7)"))
+        waiting = asyncio.create_task(database.execute(statement))
         async with asyncio.timeout(HANGS_AFTER_S):
             while not (await blocking.execute(WAITS_FOR_SEVEN)).rowcount:
                 await blocking.execute("SELECT pg_sleep(0.01)")
@@ -190,31 +197,24 @@ async def test_an_answer_of_a_slow_database_ends_the_time_in_which_it_is_taken_t
         for _ in range(2):
             with pytest.raises(Unavailable):
                 await database.execute("SELECT")
-        assert not slow.done()
+        assert not waiting.done()
+        yield database, waiting, lambda: blocking.execute("SELECT pg_advisory_unlock(7)")
 
-        await blocking.execute("SELECT pg_advisory_unlock(7)")
+
+async def test_an_answer_of_a_slow_database_ends_the_time_in_which_it_is_taken_to_be_away(
+    database_url: str,
+) -> None:
+    async with taken_to_be_away(database_url, "SELECT pg_advisory_lock(7)") as (database, slow, go_on):
+        await go_on()
         await slow
 
         assert await database.execute("SELECT 1") == 1
 
 
 async def test_a_database_that_answers_with_errors_is_not_taken_to_be_away(database_url: str) -> None:
-    async with (
-        await psycopg.AsyncConnection.connect(database_url, autocommit=True) as blocking,
-        Database(database_url, pool_size=1) as database,
-    ):
-        await blocking.execute("SELECT pg_advisory_lock(7)")
-        failing = asyncio.create_task(
-            database.execute("SELECT pg_advisory_lock(7), 1 / count(*) FROM segments")
-        )
-        async with asyncio.timeout(HANGS_AFTER_S):
-            while not (await blocking.execute(WAITS_FOR_SEVEN)).rowcount:
-                await blocking.execute("SELECT pg_sleep(0.01)")
-        for _ in range(2):
-            with pytest.raises(Unavailable):
-                await database.execute("SELECT")
-
-        await blocking.execute("SELECT pg_advisory_unlock(7)")
+    failure = "SELECT pg_advisory_lock(7), 1 / count(*) FROM segments"
+    async with taken_to_be_away(database_url, failure) as (database, failing, go_on):
+        await go_on()
         with pytest.raises(psycopg.errors.DivisionByZero):
             await failing
 

@@ -94,10 +94,8 @@ class Catalog:
         words = words_of(state)
         ends = ends_of(state, len(words))
         for word in words:
-            if word < HAS_TERM:
+            if word < HAS_TERM:  # most are: pins for good
                 cells[first + rank_of(word, nowhere)] = True
-            elif word & EXCLUDED:
-                cells[first + rank_of(word & SEGMENT_BITS, nowhere)] = False
-            elif next(ends) > now:
-                cells[first + rank_of(word & SEGMENT_BITS, nowhere)] = True
+            elif not word & HAS_TERM or next(ends) > now:
+                cells[first + rank_of(word & SEGMENT_BITS, nowhere)] = word < EXCLUDED
         cells[first + nowhere] = False

@@ -15,6 +15,7 @@ from litestar.enums import ScopeType
 from litestar.types import ASGIApp, HTTPScope, Receive, Scope, Send
 from litestar.types.asgi_types import HTTPRequestEvent, ReceiveMessage
 
+from segmentd.api.http.access import AUTHORIZATION
 from segmentd.api.http.memberships import LookupRequest
 from segmentd.api.http.request_ids import HEADER, RequestIds
 from segmentd.auth.authenticator import Authenticator
@@ -35,7 +36,7 @@ _PLAIN_ID: Final = re.compile(PLAIN_ID)
 # A thousand ids take 21,000 bytes; what is larger is full of blanks, or too large.
 _LONGEST_LOOKUP: Final = 2**16
 
-_NOTED: Final = frozenset({b"authorization", b"content-type", HEADER})
+_NOTED: Final = frozenset({AUTHORIZATION, b"content-type", HEADER})
 
 
 class HotPath:
@@ -99,7 +100,7 @@ class HotPath:
         plain = self.noted(scope["headers"])
         answer = None
         if plain is not None and _PLAIN_ID.fullmatch(text):
-            answer = self.user(int(text), plain.get(b"authorization"))
+            answer = self.user(int(text), plain.get(AUTHORIZATION))
         if plain is None or answer is None:
             await self._app(scope, receive, send)
             return
@@ -118,7 +119,7 @@ class HotPath:
         message = await receive()
         answer = None
         if message["type"] == "http.request":
-            answer = self._users(message, plain.get(b"authorization"))
+            answer = self._users(message, plain.get(AUTHORIZATION))
         if answer is not None:
             scope["path_template"] = LOOKUP
             await _send(send, *answer, self.ids.id(plain.get(HEADER)))

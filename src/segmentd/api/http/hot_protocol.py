@@ -11,6 +11,7 @@ from typing import ClassVar, Final
 
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
+from segmentd.api.http.access import AUTHORIZATION
 from segmentd.api.http.connection import LimitedProtocol
 from segmentd.api.http.hot_path import AFTER_ID, BEFORE_ID, PLAIN_ID, HotPath
 from segmentd.api.http.request_ids import HEADER
@@ -24,7 +25,7 @@ PLAIN: Final = re.compile(
     rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++:[^\r\n\0]*+\r\n)*\r\n"
 )
 
-_NAMES: Final = (b"authorization", HEADER, b"origin")
+_NAMES: Final = (AUTHORIZATION, HEADER, b"origin")
 _NOTHING: Final[Mapping[bytes, bytes]] = {}
 
 
@@ -62,7 +63,7 @@ class HotProtocol(LimitedProtocol):
             headers = self.noted.findall(data)
             noted = self._plain(headers) if headers else _NOTHING
             if noted is not None:
-                answer = hot_path.user(int(plain[1]), noted.get(b"authorization"))
+                answer = hot_path.user(int(plain[1]), noted.get(AUTHORIZATION))
                 if answer is not None:
                     self._answer(*answer, hot_path.ids.id(noted.get(HEADER)))
                     if hot_path.reads is not None:
