@@ -82,12 +82,14 @@ def test_the_node_worker_s_figures_are_among_them(empty_database_url: str, tmp_p
     with serving("--database-url", empty_database_url, cwd=tmp_path) as service:
         service.ready()
         add(service, 1, 2, 3)
+
+        # There is no copy at first, and its builder counts it after others can see it.
+        eventually(lambda: "segmentd_replica_users" in scrape(service))
         eventually(lambda: scrape(service)("segmentd_replica_users") == 3)
+        eventually(lambda: scrape(service).of_each("segmentd_replica_rounds_total", "outcome")["done"] >= 1)
 
         found = scrape(service)
-
         assert found("segmentd_replica_rebuilds_total") == 1
-        assert found.of_each("segmentd_replica_rounds_total", "outcome")["done"] >= 1
         assert found("segmentd_replica_age_seconds") >= 0
         assert found("segmentd_database_up") == 1
         assert service.stop() == (0, "")
