@@ -19,16 +19,20 @@ def set_up_logging(level: str) -> None:
         if sys.stderr.isatty()
         else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     )
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=shared,
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *render],
-        )
-    )
     root = logging.getLogger()
-    root.handlers = [handler]
+    root.handlers = [
+        _handler(
+            structlog.stdlib.ProcessorFormatter(
+                foreign_pre_chain=shared,
+                processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *render],
+            )
+        )
+    ]
     root.setLevel(level.upper())
+    # Our own lines, one a change of data, come rendered.
+    own = logging.getLogger("segmentd")
+    own.handlers = [_handler(logging.Formatter("%(message)s"))]
+    own.propagate = False
     # Its warnings repeat what storage/database.py says once.
     logging.getLogger("psycopg.pool").setLevel(logging.ERROR)
     # Each process's start and end: the supervisor says what there is to say.
@@ -38,8 +42,14 @@ def set_up_logging(level: str) -> None:
     # Each new attempt to send spans; that they are lost in the end, it says as an error.
     logging.getLogger("opentelemetry.exporter").setLevel(logging.ERROR)
     structlog.configure(
-        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        processors=[*shared, *render],
         logger_factory=structlog.stdlib.LoggerFactory(),
-        wrapper_class=structlog.stdlib.BoundLogger,
+        wrapper_class=structlog.make_filtering_bound_logger(level),
         cache_logger_on_first_use=True,
     )
+
+
+def _handler(formatter: logging.Formatter) -> logging.Handler:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(formatter)
+    return handler

@@ -49,7 +49,6 @@ _SETTINGS: Final = (
     "max_connections=200",
     "shared_buffers=192MB",
     "huge_pages=off",
-    "wal_compression=on",
     "timezone=UTC",
     "log_timezone=UTC",
     "password_encryption=scram-sha-256",

@@ -3,12 +3,12 @@
 from typing import Final
 
 import structlog
-from litestar import Request
 from litestar.connection import ASGIConnection
 from litestar.datastructures import State
 from litestar.handlers import BaseRouteHandler
 
 from segmentd.api.access import ROLES, check
+from segmentd.api.http.types import AnyRequest
 from segmentd.auth.authenticator import Authenticator
 from segmentd.domain.access import Actor, Principal
 from segmentd.domain.errors import Fault, Invalid, Unauthenticated
@@ -55,7 +55,7 @@ def authorization(headers: object) -> bytes | None:
     return found[0] if found else None
 
 
-def principal(request: Request[object, object, State]) -> Principal:
+def principal(request: AnyRequest) -> Principal:
     """Who is calling, as the guard found out."""
     found = request.scope["state"]["principal"]
     if not isinstance(found, Principal):
@@ -63,7 +63,7 @@ def principal(request: Request[object, object, State]) -> Principal:
     return found
 
 
-def actor(request: Request[object, object, State]) -> Actor:
+def actor(request: AnyRequest) -> Actor:
     """Who asks for a change; for whom, where the caller says so. Raises Invalid."""
     on_behalf_of = request.headers.get(ON_BEHALF_OF)
     if on_behalf_of is not None:

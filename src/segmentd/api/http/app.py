@@ -8,7 +8,7 @@ from litestar.di import Provide
 from litestar.routes import HTTPRoute
 
 from segmentd.api.access import ROLES
-from segmentd.api.http.access import Guard, actor, operation_of, principal
+from segmentd.api.http.access import Guard, operation_of
 from segmentd.api.http.audit import audit_router
 from segmentd.api.http.documented import Documented
 from segmentd.api.http.errors import EXCEPTION_HANDLERS
@@ -53,8 +53,6 @@ def create_app(
         ],
         dependencies={
             "service": Provide(lambda: service, sync_to_thread=False),
-            "actor": Provide(actor, sync_to_thread=False),
-            "principal": Provide(principal, sync_to_thread=False),
             "meters": Provide(lambda: metrics, sync_to_thread=False),
         },
         guards=[Guard(authenticator)],

@@ -4,19 +4,17 @@ from collections.abc import Mapping
 from typing import Final
 
 import structlog
-from litestar import Request, Response
-from litestar.datastructures import State
+from litestar import Response
 from litestar.exceptions import HTTPException, ValidationException
 from litestar.types import ExceptionHandlersMap
 
 from segmentd.api.http.problem_documents import PROBLEM_JSON, SECURITY_HEADERS, document
+from segmentd.api.http.types import AnyRequest
 from segmentd.api.http.wording import in_words
 from segmentd.api.problems import HTTP_PROBLEMS, Problem, problem_of
 from segmentd.domain.errors import Fault, Invalid, SegmentdError, Unauthenticated
 
 _log = structlog.get_logger(__name__)
-
-AnyRequest = Request[object, object, State]
 
 
 def problem_response(

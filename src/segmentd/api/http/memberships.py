@@ -8,11 +8,12 @@ from litestar import Response, Router, get, post
 from litestar.params import JSONBody, QueryParameter
 from msgspec import Meta, Struct
 
+from segmentd.api.http.access import actor
 from segmentd.api.http.documented import problems
 from segmentd.api.http.strict_json import StrictJson
 from segmentd.api.http.types import (
     INSTANT,
-    Caller,
+    AnyRequest,
     CursorParameter,
     InstantParameter,
     InstantText,
@@ -225,13 +226,13 @@ async def get_user_segments(
     responses=problems(SegmentNotFound),
 )
 async def change_user_segments(
+    request: AnyRequest,
     user_id: UserIdParameter,
     data: JSONBody[MembershipChange],
     service: UseCases,
-    actor: Caller,
 ) -> ChangedBody:
     """Add and remove segments of a user in one transaction."""
-    return ChangedBody.of(await service.change_memberships(user_id, data.to_change(), actor))
+    return ChangedBody.of(await service.change_memberships(user_id, data.to_change(), actor(request)))
 
 
 @get("/users/{user_id:str}/segments/{slug:str}", responses=problems(SegmentNotFound))

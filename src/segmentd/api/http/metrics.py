@@ -9,8 +9,7 @@ from litestar.di import NamedDependency
 from prometheus_client import Metric
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily
 
-from segmentd.api.http.errors import AnyRequest
-from segmentd.api.http.types import UseCases
+from segmentd.api.http.types import AnyRequest, UseCases
 from segmentd.domain.reports import Status
 from segmentd.observability.metrics import Metrics
 from segmentd.replica.replica import CopyMeasures

@@ -6,8 +6,7 @@ from datetime import datetime
 from typing import Annotated, Final
 from uuid import UUID
 
-from litestar import Request, Response, Router, get, post
-from litestar.datastructures import State
+from litestar import Response, Router, get, post
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import HeaderParameter, JSONBody, PathParameter, QueryParameter
 from litestar.response import Stream
@@ -15,7 +14,15 @@ from msgspec import Meta, Struct, field
 
 from segmentd.api.http.documented import problems
 from segmentd.api.http.strict_json import StrictJson
-from segmentd.api.http.types import InstantText, RequestBody, SlugValue, UseCases, UserIdValue, instant_text
+from segmentd.api.http.types import (
+    AnyRequest,
+    InstantText,
+    RequestBody,
+    SlugValue,
+    UseCases,
+    UserIdValue,
+    instant_text,
+)
 from segmentd.domain.errors import (
     Fault,
     Invalid,
@@ -100,7 +107,7 @@ class ReportBody(Struct, frozen=True):
     },
 )
 async def order_report(
-    request: Request[object, object, State],
+    request: AnyRequest,
     data: JSONBody[Order],
     service: UseCases,
     prefer: Annotated[str | None, HeaderParameter(name="Prefer", description="wait=10: seconds")] = None,
@@ -119,9 +126,7 @@ async def order_report(
 
 
 @get("/{report_id:str}", responses=problems(ReportNotFound))
-async def get_report(
-    request: Request[object, object, State], report_id: ReportIdParameter, service: UseCases
-) -> ReportBody:
+async def get_report(request: AnyRequest, report_id: ReportIdParameter, service: UseCases) -> ReportBody:
     """Read how far a report is."""
     report = await service.get_report(_id(report_id))
     return ReportBody.of(report, await _link(request, service, report))
@@ -183,7 +188,7 @@ async def _all(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]
         yield chunk
 
 
-async def _link(request: Request[object, object, State], service: Service, report: Report) -> str:
+async def _link(request: AnyRequest, service: Service, report: Report) -> str:
     signature = await service.sign_report(report.id)
     return f"{str(request.base_url).rstrip('/')}/api/v1/reports/{report.id}/file?signature={signature}"
 

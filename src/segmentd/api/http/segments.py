@@ -7,10 +7,11 @@ from litestar import Response, Router, delete, get, patch, post
 from litestar.params import JSONBody
 from msgspec import UNSET, Meta, Struct, UnsetType
 
+from segmentd.api.http.access import actor
 from segmentd.api.http.documented import problems
 from segmentd.api.http.strict_json import StrictJson
 from segmentd.api.http.types import (
-    Caller,
+    AnyRequest,
     CursorParameter,
     InstantText,
     LimitParameter,
@@ -80,7 +81,7 @@ class MemberPage(Struct, frozen=True):
 
 @post("/", dto=StrictJson[SegmentCreation], responses=problems(SegmentExists))
 async def create_segment(
-    data: JSONBody[SegmentCreation], service: UseCases, actor: Caller
+    request: AnyRequest, data: JSONBody[SegmentCreation], service: UseCases
 ) -> Response[SegmentBody]:
     """Create a segment, with a percentage of all users if one is given."""
     segment = await service.create_segment(
@@ -90,7 +91,7 @@ async def create_segment(
             None if data.percent is None else _percent(data.percent),
             random_salt() if data.salt is UNSET else _salt(data.salt),
         ),
-        actor,
+        actor(request),
     )
     return Response(SegmentBody.of(segment), headers={"Location": f"/api/v1/segments/{segment.slug}"})
 
@@ -112,19 +113,21 @@ async def get_segment(slug: SlugParameter, service: UseCases) -> SegmentBody:
 
 @patch("/{slug:str}", dto=StrictJson[SegmentPatch], responses=problems(SegmentNotFound, SegmentExists))
 async def update_segment(
-    slug: SlugParameter, data: JSONBody[SegmentPatch], service: UseCases, actor: Caller
+    request: AnyRequest, slug: SlugParameter, data: JSONBody[SegmentPatch], service: UseCases
 ) -> SegmentBody:
     """Rename, describe, or change the percentage; with null the percentage ends."""
     percent = _percent(data.percent) if isinstance(data.percent, float) else data.percent
     return SegmentBody.of(
-        await service.update_segment(slug, SegmentUpdate(data.slug, data.description, percent), actor)
+        await service.update_segment(
+            slug, SegmentUpdate(data.slug, data.description, percent), actor(request)
+        )
     )
 
 
 @delete("/{slug:str}", responses=problems(SegmentNotFound))
-async def delete_segment(slug: SlugParameter, service: UseCases, actor: Caller) -> None:
+async def delete_segment(request: AnyRequest, slug: SlugParameter, service: UseCases) -> None:
     """Delete a segment: every membership in it ends at once, its history stays."""
-    await service.delete_segment(slug, actor)
+    await service.delete_segment(slug, actor(request))
 
 
 @get("/{slug:str}/users", responses=problems(SegmentNotFound))

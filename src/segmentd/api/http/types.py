@@ -4,21 +4,22 @@ from datetime import datetime
 from typing import Annotated, Final
 
 import msgspec
+from litestar import Request
+from litestar.datastructures import State
 from litestar.di import NamedDependency
 from litestar.params import PathParameter, QueryParameter
 from msgspec import Meta, Struct
 
 from segmentd.api.http.wording import WRITE_A_TIME
-from segmentd.domain.access import Actor, Principal
 from segmentd.domain.errors import Fault, Invalid
 from segmentd.domain.identifiers import INT64_MAX, SLUG_PATTERN, Slug, UserId
 from segmentd.domain.instants import in_utc, rfc3339
 from segmentd.domain.pages import LARGEST_PAGE
 from segmentd.service import Service
 
+AnyRequest = Request[object, object, State]
+# The only dependency of most handlers: Litestar makes a task for each where there are two.
 UseCases = NamedDependency[Service]
-Caller = NamedDependency[Actor]
-Whoever = NamedDependency[Principal]
 
 UserIdValue = Annotated[UserId, Meta(ge=1, le=INT64_MAX, description="from 1 to 2^63 - 1", examples=[1000])]
 SlugValue = Annotated[

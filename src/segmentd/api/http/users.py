@@ -8,10 +8,11 @@ from litestar.params import JSONBody, QueryParameter
 from msgspec import Meta, Struct
 
 from segmentd.api.access import check
+from segmentd.api.http.access import actor, principal
 from segmentd.api.http.documented import problems
 from segmentd.api.http.strict_json import StrictJson
 from segmentd.api.http.types import (
-    Caller,
+    AnyRequest,
     CursorParameter,
     InstantText,
     LimitParameter,
@@ -19,7 +20,6 @@ from segmentd.api.http.types import (
     UseCases,
     UserIdParameter,
     UserIdValue,
-    Whoever,
 )
 from segmentd.api.http.wording import NO_NUL
 from segmentd.domain.errors import UserExists, UserNotFound
@@ -82,19 +82,18 @@ async def get_user(user_id: UserIdParameter, service: UseCases) -> UserBody:
 
 @delete("/{user_id:str}", responses=problems(UserNotFound))
 async def delete_user(
+    request: AnyRequest,
     user_id: UserIdParameter,
     service: UseCases,
-    actor: Caller,
-    principal: Whoever,
     *,
     erase: Annotated[bool, QueryParameter(description="the history goes, too")] = False,
 ) -> None:
     """Delete a user: memberships and exclusions end, the history stays. To erase that too needs `admin`."""
     if erase:
-        check(principal, "erase_user")
-        await service.erase_user(user_id, actor)
+        check(principal(request), "erase_user")
+        await service.erase_user(user_id, actor(request))
     else:
-        await service.delete_user(user_id, actor)
+        await service.delete_user(user_id, actor(request))
 
 
 users_router = Router(
