@@ -22,7 +22,8 @@ from segmentd.config import Settings
 from segmentd.domain.access import Role
 from segmentd.observability.metrics import Metrics
 from segmentd.replica.follower import Follower
-from segmentd.serve.wiring import http_door, near, service
+from segmentd.serve.http_door import http_door
+from segmentd.serve.wiring import near, service
 from segmentd.storage.database import Database
 from tests.client import Api
 from tests.door import open_to_all

@@ -22,7 +22,8 @@ from segmentd.config import Settings
 from segmentd.observability.logs import set_up_logging
 from segmentd.observability.metrics import Metrics
 from segmentd.replica.store import Unusable
-from segmentd.serve.wiring import gate, http_door, near, service
+from segmentd.serve.http_door import http_door
+from segmentd.serve.wiring import gate, near, service
 from segmentd.service import Node
 from segmentd.storage.database import Database
 from tests.replica.asgi import JSON, Answer, Request, ask

@@ -7,11 +7,12 @@ import os
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from importlib.metadata import EntryPoint, entry_points
-from typing import Final, LiteralString, Protocol
-
-from litestar.types import ASGIApp
+from typing import TYPE_CHECKING, Final, LiteralString, Protocol
 
 from segmentd.domain.errors import StartupFailed
+
+if TYPE_CHECKING:  # processes that serve nothing over HTTP load no framework
+    from litestar.types import ASGIApp
 
 ENDPOINTS: Final = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 PROTOCOLS: Final = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
@@ -30,7 +31,7 @@ class Tracing(Protocol):
     headers: frozenset[str]
     """Lower-case names of the headers that make a request a part of its caller's trace."""
 
-    def wrap(self, app: ASGIApp) -> ASGIApp:
+    def wrap(self, app: "ASGIApp") -> "ASGIApp":
         """The application, each request in a span named by its route."""
         ...
 

@@ -12,11 +12,11 @@ from typing import Final
 
 import structlog
 
+from segmentd.auth.jwt import JwtRules, JwtVerifier
 from segmentd.auth.tokens import digest_of, new_secret
 from segmentd.config import Settings
 from segmentd.domain.access import Actor, Role, Token
 from segmentd.domain.errors import StartupFailed, TokenExists, Unavailable
-from segmentd.serve.wiring import jwt_verifier
 from segmentd.storage import reports, tokens
 from segmentd.storage.database import Database
 
@@ -81,6 +81,20 @@ async def rotate_signing_key(database_url: str, keep: timedelta) -> None:
     """Makes a new key for the links of reports; the old ones verify for so long. Raises StartupFailed."""
     async with _database(database_url) as database:
         await reports.replace_signing_key(database, keep, _whoever())
+
+
+def jwt_verifier(settings: Settings) -> JwtVerifier | None:
+    """What verifies JWTs, if the settings name a key. Raises StartupFailed."""
+    return JwtVerifier.of(
+        JwtRules(
+            key=settings.jwt_key,
+            jwks_file=None if settings.jwt_jwks_file is None else Path(settings.jwt_jwks_file),
+            issuer=settings.jwt_issuer,
+            audience=settings.jwt_audience,
+            leeway_seconds=settings.jwt_leeway_seconds,
+            role_claim=settings.jwt_role_claim,
+        )
+    )
 
 
 @asynccontextmanager

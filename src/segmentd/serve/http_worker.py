@@ -16,7 +16,8 @@ from segmentd.api.http.connection import ConnectionLimits
 from segmentd.api.http.hot_protocol import HotProtocol
 from segmentd.config import Settings
 from segmentd.serve.child import Assignment, Duty, run_child
-from segmentd.serve.wiring import gate, http_door, measured, near, service, traced, watched
+from segmentd.serve.http_door import http_door
+from segmentd.serve.wiring import gate, measured, near, service, traced, watched
 from segmentd.service import Service
 from segmentd.storage.database import Database
 

@@ -1,4 +1,4 @@
-"""How the parts are put together, for every process alike."""
+"""How the parts are put together, for every process; `http_door` does it for those that serve HTTP."""
 
 import asyncio
 import math
@@ -9,12 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from segmentd import __version__
-from segmentd.api.http.app import create_app
-from segmentd.api.http.entrance import Entrance, RequestLimits
-from segmentd.api.http.hot_path import HotPath
-from segmentd.api.http.request_ids import RequestIds
 from segmentd.auth.authenticator import AccessRules, Authenticator
-from segmentd.auth.jwt import JwtRules, JwtVerifier
 from segmentd.auth.rate_limit import RateLimit
 from segmentd.config import Settings
 from segmentd.jobs import report_queue
@@ -23,6 +18,7 @@ from segmentd.observability.traces import Tracing, set_up_tracing
 from segmentd.replica.bell import Bell
 from segmentd.replica.replica import Replica
 from segmentd.reports.files import ReportFiles
+from segmentd.serve.access import jwt_verifier
 from segmentd.service import Node, ReportDesk, Service
 from segmentd.storage.database import Database
 
@@ -75,39 +71,6 @@ async def gate(
         authenticator = Authenticator(database, rules)
         await stack.enter_async_context(authenticator.watching())
         yield authenticator
-
-
-def jwt_verifier(settings: Settings) -> JwtVerifier | None:
-    """What verifies JWTs, if the settings name a key. Raises StartupFailed."""
-    return JwtVerifier.of(
-        JwtRules(
-            key=settings.jwt_key,
-            jwks_file=None if settings.jwt_jwks_file is None else Path(settings.jwt_jwks_file),
-            issuer=settings.jwt_issuer,
-            audience=settings.jwt_audience,
-            leeway_seconds=settings.jwt_leeway_seconds,
-            role_claim=settings.jwt_role_claim,
-        )
-    )
-
-
-def http_door(
-    use_cases: Service,
-    settings: Settings,
-    authenticator: Authenticator,
-    replica: Replica,
-    metrics: Metrics | None,
-) -> HotPath:
-    """Everything between the network and the use cases."""
-    origins = tuple(origin.strip() for origin in (settings.cors_origins or "").split(",") if origin.strip())
-    ids = RequestIds()
-    entrance = Entrance(
-        create_app(use_cases, authenticator, metrics, origins),
-        ids,
-        RequestLimits(settings.max_requests, settings.request_seconds),
-        metrics or Metrics(),
-    )
-    return HotPath(entrance, replica, authenticator, ids, metrics, [b"origin"] if origins else [])
 
 
 @contextmanager

@@ -1,0 +1,30 @@
+"""What stands between the network and the use cases, put together."""
+
+from segmentd.api.http.app import create_app
+from segmentd.api.http.entrance import Entrance, RequestLimits
+from segmentd.api.http.hot_path import HotPath
+from segmentd.api.http.request_ids import RequestIds
+from segmentd.auth.authenticator import Authenticator
+from segmentd.config import Settings
+from segmentd.observability.metrics import Metrics
+from segmentd.replica.replica import Replica
+from segmentd.service import Service
+
+
+def http_door(
+    use_cases: Service,
+    settings: Settings,
+    authenticator: Authenticator,
+    replica: Replica,
+    metrics: Metrics | None,
+) -> HotPath:
+    """The hot path, and behind it the framework's application."""
+    origins = tuple(origin.strip() for origin in (settings.cors_origins or "").split(",") if origin.strip())
+    ids = RequestIds()
+    entrance = Entrance(
+        create_app(use_cases, authenticator, metrics, origins),
+        ids,
+        RequestLimits(settings.max_requests, settings.request_seconds),
+        metrics or Metrics(),
+    )
+    return HotPath(entrance, replica, authenticator, ids, metrics, [b"origin"] if origins else [])
