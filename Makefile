@@ -88,4 +88,5 @@ python_is = $(shell "$(PYTHON)" -c 'import sys; v = sys.version_info; print("is 
 # After .run or .dev, which bring the build backend.
 .venv/.package: .venv/.run pyproject.toml src/segmentd/__init__.py
 	@$(PIP) install --no-index --no-deps --no-build-isolation --editable .
+	@.venv/bin/python -m compileall -q src # as pip does it with every package but an editable one
 	@touch $@

@@ -10,7 +10,8 @@ from typing import Final
 import pytest
 
 from segmentd.config import Settings
-from segmentd.observability.metrics import FOLDER_VARIABLE, Metrics, Refusal
+from segmentd.observability import FOLDER_VARIABLE
+from segmentd.observability.metrics import Metrics, Refusal
 from segmentd.observability.tally import BUCKETS_S, Tallies
 from segmentd.serve.wiring import service, watched
 from segmentd.storage.database import Database

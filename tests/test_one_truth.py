@@ -137,7 +137,6 @@ SHORT: Final = settings(
     max_examples=28,
     stateful_step_count=45,
     phases=[Phase.generate, Phase.shrink],
-    deadline=None,
     derandomize=True,
     database=None,
     suppress_health_check=[*HealthCheck],

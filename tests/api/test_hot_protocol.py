@@ -44,7 +44,7 @@ class Line:
         self._port = port
 
     async def say(self, *pieces: bytes, answers: int = 1) -> list[bytes]:
-        """Sends the pieces, each on its own, and reads so many answers; dates are left out."""
+        """Sends the pieces, each on its own, and reads so many answers; dates and ages are left out."""
         reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
         try:
             for piece in pieces:
@@ -61,7 +61,7 @@ async def _one_answer(reader: asyncio.StreamReader) -> bytes:
     head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)
     length = re.search(rb"content-length: (\d+)", head)
     body = await reader.readexactly(int(length[1])) if length else b""
-    return re.sub(rb"date: [^\r]*\r\n", b"", head) + body
+    return re.sub(rb"(date|age): [^\r]*\r\n", b"", head) + body
 
 
 @pytest.fixture

@@ -45,7 +45,6 @@ SHORT = settings(
     max_examples=20,
     derandomize=True,
     database=None,
-    deadline=None,
     phases=[Phase.explicit, Phase.generate],
     suppress_health_check=[*HealthCheck],
 )

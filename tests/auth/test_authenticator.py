@@ -28,7 +28,6 @@ from tests.tokens import new_token, revoke
 OPEN: Final = AccessRules(may_be_open=True, bound_seconds=50)
 MANY: Final = settings(
     max_examples=300,
-    deadline=None,
     database=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )

@@ -18,7 +18,7 @@ LEEWAY: Final = 30
 SECRET: Final = issuer("HS256")
 UNKNOWN_KEY: Final = "The JWT is not signed by a key that this service knows."
 MALFORMED: Final = "The JWT is malformed."
-MANY: Final = settings(max_examples=300, deadline=None, database=None)
+MANY: Final = settings(max_examples=300, database=None)
 
 
 def verifier(

@@ -126,7 +126,6 @@ def test_a_file_that_is_not_ours_is_no_reason_to_refuse_anybody(opened: Opened, 
 
 @settings(
     max_examples=100,
-    deadline=None,
     database=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )

@@ -3,10 +3,10 @@ from decimal import Decimal
 
 import pytest
 
-from segmentd.domain.bucketing import Bucket, Threshold
 from segmentd.domain.errors import Invalid
 from segmentd.domain.identifiers import Salt, Slug
 from segmentd.domain.memberships import Addition, Because, Change, Evidence
+from segmentd.domain.segments import Bucket, Threshold
 
 
 def evidence(

@@ -229,6 +229,8 @@ async def test_the_database_may_go_and_come_back_under_load_and_no_hot_read_fail
             await renewed()
             await worker.change(1, ["B"])
             assert await worker.get(1) == ["A", "B"]
-            assert await worker.age() == (boot_time() - board.fresh_at) // SECOND
+            age = await worker.age()
+            assert age is not None
+            assert age < 30
             stop.set()
             await asyncio.gather(following, loading)

@@ -30,7 +30,6 @@ from tests.replica.asgi import JSON, Answer, Request, ask
 USERS: Final = range(1, 30)
 MANY: Final = settings(
     max_examples=150,
-    deadline=None,
     database=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )

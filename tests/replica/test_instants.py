@@ -28,8 +28,8 @@ class Still:
         self._worker = worker
 
     async def segments_around(self, instant: int) -> tuple[list[str], list[str]]:
-        """What hot reads answer a second before an instant, and right after it."""
-        self._board.clock_offset += instant - self._board.now() - 1_000_000
+        """What hot reads answer a minute before an instant, and right after it."""
+        self._board.clock_offset += instant - self._board.now() - 60_000_000
         before = await self._worker.copied(1)
         self._board.clock_offset += instant - self._board.now()
         after = await self._worker.copied(1)

@@ -243,6 +243,22 @@ EVENTS: LiteralString = """
 """
 
 
+# No report can be said to be done while somebody holds lock 1.
+HOLD_BACK: LiteralString = """
+    CREATE FUNCTION hold_back() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN
+        PERFORM pg_advisory_xact_lock(1);
+        RETURN NEW;
+    END
+    $$;
+    CREATE TRIGGER hold_back BEFORE UPDATE ON reports
+        FOR EACH ROW WHEN (NEW.status = 'done') EXECUTE FUNCTION hold_back()
+"""
+END_WHO_WAITS_FOR: LiteralString = """
+    SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE %s = ANY (pg_blocking_pids(pid))
+"""
+
+
 async def test_a_report_whose_worker_was_killed_is_made_whole_by_another(
     office: Office, database_url: str, clock: Clock, rows: Rows, tmp_path: Path
 ) -> None:
@@ -250,17 +266,19 @@ async def test_a_report_whose_worker_was_killed_is_made_whole_by_another(
     clock.advance(days=40)
     rows.run("SELECT make_event_partitions(0)")
     rows.run(EVENTS)
+    rows.run(HOLD_BACK)
     folder = tmp_path / "reports"
 
     async def has_begun_its_file() -> bool:
         return any(folder.rglob("*.csv*"))
 
-    with worker_process(database_url, tmp_path), psycopg.connect(database_url) as other:
-        report = await office.order()
-        await until(lambda: has_status(office, report, "running"))
-        # So the worker cannot say that it is done.
-        other.execute("LOCK TABLE reports IN SHARE MODE")
-        await until(has_begun_its_file)
+    with psycopg.connect(database_url, autocommit=True) as other:
+        other.execute("SELECT pg_advisory_lock(1)")
+        with worker_process(database_url, tmp_path):
+            report = await office.order()
+            await until(has_begun_its_file)
+        # What the dead process sent last would be done once the lock is free.
+        rows(END_WHO_WAITS_FOR, other.info.backend_pid)
     assert (await office.see(report))["status"] == "running"
     assert (await office.file(report)).status_code == 409
 

@@ -216,3 +216,21 @@ def test_check_tells_an_unreachable_database_after_the_configuration(tmp_path: P
     [line] = ended.stderr.splitlines()
     assert line.startswith("segmentd: cannot use the database: ")
     assert "a-secret" not in ended.stdout + ended.stderr
+
+
+# What a start waits for
+
+
+@pytest.mark.parametrize(
+    ("module", "needless"),
+    [
+        ("segmentd.cli", {"litestar", "lmdb", "numpy", "obstore"}),
+        ("segmentd.serve.node_worker", {"litestar", "uvicorn"}),
+    ],
+)
+def test_a_process_loads_no_library_that_it_has_no_use_for(module: str, needless: set[str]) -> None:
+    script = f"import sys, {module}; print(*sys.modules)"
+    loaded = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert needless & {*loaded.stdout.split()} == set()

@@ -88,10 +88,12 @@ def test_the_node_worker_s_figures_are_among_them(empty_database_url: str, tmp_p
         eventually(lambda: scrape(service)("segmentd_replica_users") == 3)
         eventually(lambda: scrape(service).of_each("segmentd_replica_rounds_total", "outcome")["done"] >= 1)
 
+        # On a busy machine the database may answer a scrape too late.
+        eventually(lambda: scrape(service)("segmentd_database_up") == 1)
+
         found = scrape(service)
         assert found("segmentd_replica_rebuilds_total") == 1
         assert found("segmentd_replica_age_seconds") >= 0
-        assert found("segmentd_database_up") == 1
         assert service.stop() == (0, "")
 
 
@@ -180,4 +182,5 @@ def test_a_hot_read_answered_on_the_spot_is_counted_like_all_others(
             eventually(lambda: counted() == 100)
             assert client.get("users/1/segments?detail=true").status_code == 200
             eventually(lambda: counted() == 101)
-            assert scrape(service)("segmentd_http_requests_in_progress") == 1, "the scrape itself"
+            # The scrape itself; the one before may not have come to its end in the other process.
+            eventually(lambda: scrape(service)("segmentd_http_requests_in_progress") == 1)

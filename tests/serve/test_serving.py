@@ -15,6 +15,11 @@ from tests.storage.rows import Rows, rows_of
 
 # Whoever writes takes this lock, shared (catalog_lock).
 WRITERS_LOCK = 7236837901
+# In this test's own database: others are on the same server.
+SOMEBODY_WAITS = """
+    SELECT FROM pg_locks JOIN pg_database ON oid = database
+    WHERE datname = current_database() AND locktype = 'advisory' AND NOT granted
+"""
 
 
 @pytest.fixture
@@ -76,7 +81,7 @@ def test_a_request_that_runs_is_answered_before_the_end(
             other.post("segments", json={"slug": "A"})
         rows("SELECT pg_advisory_lock(%s)", WRITERS_LOCK)
         running: Future[httpx.Response] = client.submit(add, service, 1000, "A")
-        eventually(lambda: rows("SELECT FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"))
+        eventually(lambda: rows(SOMEBODY_WAITS))
 
         send(service.pid, number)
         eventually(lambda: not is_served_at(service.url))
@@ -197,7 +202,7 @@ def test_ctrl_c_while_it_waits_for_another_s_migration_leaves_no_traceback(
 ) -> None:
     rows("SELECT pg_advisory_lock(7236837900)")
     with serving("--database-url", empty_database_url, cwd=tmp_path) as service:
-        eventually(lambda: rows("SELECT FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"))
+        eventually(lambda: rows(SOMEBODY_WAITS))
 
         code, output = service.stop(signal.SIGINT)
 
@@ -215,7 +220,7 @@ def test_a_port_that_another_takes_while_it_starts_is_told_in_one_line(
         port = other.getsockname()[1]
         quiet = {"SEGMENTD_LOG_LEVEL": "error"}
         with serving("--database-url", empty_database_url, cwd=tmp_path, port=port, env=quiet) as service:
-            eventually(lambda: rows("SELECT FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"))
+            eventually(lambda: rows(SOMEBODY_WAITS))
             other.listen()
             rows("SELECT pg_advisory_unlock(7236837900)")
 

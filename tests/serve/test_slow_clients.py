@@ -171,7 +171,7 @@ def test_an_http_process_may_open_as_many_files_as_the_system_lets_it(
 def test_an_idle_connection_is_closed_after_a_time_of_its_own_which_may_be_a_fraction(
     empty_database_url: str, tmp_path: Path
 ) -> None:
-    times = {"SEGMENTD_KEEP_ALIVE_SECONDS": "0.5", "SEGMENTD_RECEIVE_SECONDS": "3"}
+    times = {"SEGMENTD_KEEP_ALIVE_SECONDS": "1.5", "SEGMENTD_RECEIVE_SECONDS": "60"}
     with serving("--database-url", empty_database_url, cwd=tmp_path, env=times) as service:
         address = urlsplit(service.ready().url)
         target = (address.hostname or "", address.port or 0)

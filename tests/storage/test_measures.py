@@ -1,14 +1,20 @@
 """Figures of the work that is to be done and was done, as the database knows them."""
 
+from functools import partial
+
 import pytest
 
 from segmentd.domain.reports import Status
+from segmentd.storage import measures
 from segmentd.storage.database import Database
-from segmentd.storage.measures import JobMeasures, measure
+from segmentd.storage.measures import JobMeasures
 from segmentd.storage.upkeep import settle_due_terms
 from tests.client import Api
 from tests.clock import Clock
 from tests.storage.rows import Rows
+
+# What is measured, not how soon.
+measure = partial(measures.measure, patience_s=60)
 
 EVER = {"from": "0001-01-01T00:00:00Z", "to": "9999-12-31T00:00:00Z"}
 
@@ -107,7 +113,7 @@ async def test_terms_that_are_due_are_counted_up_to_a_hundred_thousand(
         " FROM generate_series(0, 100001) AS number"
     )
 
-    found = await measure(database, patience_s=60)
+    found = await measure(database)
 
     assert found.terms_due == 100_000
     first = rows.column("SELECT extract(epoch FROM now() - '2025-01-02Z')::float8")

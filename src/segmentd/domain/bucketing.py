@@ -8,17 +8,12 @@ The hash folds a 64-bit id to 32 bits first, so ids whose folded halves coincide
 """
 
 from collections.abc import Callable
-from decimal import Decimal
-from typing import Any, Final, NewType
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-Bucket = NewType("Bucket", int)
-"""Where a user falls in a rollout: 0 to 2^32 - 1."""
-
-Threshold = NewType("Threshold", int)
-"""The first bucket that is outside of a rollout: 0 to 2^32."""
+from segmentd.domain.segments import Percent, Threshold
 
 BUCKETS: Final = 2**32
 
@@ -29,7 +24,7 @@ Word = Any
 _START: Final = np.uint32(0x9E3779B9 + 4 + 3923095)
 
 
-def threshold(percent: Decimal) -> Threshold:
+def threshold(percent: Percent) -> Threshold:
     """`floor(percent / 100 * 2^32)` for a percentage from 0 to 100, exactly."""
     return Threshold(int(percent * BUCKETS / 100))
 

@@ -8,9 +8,9 @@ from typing import Final
 
 import msgspec
 
-from segmentd.domain.bucketing import Bucket, Threshold
 from segmentd.domain.errors import Fault, Invalid
 from segmentd.domain.identifiers import Salt, Slug, UserId
+from segmentd.domain.segments import Bucket, Threshold
 
 MOST_SLUGS: Final = 1000
 

@@ -2,6 +2,7 @@
 
 from datetime import datetime
 from decimal import Decimal
+from typing import NewType
 
 import msgspec
 
@@ -9,6 +10,12 @@ from segmentd.domain.identifiers import Salt, Slug
 
 Percent = Decimal
 """From 0 to 100, with at most four decimals."""
+
+Bucket = NewType("Bucket", int)
+"""Where a user falls in a rollout: 0 to 2^32 - 1."""
+
+Threshold = NewType("Threshold", int)
+"""The first bucket that is outside of a rollout: 0 to 2^32."""
 
 
 class NewSegment(msgspec.Struct, frozen=True):

@@ -13,11 +13,9 @@ from prometheus_client.metrics_core import InfoMetricFamily
 
 from segmentd import __version__
 from segmentd.domain.memberships import Changed
+from segmentd.observability import FOLDER_VARIABLE
 from segmentd.observability.exposition import Page, add_tally, added_up, written
 from segmentd.observability.tally import BUCKETS_S, Tallies
-
-FOLDER_VARIABLE: Final = "PROMETHEUS_MULTIPROC_DIR"
-"""What prometheus_client learns of the folder by, when it is first imported."""
 
 NO_ROUTE: Final = "unknown"
 OTHER_METHOD: Final = "other"

@@ -15,7 +15,7 @@ from prometheus_client.multiprocess import mark_process_dead
 
 from segmentd.config import Settings
 from segmentd.domain.errors import StartupFailed
-from segmentd.observability.metrics import FOLDER_VARIABLE
+from segmentd.observability import FOLDER_VARIABLE
 from segmentd.serve.child import LEAVE, Assignment
 
 SHORTEST_PAUSE_S: Final = 0.1
