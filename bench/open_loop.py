@@ -6,7 +6,7 @@ The loop looks up every 0.2 ms, so that it leaves the cores to the server: laten
 
 import contextlib
 import random
-import select
+import selectors
 import socket
 import time
 from collections import deque
@@ -51,15 +51,13 @@ class Answering:
 def latencies(address: tuple[str, int], users: int, rate: float, seconds: float, seed: int) -> list[float]:
     """Milliseconds of each hot read of random users, at `rate` a second. Raises BenchError."""
     chance = random.Random(seed)
-    with contextlib.ExitStack() as undo, select.epoll() as ready:
-        connections: dict[int, Answering] = {}
+    with contextlib.ExitStack() as undo, selectors.DefaultSelector() as ready:
         idle: deque[Answering] = deque()
         busy: set[Answering] = set()
         for _ in range(32):
             connection = Answering(*address)
             undo.callback(connection.socket.close)
-            ready.register(connection.socket, select.EPOLLIN)
-            connections[connection.socket.fileno()] = connection
+            ready.register(connection.socket, selectors.EVENT_READ, connection)
             idle.append(connection)
         found: list[float] = []
         waiting: deque[float] = deque()
@@ -78,8 +76,8 @@ def latencies(address: tuple[str, int], users: int, rate: float, seconds: float,
                 connection.send(_request(1 + int(users * chance.random())), waiting.popleft())
                 busy.add(connection)
             time.sleep(_NAP_SECONDS)
-            for descriptor, _ in ready.poll(0):
-                connection = connections[descriptor]
+            for key, _ in ready.select(0):
+                connection = key.data
                 if connection.complete():
                     found.append(1000 * (time.perf_counter() - connection.due))
                     busy.remove(connection)
