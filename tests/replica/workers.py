@@ -21,6 +21,8 @@ from segmentd.api.http.hot_path import HotPath
 from segmentd.config import Settings
 from segmentd.observability.logs import set_up_logging
 from segmentd.observability.metrics import Metrics
+from segmentd.replica.board import Board, boot_time
+from segmentd.replica.replica import MICROSECONDS
 from segmentd.replica.store import Unusable
 from segmentd.serve.http_door import http_door
 from segmentd.serve.wiring import gate, near, service
@@ -138,6 +140,14 @@ class Worker:
             raise Unusable(answer["unusable"])
         assert "error" not in answer, answer["error"]
         return answer["result"]
+
+
+async def tells_its_age(worker: Worker, board: Board) -> bool:
+    """Whether the process says how old the board has its copy; it may be renewed meanwhile."""
+    begun, shown_before = boot_time(), board.fresh_at
+    age = await worker.age()
+    least, most = begun - board.fresh_at, boot_time() - shown_before
+    return age is not None and least // MICROSECONDS <= age <= most // MICROSECONDS
 
 
 class _Opened(NamedTuple):
