@@ -95,7 +95,7 @@ def migrated_template(server_url: str) -> Iterator[str]:
     with new_database(server_url, "template1") as url:
         with ThreadPoolExecutor(1) as apart:  # a loop of its own, which pytest-asyncio need not know of
             apart.submit(asyncio.run, migrate(url)).result()
-        yield urlsplit(url).path.removeprefix("/")
+        yield database_of(url)
 
 
 @contextmanager
@@ -113,6 +113,11 @@ def new_database(server_url: str, template: str) -> Iterator[str]:
 def with_database(url: str, name: str) -> str:
     """The URL of another database on the same server."""
     return urlsplit(url)._replace(path=f"/{name}").geturl()
+
+
+def database_of(url: str) -> str:
+    """The name of the database that a URL leads to."""
+    return urlsplit(url).path.removeprefix("/")
 
 
 def execute(url: str, statement: LiteralString, *names: str) -> None:

@@ -14,7 +14,7 @@ from psycopg import sql
 from segmentd.domain.identifiers import UserId
 from segmentd.domain.reports import Period, Report, ReportId, Status
 from segmentd.reports.build import rows_query
-from tests.storage.plans import Plan
+from tests.storage.plans import Plan, settle
 
 FIRST: Final = datetime(2025, 1, 1, tzinfo=UTC)
 
@@ -83,7 +83,7 @@ def test_a_month_s_report_has_no_partition_of_another_month_in_its_plan(
     connection: psycopg.Connection, *, analysed: bool
 ) -> None:
     if analysed:
-        connection.execute("VACUUM ANALYZE")
+        settle(connection)
     month = Period.of_month("2025-06")
     june = {"2025_06"}
     long_after = datetime(2026, 11, 1, tzinfo=UTC)
@@ -114,7 +114,7 @@ def test_a_period_that_goes_on_ends_for_the_report_at_its_cut_off(connection: ps
 
 
 def test_the_report_of_one_user_reads_the_history_by_its_index(connection: psycopg.Connection) -> None:
-    connection.execute("VACUUM ANALYZE")
+    settle(connection)
     report = order(Period.of_month("2025-06"), user_id=UserId(7))
     plan = explained(connection, report, datetime(2026, 11, 1, tzinfo=UTC))
     assert plan.indexes("membership_events") == {"membership_events_2025_06_user_id_at_idx"}
