@@ -3,9 +3,11 @@
 import json
 import math
 import time
-from collections.abc import Iterator
+import tracemalloc
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from datetime import timedelta
+from itertools import product
 from pathlib import Path
 from typing import Final
 
@@ -13,7 +15,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from segmentd.auth.authenticator import MOST_REMEMBERED, REMEMBERED_S, AccessRules, Authenticator
+from segmentd.auth.authenticator import (
+    MOST_REMEMBERED,
+    MOST_REMEMBERED_BYTES,
+    REMEMBERED_S,
+    AccessRules,
+    Authenticator,
+)
 from segmentd.auth.jwt import JwtRules, JwtVerifier
 from segmentd.auth.rate_limit import RateLimit
 from segmentd.auth.tokens import digest_of
@@ -249,6 +257,43 @@ async def test_no_more_is_remembered_than_there_is_room_for(
         assert names == [f"caller {number}" for number in range(5)]
 
 
+def grown(authenticator: Authenticator, authorizations: Iterable[bytes]) -> int:
+    """By how many bytes this process grows when it admits all of these."""
+    authenticator.admit(next(iter(authorizations)))
+    tracemalloc.start()
+    try:
+        for authorization in authorizations:
+            authenticator.admit(authorization)
+        return tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+
+
+async def test_ten_thousand_spellings_of_one_token_take_no_room(database: Database) -> None:
+    secret = await new_token(database, "one")
+    authenticator = await looked(database, OPEN._replace(jwt=jwts()))
+    jwt = issuer("HS256").token()
+    room = 8192 - max(len(secret), len(jwt))
+
+    for credential in (secret, jwt):
+        blanks = (b"bearer" + b" " * (room - number % 5000) + credential.encode() for number in range(10_000))
+        assert grown(authenticator, blanks) < 2**16
+    cases = ("".join(case) for case in product(*zip("bearer", "BEARER", strict=True)))
+    spelt = [f"{case} {secret}{end}".encode() for case in cases for end in ("", " ", "\t", " \t ")]
+    assert grown(authenticator, spelt) < 2**16
+
+
+async def test_ten_thousand_tokens_take_no_more_room_than_there_is(database: Database) -> None:
+    authenticator = await looked(database, OPEN._replace(jwt=jwts()))
+    by = issuer("HS256")
+    long = [shown(by.token({**CLAIMS, "note": f"{number} {'x' * 5000}"})) for number in range(3000)]
+    short = [shown(by.token({**CLAIMS, "note": number})) for number in range(MOST_REMEMBERED + 1000)]
+
+    assert sum(map(len, long)) > 3 * MOST_REMEMBERED_BYTES
+    assert grown(authenticator, long) < 2 * MOST_REMEMBERED_BYTES
+    assert grown(authenticator, short) < 3 * MOST_REMEMBERED_BYTES
+
+
 # What stays of a token
 
 
@@ -431,7 +476,7 @@ async def test_who_comes_too_often_is_told_how_many_whole_seconds_to_wait(
     database: Database, tmp_path: Path
 ) -> None:
     one, other = await new_token(database, "one"), await new_token(database, "other")
-    limit = RateLimit.opened(tmp_path / "rates", 0.001)
+    limit = RateLimit.opened(tmp_path / "rates", 0.001, b"key")
     authenticator = await looked(database, OPEN._replace(rate_limit=limit))
     authenticator.admit(shown(one))
 

@@ -18,6 +18,7 @@ LEEWAY: Final = 30
 SECRET: Final = issuer("HS256")
 UNKNOWN_KEY: Final = "The JWT is not signed by a key that this service knows."
 MALFORMED: Final = "The JWT is malformed."
+URL_SAFE: Final = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 MANY: Final = settings(max_examples=300, database=None)
 
 
@@ -416,6 +417,7 @@ def test_a_jwt_of_8_kib_is_the_longest() -> None:
         f".{SECRET.token()}",
         f"{SECRET.token()}.AAAA.AAAA",
         f" {SECRET.token()}",
+        f"{SECRET.token()}=",
         f"{SECRET.token()}\n",
         SECRET.token(kid=7),
         SECRET.token(kid=None),
@@ -431,6 +433,22 @@ def test_a_jwt_of_8_kib_is_the_longest() -> None:
 )
 def test_what_is_no_jwt_is_refused(text: str) -> None:
     assert refusal(text) in {MALFORMED, UNKNOWN_KEY}
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_a_jwt_has_one_spelling(algorithm: str) -> None:
+    token = issuer(algorithm).token()
+    others = [token + end for end in ("=", "==", "-", "A", ".", " ", "%3D")]
+    others += [token[:place] + "!" + token[place:] for place in range(0, len(token), 40)]
+    # The bits of the last character that are beyond the signature's last byte.
+    unused = {0: 0, 2: 4, 3: 2}[len(token.rpartition(".")[2]) % 4]
+    last = URL_SAFE.index(token[-1])
+    others += [token[:-1] + URL_SAFE[last | bits] for bits in range(1, 1 << unused)]
+
+    by = verifier(issuer(algorithm).key)
+    assert by.verify(token, NOW).principal.name == "importer"
+    for other in others:
+        assert refusal(other, by) in {MALFORMED, UNKNOWN_KEY}, other
 
 
 @MANY

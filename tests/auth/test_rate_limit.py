@@ -1,10 +1,11 @@
 """How often a caller may come, counted in memory that processes share."""
 
 import time
-from collections.abc import Callable, Iterator
+import zlib
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -14,7 +15,12 @@ from segmentd.auth.rate_limit import RateLimit
 
 S: Final = 1_000_000_000
 
-Opened = Callable[[float], RateLimit]
+# What is kept secret by a node.
+KEY: Final = bytes(32)
+
+
+class Opened(Protocol):
+    def __call__(self, per_second: float, key: bytes = KEY) -> RateLimit: ...
 
 
 class Watch:
@@ -41,8 +47,8 @@ def watch(monkeypatch: pytest.MonkeyPatch) -> Watch:
 def opened(tmp_path: Path, watch: Watch) -> Iterator[Opened]:  # noqa: ARG001 - the clock stands still from here on
     """Opens the words of this test's node, as each of its processes does."""
     with ExitStack() as stack:
-        yield lambda per_second: stack.enter_context(
-            closing(RateLimit.opened(tmp_path / "rates", per_second))
+        yield lambda per_second, key=KEY: stack.enter_context(
+            closing(RateLimit.opened(tmp_path / "rates", per_second, key))
         )
 
 
@@ -95,6 +101,33 @@ def test_callers_do_not_count_for_each_other(opened: Opened) -> None:
     assert taken(limit, "one") == 3
 
     assert [taken(limit, caller) for caller in ("two", "", "имя", "x" * 1000)] == [3, 3, 3, 3]
+
+
+def sharing(limit: RateLimit, watch: Watch, names: Iterable[str]) -> Iterator[str]:
+    """The names that use up the rate of "victim"."""
+    for name in names:
+        watch.advance(60)
+        while not limit.take(name):
+            pass
+        if limit.take("victim"):
+            yield name
+
+
+def test_which_callers_share_a_rate_cannot_be_computed_without_the_node_s_key(
+    opened: Opened, watch: Watch
+) -> None:
+    # These fall on the same place of 65,536 by CRC-32, as by any hash that everybody knows.
+    computed = ["victim 32670", "victim 85714"]
+    for name in computed:
+        assert zlib.crc32(name.encode()) % 65536 == zlib.crc32(b"victim") % 65536
+
+    assert list(sharing(opened(1), watch, computed)) == []
+
+
+def test_who_shares_a_rate_on_one_node_shares_none_on_another(opened: Opened, watch: Watch) -> None:
+    chosen = next(sharing(opened(1), watch, map(str, range(1_000_000))))
+
+    assert list(sharing(opened(1, b"another key"), watch, [chosen])) == []
 
 
 def test_the_processes_of_a_node_count_together(opened: Opened, watch: Watch) -> None:

@@ -193,7 +193,7 @@ async def test_who_comes_too_often_is_told_when_to_come_again(
     database: Database, doors: Callable[[AccessRules], Doors], plain: Request, tmp_path: Path
 ) -> None:
     secret = await new_token(database, "one")
-    with closing(RateLimit.opened(tmp_path / "rates", 0.001)) as limit:
+    with closing(RateLimit.opened(tmp_path / "rates", 0.001, b"key")) as limit:
         these = doors(CLOSED._replace(rate_limit=limit))
         await these.authenticator.look()
         first = await ask(these.hot, plain._replace(headers=[*plain.headers, bearer(secret)]))

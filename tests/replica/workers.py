@@ -174,7 +174,7 @@ class _Duty:
             database = await stack.enter_async_context(Database(database_url, pool_size=4))
         node = await stack.enter_async_context(near(database, chosen, Path(folder)))
         authenticator = await stack.enter_async_context(
-            gate(access_url, chosen, Path(folder), may_be_open=True)
+            gate(access_url, chosen, Path(folder), may_be_open=True, rate_key=b"key")
         )
         door = http_door(service(database, chosen, node), chosen, authenticator, node.replica, Metrics())
         self._now = _Opened(stack, node, door)

@@ -23,8 +23,11 @@ from segmentd.storage.database import Database
 LOOK_EVERY_S: Final = 0.3
 # After this time a token is looked up anew, which also notes that it is in use.
 REMEMBERED_S: Final = 60.0
+# What is remembered costs its own length and about half a kilobyte.
 MOST_REMEMBERED: Final = 10_000
-_LONGEST_CREDENTIALS: Final = 8192 + len("Bearer ")
+MOST_REMEMBERED_BYTES: Final = 4 * 2**20
+_BEARER: Final = b"Bearer "
+_LONGEST_CREDENTIALS: Final = 8192 + len(_BEARER)
 
 _log = structlog.get_logger(__name__)
 
@@ -51,7 +54,9 @@ class Authenticator:
         self._open = False
         self._by_digest: Mapping[bytes, Token] = {}
         self._clock_offset = timedelta()
+        # By the one usual spelling of the header, so that each credential is in it once.
         self._remembered: dict[bytes, _Remembered] = {}
+        self._remembered_bytes = 0
         self._used: set[TokenId] = set()
 
     @asynccontextmanager
@@ -68,14 +73,14 @@ class Authenticator:
     async def look(self) -> None:
         """Learns which tokens are in force, and notes which were used. Raises Unavailable."""
         if self._rules.jwt is not None and self._rules.jwt.reload():
-            self._remembered.clear()
+            self._forget()
         begun = time.monotonic()
         state = await tokens.state(self._database)
         if state.version != self._version:
             found = await tokens.in_force(self._database)
             self._by_digest = {token.digest: token for token in found}
             self._version = state.version
-            self._remembered.clear()
+            self._forget()
         self._open = self._rules.may_be_open and self._rules.jwt is None and not state.has_tokens
         self._clock_offset = state.now - _monotonic(begun)
         self._known_until = begun + self._rules.bound_seconds
@@ -99,10 +104,9 @@ class Authenticator:
         if now < self._known_until:
             if self._open:
                 return ANONYMOUS
-            # Found by a hash that is keyed at random, and compared whole only then: its time tells nothing.
-            remembered = self._remembered.get(authorization or b"")
-            if remembered is not None and now < remembered.until:
-                return remembered.principal
+            remembered = self._recall(authorization or b"", now)
+            if remembered is not None:
+                return remembered
         return self._recognise(authorization, now)
 
     def _recognise(self, authorization: bytes | None, now: float) -> Principal:
@@ -111,11 +115,14 @@ class Authenticator:
             self._check_known(now)
             raise Unauthenticated
         secret = _bearer(authorization)
+        usual = _BEARER + secret.encode()
+        if authorization != usual and now < self._known_until and (found := self._recall(usual, now)):
+            return found
         jwt = self._rules.jwt
         if jwt is not None and secret.count(".") == 2:  # noqa: PLR2004 - header, payload and signature
             wall_clock = time.time()
             verified = jwt.verify(secret, wall_clock)
-            return self._remember(authorization, verified.principal, now + verified.expires_at - wall_clock)
+            return self._remember(usual, verified.principal, now + verified.expires_at - wall_clock)
         self._check_known(now)
         presented = digest_of(secret)
         token = self._by_digest.get(presented)
@@ -126,18 +133,32 @@ class Authenticator:
             raise Unauthenticated("The token has expired.")
         self._used.add(token.id)
         left = math.inf if token.expires_at is None else (token.expires_at - instant).total_seconds()
-        return self._remember(authorization, Principal(token.name, token.role), now + left)
+        return self._remember(usual, Principal(token.name, token.role), now + left)
 
     def _check_known(self, now: float) -> None:
         if now >= self._known_until:
             raise Unavailable("The database is away, so it cannot be told who may call; try again shortly.")
 
+    def _recall(self, authorization: bytes, now: float) -> Principal | None:
+        # Found by a hash that is keyed at random, and compared whole only then: its time tells nothing.
+        remembered = self._remembered.get(authorization)
+        return remembered.principal if remembered is not None and now < remembered.until else None
+
     def _remember(self, authorization: bytes, principal: Principal, until: float) -> Principal:
-        if len(self._remembered) >= MOST_REMEMBERED:
-            self._remembered.clear()
+        """Remembers whom the header in its usual spelling proves; the oldest make room for it."""
+        if authorization not in self._remembered:
+            self._remembered_bytes += len(authorization)
         until = min(until, time.monotonic() + REMEMBERED_S)
         self._remembered[authorization] = _Remembered(principal, until)
+        while len(self._remembered) > MOST_REMEMBERED or self._remembered_bytes > MOST_REMEMBERED_BYTES:
+            oldest = next(iter(self._remembered))
+            del self._remembered[oldest]
+            self._remembered_bytes -= len(oldest)
         return principal
+
+    def _forget(self) -> None:
+        self._remembered.clear()
+        self._remembered_bytes = 0
 
     async def _watch(self) -> None:
         while True:

@@ -89,7 +89,8 @@ class JwtVerifier:
         """Whom the JWT proves at `now`, in seconds since 1970. Raises Unauthenticated."""
         if len(token) > TOKEN_BYTES:
             raise Unauthenticated(f"The JWT is longer than {TOKEN_BYTES} bytes.")
-        if not token.isascii():
+        # PyJWT takes a padded signature too, which RFC 7515 does not have: one JWT has one spelling.
+        if not token.isascii() or "=" in token:
             raise Unauthenticated(_MALFORMED)
         try:
             claims = self._claims(token)

@@ -3,7 +3,7 @@
 import mmap
 import os
 import time
-import zlib
+from hashlib import blake2b
 from pathlib import Path
 from typing import Final, Self
 
@@ -18,22 +18,26 @@ class RateLimit:
 
     A word is the time, by the monotonic clock, at which the caller's allowance is full again. Processes write
     it without a lock; where two do so at once, one request goes uncounted.
+
+    Which word is a caller's follows from a secret of the node, the `key` of up to 64 bytes: else it could be
+    computed which name shares the word of another one, and take up its allowance.
     """
 
-    def __init__(self, memory: mmap.mmap, per_second: float) -> None:
+    def __init__(self, memory: mmap.mmap, per_second: float, key: bytes) -> None:
         self._memory = memory
         self._full_at = memoryview(memory).cast("q")
+        self._key = key
         self._cost_ns = int(_SECOND_NS / per_second)
         # A second's worth at once, or one request where that is less.
         self._most_ns = max(_SECOND_NS, self._cost_ns)
 
     @classmethod
-    def opened(cls, path: Path, per_second: float) -> Self:
+    def opened(cls, path: Path, per_second: float, key: bytes) -> Self:
         """The words at this path, which are made if need be."""
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
         try:
             os.ftruncate(descriptor, _PLACES * _WORD_BYTES)
-            return cls(mmap.mmap(descriptor, _PLACES * _WORD_BYTES), per_second)
+            return cls(mmap.mmap(descriptor, _PLACES * _WORD_BYTES), per_second, key)
         finally:
             os.close(descriptor)
 
@@ -43,7 +47,8 @@ class RateLimit:
 
     def take(self, caller: str) -> float:
         """Counts one request; 0, or the seconds until there is room for it, and then it is not counted."""
-        place = zlib.crc32(caller.encode()) % _PLACES
+        digest = blake2b(caller.encode(), digest_size=_WORD_BYTES, key=self._key).digest()
+        place = int.from_bytes(digest) % _PLACES
         now = time.monotonic_ns()
         full_at = self._full_at[place]
         # What is out of reach was written before the machine's last start.

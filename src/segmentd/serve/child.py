@@ -30,6 +30,8 @@ class Assignment(msgspec.Struct, frozen=True):
     listener: int | None = None
     may_be_open: bool = False
     """Whether everybody may call as long as there is no access control."""
+    rate_key: bytes = b""
+    """The secret by which all processes of this node find a caller's rate."""
     metrics_dir: str | None = None
     """Where all processes of this node measure; None: nothing is measured."""
 

@@ -40,7 +40,11 @@ async def serve_http(assignment: Assignment, duty: Duty) -> None:
             watched(database, metrics),
             near(database, settings, folder) as node,
             gate(
-                assignment.database_url, settings, folder, may_be_open=assignment.may_be_open
+                assignment.database_url,
+                settings,
+                folder,
+                may_be_open=assignment.may_be_open,
+                rate_key=assignment.rate_key,
             ) as authenticator,
         ):
             use_cases = service(database, settings, node, metrics)

@@ -4,6 +4,7 @@ import asyncio
 import fcntl
 import itertools
 import os
+import secrets
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -72,6 +73,7 @@ def _serve_once(settings: Settings, listener: socket.socket, folder: Path, ready
             str(folder),
             listener.fileno(),
             may_be_open=may_be_open,
+            rate_key=secrets.token_bytes(32),
             metrics_dir=metrics_dir,
         )
         kept = [Kept(HTTP_WORKER, http) for _ in range(worker_count(settings))]

@@ -54,13 +54,14 @@ async def near(database: Database, settings: Settings, folder: Path) -> AsyncIte
 
 @asynccontextmanager
 async def gate(
-    database_url: str, settings: Settings, folder: Path, *, may_be_open: bool
+    database_url: str, settings: Settings, folder: Path, *, may_be_open: bool, rate_key: bytes
 ) -> AsyncIterator[Authenticator]:
     """Knows who is calling as long as the context lives, by a connection of its own that nothing delays."""
     async with AsyncExitStack() as stack:
         limit = None
         if settings.rate_limit:
-            limit = stack.enter_context(closing(RateLimit.opened(folder / "rates", settings.rate_limit)))
+            opened = RateLimit.opened(folder / "rates", settings.rate_limit, rate_key)
+            limit = stack.enter_context(closing(opened))
         rules = AccessRules(
             may_be_open=may_be_open,
             bound_seconds=math.inf if settings.serve_stale else settings.max_age_seconds,
