@@ -115,13 +115,13 @@ def _reads(node: Node, table: str) -> bool:
 
 
 def settle(connection: psycopg.Connection) -> None:
-    """Brings all tables into the state that plans are compared in, and keeps autovacuum away from them.
+    """Brings all tables into the state in which plans are compared, and keeps autovacuum away from them.
 
     The statistics are current, and every page is marked as visible to all, so that an index-only scan reads
     nothing but its index.
     """
-    # VACUUM does not mark a page while the commit of one of its rows is not in the log, and a commit that does
-    # not wait gets there half a second later. One that waits takes all earlier ones along.
+    # VACUUM does not mark a page while the commit of one of its rows is not in the log, and a commit that
+    # does not wait gets there up to half a second later. One that waits takes all earlier ones along.
     connection.execute("SET synchronous_commit = on")
     for (table,) in connection.execute(_TABLES).fetchall():
         alter = sql.SQL("ALTER TABLE {} SET (autovacuum_enabled = off)")
