@@ -13,7 +13,7 @@ COMPILE := .venv/bin/uv --quiet pip compile pyproject.toml --universal --python-
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help run test check format proof bench lock audit clean FORCE
+.PHONY: help run test check format schema proof bench lock audit clean FORCE
 
 help: ## lists the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-7s %s\n", $$1, $$2 }' Makefile
@@ -33,6 +33,9 @@ check: .venv/.dev .venv/.package ## format, lint, types, and which module may im
 format: .venv/.dev ## formats the code and mends what ruff can mend
 	.venv/bin/ruff check --fix-only .
 	.venv/bin/ruff format .
+
+schema: .venv/.dev .venv/.package ## writes schema.sql from the files in tables/ and functions/
+	.venv/bin/python -m segmentd.storage.schema
 
 proof: .venv/.dev .venv/.package ## runs the long proofs that `make test` leaves out
 	.venv/bin/pytest -m proof --timeout 3600 $(ARGS)

@@ -2,18 +2,23 @@ import asyncio
 import re
 import secrets
 from collections.abc import Awaitable, Iterator
+from typing import LiteralString
 from urllib.parse import quote, urlsplit
 
 import psycopg
 import pytest
 
+from segmentd import __version__
 from segmentd.domain.errors import StartupFailed
 from segmentd.storage import migrate as migrating
-from segmentd.storage.migrate import Migration, migrate, migrations, pending_migrations
+from segmentd.storage import schema
+from segmentd.storage.migrate import migrate, pending_migrations
+from segmentd.storage.schema import Functions, SqlFile
 from tests.postgres import execute, new_database, with_database
 
-ALL = [*migrations()]
-NAMES = [migration.name for migration in ALL]
+ALL = schema.table_files()
+NAMES = [file.name for file in ALL]
+FUNCTIONS = schema.functions()
 
 
 def applied(url: str) -> list[str]:
@@ -51,18 +56,40 @@ async def refusal(url: str) -> str:
     return line
 
 
-def bring(monkeypatch: pytest.MonkeyPatch, *brought: Migration) -> None:
-    """Lets segmentd be a version that brings these migrations."""
-    monkeypatch.setattr(migrating, "migrations", lambda: iter(brought))
+def bring(monkeypatch: pytest.MonkeyPatch, *brought: SqlFile) -> None:
+    """Lets segmentd be a version that brings these numbered files."""
+    monkeypatch.setattr(schema, "table_files", lambda: [*brought])
 
 
-def test_migrations_are_numbered_from_one_without_a_gap() -> None:
-    assert [migration.number for migration in ALL] == [*range(1, len(ALL) + 1)]
-    assert all(migration.name.startswith(f"{migration.number:04}_") for migration in ALL)
+def bring_function(monkeypatch: pytest.MonkeyPatch, sql: str, version: str = __version__) -> None:
+    """Lets segmentd be a version that brings this function beside the others."""
+    functions = Functions([*FUNCTIONS.files, SqlFile(99, "99_more.sql", sql)])
+    monkeypatch.setattr(schema, "functions", lambda: functions)
+    monkeypatch.setattr(migrating, "__version__", version)
+
+
+def asked(url: str, question: LiteralString) -> object:
+    with psycopg.connect(url) as connection:
+        row = connection.execute(question).fetchone()
+        return row and row[0]
+
+
+def test_the_files_are_numbered_from_one_without_a_gap() -> None:
+    assert [file.number for file in ALL] == [*range(1, len(ALL) + 1)]
+    assert all(file.name.startswith(f"{file.number:04}_") for file in ALL)
+    assert [file.number for file in FUNCTIONS.files] == [*range(1, len(FUNCTIONS.files) + 1)]
+
+
+def test_what_is_edited_in_place_is_only_what_can_be_replaced() -> None:
+    for file in FUNCTIONS.files:
+        for statement in re.findall(
+            r"^(?:CREATE|ALTER|DROP|INSERT|UPDATE|DELETE)\b.*", file.sql, re.MULTILINE
+        ):
+            assert statement.startswith("CREATE OR REPLACE "), file.name
 
 
 async def test_an_empty_database_gets_every_migration_in_order(empty_database_url: str) -> None:
-    assert await pending_migrations(empty_database_url) == NAMES
+    assert await pending_migrations(empty_database_url) == [*NAMES, "functions"]
     assert tables(empty_database_url) == set()
 
     assert await migrate(empty_database_url) >= len(ALL)
@@ -95,18 +122,18 @@ async def test_of_four_that_migrate_one_empty_database_at_once_each_succeeds_and
 async def test_a_migration_that_fails_leaves_nothing_half_done_and_can_be_mended(
     empty_database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    await migrate(empty_database_url)
     number = len(ALL) + 1
-    good = Migration(number, f"{number:04}_good.sql", "CREATE TABLE good ()")
-    bad = Migration(number + 1, f"{number + 1:04}_bad.sql", "CREATE TABLE half_done ();\nSELECT 1 / 0;")
+    good = SqlFile(number, f"{number:04}_good.sql", "CREATE TABLE good ()")
+    bad = SqlFile(number + 1, f"{number + 1:04}_bad.sql", "CREATE TABLE half_done ();\nSELECT 1 / 0;")
     bring(monkeypatch, *ALL, good, bad)
 
     line = await line_of(migrate(empty_database_url))
 
     assert line == f"migration {bad.name} failed: division by zero"
-    assert applied(empty_database_url) == [*NAMES, good.name]
-    assert "good" in tables(empty_database_url)
-    assert "half_done" not in tables(empty_database_url)
-    assert await pending_migrations(empty_database_url) == [bad.name]
+    assert applied(empty_database_url) == NAMES
+    assert {"good", "half_done"}.isdisjoint(tables(empty_database_url))
+    assert await pending_migrations(empty_database_url) == [good.name, bad.name, "functions"]
 
     bring(monkeypatch, *ALL, good, bad._replace(sql="CREATE TABLE done ()"))
     assert await migrate(empty_database_url) >= 1
@@ -122,6 +149,93 @@ async def test_the_database_of_a_newer_segmentd_is_refused_and_left_as_it_is(dat
 
     assert line == "the database was migrated by a newer segmentd (migration 9999); update this one"
     assert applied(database_url) == [*NAMES[:-1], "9999_future.sql"]
+
+
+@pytest.mark.parametrize("names", [["0001_tables.sql"], ["0001_tables.sql", "0002_partitions_and_locks.sql"]])
+async def test_a_database_from_before_the_first_release_is_refused_and_left_as_it_is(
+    empty_database_url: str, names: list[str]
+) -> None:
+    with psycopg.connect(empty_database_url) as connection:
+        connection.execute("CREATE TABLE schema_migrations (number integer PRIMARY KEY, name text NOT NULL)")
+        for number, name in enumerate(names, 1):
+            connection.execute("INSERT INTO schema_migrations VALUES (%s, %s)", [number, name])
+
+    line = await refusal(empty_database_url)
+
+    assert line == "a development version from before the first release made this database: use an empty one"
+    assert tables(empty_database_url) == {"schema_migrations"}
+    assert applied(empty_database_url) == names
+
+
+async def test_changed_functions_are_applied_without_a_new_numbered_file(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bring_function(monkeypatch, "CREATE OR REPLACE FUNCTION answer() RETURNS integer LANGUAGE sql RETURN 42")
+
+    assert await pending_migrations(database_url) == ["functions"]
+    assert await migrate(database_url) == 1
+
+    assert asked(database_url, "SELECT answer()") == 42
+    assert await pending_migrations(database_url) == []
+    assert await migrate(database_url) == 0
+
+
+async def test_an_older_segmentd_leaves_the_functions_of_a_newer_one_as_they_are(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as newer:
+        bring_function(
+            newer, "CREATE OR REPLACE FUNCTION answer() RETURNS integer LANGUAGE sql RETURN 2", "0.10.0"
+        )
+        await migrate(database_url)
+    bring_function(
+        monkeypatch, "CREATE OR REPLACE FUNCTION answer() RETURNS integer LANGUAGE sql RETURN 1", "0.9.1"
+    )
+
+    assert await pending_migrations(database_url) == []
+    assert await migrate(database_url) == 0
+
+    assert asked(database_url, "SELECT answer()") == 2
+
+
+@pytest.mark.parametrize(
+    ("sql", "line"),
+    [
+        (
+            "CREATE OR REPLACE FUNCTION clock_instant() RETURNS text LANGUAGE sql RETURN now()::text",
+            "migration 99_more.sql failed: cannot change return type of existing function; ",
+        ),
+        (
+            "CREATE OR REPLACE FUNCTION bucket(user_id bigint) RETURNS bigint LANGUAGE sql RETURN 0",
+            "two functions have the name bucket: ",
+        ),
+    ],
+)
+async def test_a_function_whose_signature_changed_in_place_is_refused_with_what_to_do(
+    database_url: str, monkeypatch: pytest.MonkeyPatch, sql: str, line: str
+) -> None:
+    count = "SELECT count(*) FROM pg_proc WHERE proname IN ('clock_instant', 'bucket')"
+    before = asked(database_url, count)
+    bring_function(monkeypatch, sql)
+
+    told = await line_of(migrate(database_url))
+
+    assert told == f"{line}a changed signature or return type needs a DROP FUNCTION in a new numbered file"
+    assert asked(database_url, count) == before
+
+
+async def test_a_numbered_file_drops_a_function_whose_signature_changes(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dropping = SqlFile(len(ALL) + 1, "9999_bucket.sql", "DROP FUNCTION bucket(bigint, bigint)")
+    bring(monkeypatch, *ALL, dropping)
+    old, new = "salt bigint) RETURNS bigint", "salt bigint, more bigint = 0) RETURNS bigint"
+    changed = [file._replace(sql=file.sql.replace(old, new)) for file in FUNCTIONS.files]
+    monkeypatch.setattr(schema, "functions", lambda: Functions(changed))
+
+    await migrate(database_url)
+
+    assert asked(database_url, "SELECT count(*) FROM pg_proc WHERE proname = 'bucket' AND pronargs = 3") == 1
 
 
 async def test_whoever_waits_too_long_for_another_s_migration_says_so(
@@ -208,7 +322,7 @@ async def test_a_role_that_may_not_make_tables_is_told_so_in_one_line(
 ) -> None:
     with new_database(postgres_url, "template1") as url:
         line = await line_of(migrate(with_login(url, *login_without_rights)))
-        assert line == "cannot use the database: permission denied for schema public"
+        assert line == "migration 0001_tables.sql failed: permission denied for schema public"
         assert tables(url) == set()
 
 

@@ -9,7 +9,8 @@ import psycopg
 import pytest
 
 from segmentd.storage.embedded_launch import programs
-from segmentd.storage.migrate import migrate
+from segmentd.storage.migrate import migrate, pending_migrations
+from segmentd.storage.schema import functions, schema_text
 from tests.postgres import new_database
 
 # pg_dump sorts what it writes by kind and name, and heads each part with a line like this.
@@ -32,14 +33,14 @@ def by_schema_file(postgres_url: str) -> Callable[[str], dict[str, str]]:
 def parts(url: str) -> dict[str, str]:
     """Each thing in a database, and the rows of its tables, as pg_dump writes them.
 
-    Without the months of the history, which are named by the date, the list of migrations, the random keys,
+    Without the months of the history, which are named by the date, the random keys, the times of migrations,
     and the tables of the job queue, which its package brings.
     """
     dump = subprocess.run(
         [
             programs() / "pg_dump",
-            *("--no-owner", "--exclude-table=membership_events_*_*", "--exclude-table=schema_migrations"),
-            "--exclude-table-data=signing_keys",
+            *("--no-owner", "--exclude-table=membership_events_*_*"),
+            *("--exclude-table-data=signing_keys", "--exclude-table-data=schema_*"),
             url,
         ],
         capture_output=True,
@@ -60,11 +61,11 @@ def parts(url: str) -> dict[str, str]:
 
 def differences(migrated: dict[str, str], written: dict[str, str]) -> str:
     """What a developer has to do, thing by thing; nothing where both are the same."""
-    told = [f"only in the migrations: {name}" for name in migrated.keys() - written.keys()]
+    told = [f"only in a migrated database: {name}" for name in migrated.keys() - written.keys()]
     told += [f"only in schema.sql: {name}" for name in written.keys() - migrated.keys()]
     for name in migrated.keys() & written.keys():
         texts = (migrated[name].splitlines(), written[name].splitlines())
-        told += ["\n".join(unified_diff(*texts, f"migrations: {name}", f"schema.sql: {name}", lineterm=""))]
+        told += ["\n".join(unified_diff(*texts, f"migrated: {name}", f"schema.sql: {name}", lineterm=""))]
     return "\n\n".join(sorted(filter(None, told)))
 
 
@@ -72,7 +73,29 @@ def schema_file() -> str:
     return resources.files("segmentd.storage").joinpath("schema.sql").read_text("utf-8")
 
 
-async def test_the_file_that_a_person_reads_is_the_sum_of_the_migrations(
+def test_the_file_is_what_make_schema_writes() -> None:
+    assert schema_file() == schema_text(), "run `make schema`"
+
+
+async def test_a_database_made_from_the_file_alone_lacks_nothing(
+    empty_database_url: str,
+) -> None:
+    with psycopg.connect(empty_database_url) as connection:
+        connection.execute(schema_file().encode())
+
+    assert await pending_migrations(empty_database_url) == []
+
+
+async def test_applying_the_functions_twice_changes_nothing(database_url: str) -> None:
+    before = parts(database_url)
+    with psycopg.connect(database_url) as connection:
+        for file in functions().files:
+            connection.execute(file.sql.encode())
+
+    assert parts(database_url) == before
+
+
+async def test_a_database_made_from_the_file_is_a_migrated_one(
     empty_database_url: str, by_schema_file: Callable[[str], dict[str, str]]
 ) -> None:
     await migrate(empty_database_url)
@@ -82,7 +105,7 @@ async def test_the_file_that_a_person_reads_is_the_sum_of_the_migrations(
     assert "TABLE users" in migrated
     assert "TABLE DATA catalog" in migrated
     if different := differences(migrated, written):
-        pytest.fail(f"schema.sql and the migrations are not the same:\n\n{different}", pytrace=False)
+        pytest.fail(f"schema.sql and a migrated database are not the same:\n\n{different}", pytrace=False)
 
 
 def test_the_comparison_names_what_differs(by_schema_file: Callable[[str], dict[str, str]]) -> None:
@@ -97,14 +120,14 @@ def test_the_comparison_names_what_differs(by_schema_file: Callable[[str], dict[
 
     headlines = [line for line in different.splitlines() if re.match("only|---|[+-] ", line)]
     assert headlines == [
-        "--- migrations: FUNCTION catalog_lock()",
+        "--- migrated: FUNCTION catalog_lock()",
         "-    RETURN '7236837901'::bigint;",
         "+    RETURN 1;",
-        "--- migrations: TABLE users",
+        "--- migrated: TABLE users",
         "-    CONSTRAINT users_name_check CHECK ((length(name) <= 256))",
         "+    CONSTRAINT users_name_check CHECK ((length(name) <= 257))",
+        "only in a migrated database: INDEX segments_by_slug",
         "only in schema.sql: INDEX segments_by_name",
-        "only in the migrations: INDEX segments_by_slug",
     ]
 
 

@@ -1,1 +1,1 @@
-"""PostgreSQL: the one source of truth. One module a table group; the SQL of the schema is in `migrations`."""
+"""PostgreSQL: the one source of truth. One module a table group; `tables` and `functions` are the schema."""

@@ -1,4 +1,4 @@
-"""The audit log: who changed segments and tokens, or erased users (migrations/0010_access.sql)."""
+"""The audit log: who changed segments and tokens, or erased users (functions/03_audit_log.sql)."""
 
 from collections.abc import Sequence
 

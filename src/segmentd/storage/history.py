@@ -1,4 +1,4 @@
-"""When the answer to "is the user in?" changed, and why (migrations/0005_history.sql)."""
+"""When the answer to "is the user in?" changed, and why (functions/05_history.sql)."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime

@@ -1,4 +1,4 @@
-"""Memberships in PostgreSQL: changes of one user's segments, and who is in what."""
+"""Changes of one user's segments, and who is in what (functions/07_memberships.sql)."""
 
 from collections.abc import Mapping, Sequence
 from typing import Final, LiteralString
@@ -71,10 +71,8 @@ async def members_after(database: Database, slug: Slug, after: UserId | None, li
     """
     segment = await database.one(
         _SegmentRow,
-        "SELECT s.id, s.salt, r.threshold FROM segments s"
-        " LEFT JOIN rollouts r ON r.segment_id = s.id AND r.ended_at IS NULL"
-        " WHERE lower(s.slug) = lower(%(slug)s) AND s.slug = %(slug)s AND s.deleted_at IS NULL",
-        {"slug": slug},
+        "SELECT id, salt, threshold FROM living_segment(%s)",
+        [slug],
     )
     if segment is None:
         raise SegmentNotFound([slug])

@@ -1,18 +1,19 @@
-"""The schema: numbered SQL files, each applied once, in order, in a transaction of its own."""
+"""Applies the schema (storage/schema.py): numbered files once, and the functions whenever they changed."""
 
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from importlib import resources
-from typing import Final, NamedTuple
+from typing import Final
 
 import psycopg
 import structlog
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import scalar_row
 
+from segmentd import __version__
 from segmentd.domain.errors import StartupFailed
-from segmentd.storage import job_queue
+from segmentd.storage import job_queue, schema
+from segmentd.storage.schema import SqlFile
 
 OLDEST_POSTGRESQL: Final = 15
 
@@ -20,28 +21,13 @@ OLDEST_POSTGRESQL: Final = 15
 _MIGRATION_LOCK: Final = 7236837900
 _LOCK_TIMEOUT: Final = "60s"
 
+_DROP_FIRST: Final = "a changed signature or return type needs a DROP FUNCTION in a new numbered file"
+
 _log = structlog.get_logger(__name__)
 
 
-class Migration(NamedTuple):
-    """One file of the folder `migrations`: `0001_tables.sql` is number 1."""
-
-    number: int
-    name: str
-    sql: str
-
-
-def migrations() -> Iterator[Migration]:
-    """All migrations that this version of segmentd brings, in order."""
-    for file in sorted(
-        resources.files("segmentd.storage").joinpath("migrations").iterdir(), key=lambda f: f.name
-    ):
-        if match := re.fullmatch(r"(\d{4})_(\w+)\.sql", file.name):
-            yield Migration(int(match[1]), file.name, file.read_text(encoding="utf-8"))
-
-
 async def migrate(database_url: str) -> int:
-    """Brings the schema up to date and returns the number of migrations applied.
+    """Brings the schema up to date and returns the number of migrations applied, the functions being one.
 
     Raises StartupFailed when the database cannot be used: unreachable, too old, or of a newer segmentd.
     """
@@ -53,25 +39,19 @@ async def migrate(database_url: str) -> int:
             raise StartupFailed(
                 f"another segmentd has been migrating this database for {_LOCK_TIMEOUT}"
             ) from None
-        await connection.execute(
-            "CREATE TABLE IF NOT EXISTS schema_migrations"
-            " (number integer PRIMARY KEY, name text NOT NULL, applied_at timestamptz NOT NULL DEFAULT now())"
-        )
-        applied = await applied_migrations(connection)
-        pending = [migration for migration in migrations() if migration.number not in applied]
-        for migration in pending:
-            await _apply(connection, migration)
-            _log.info("migrated", migration=migration.name)
-        return len(pending) + await _install_job_queue(connection)
+        pending = await _pending_tables(connection)
+        functions_due = bool(pending) or await _functions_due(connection)
+        if functions_due:
+            await _apply(connection, pending)
+        return len(pending) + functions_due + await _install_job_queue(connection)
 
 
 async def pending_migrations(database_url: str) -> list[str]:
-    """The names of the migrations that the database still lacks; changes nothing. Raises StartupFailed."""
+    """The names of what the database still lacks; changes nothing. Raises StartupFailed."""
     async with connect(database_url) as connection:
-        cursor = await connection.execute("SELECT to_regclass('schema_migrations') IS NOT NULL")
-        exists = await cursor.fetchone()
-        applied = await applied_migrations(connection) if exists == (True,) else set()
-        return [migration.name for migration in migrations() if migration.number not in applied]
+        pending = await _pending_tables(connection)
+        functions_due = bool(pending) or await _functions_due(connection)
+        return [*(file.name for file in pending), *(["functions"] if functions_due else [])]
 
 
 @asynccontextmanager
@@ -100,28 +80,84 @@ async def connect(database_url: str) -> AsyncIterator[psycopg.AsyncConnection]:
         raise StartupFailed(f"cannot use the database: {_reason(error)}") from error
 
 
-async def applied_migrations(connection: psycopg.AsyncConnection) -> set[int]:
-    """The numbers that are in the database. Raises StartupFailed when a newer segmentd was here."""
+async def _pending_tables(connection: psycopg.AsyncConnection) -> list[SqlFile]:
+    """The numbered files that the database lacks. Raises StartupFailed where it is none for this segmentd."""
     async with connection.cursor(row_factory=scalar_row) as cursor:
+        await cursor.execute(
+            "SELECT relname FROM pg_class WHERE oid IN"
+            " (to_regclass('schema_migrations'), to_regclass('schema_functions'))"
+        )
+        notes = {str(name) async for name in cursor}
+        if not notes:
+            return schema.table_files()
+        if notes == {"schema_migrations"}:
+            raise StartupFailed(
+                "a development version from before the first release made this database: use an empty one"
+            )
         await cursor.execute("SELECT number FROM schema_migrations")
-        applied: set[int] = {int(number) async for number in cursor}
-    if unknown := applied - {migration.number for migration in migrations()}:
+        applied = {int(number) async for number in cursor}
+    if unknown := applied - {file.number for file in schema.table_files()}:
         raise StartupFailed(
             f"the database was migrated by a newer segmentd (migration {max(unknown)}); update this one"
         )
-    return applied
+    return [file for file in schema.table_files() if file.number not in applied]
 
 
-async def _apply(connection: psycopg.AsyncConnection, migration: Migration) -> None:
+async def _functions_due(connection: psycopg.AsyncConnection) -> bool:
+    """Whether the database has other functions than this segmentd brings, from a version that is no newer.
+
+    An older segmentd works with the functions of a newer one: only a numbered file drops a function, and the
+    older one refuses a database with a numbered file that it does not know.
+    """
+    cursor = await connection.execute("SELECT digest, version FROM schema_functions")
+    [(digest, version)] = await cursor.fetchall()
+    return digest != schema.functions().digest and _release(version) <= _release(__version__)
+
+
+def _release(version: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in re.findall(r"\d+", version)[:3])
+
+
+async def _apply(connection: psycopg.AsyncConnection, pending: Sequence[SqlFile]) -> None:
+    """Applies numbered files, then all functions, in one transaction: none is seen without the others."""
+    functions = schema.functions()
+    at_work = ""
     try:
         async with connection.transaction():
-            await connection.execute(migration.sql.encode())
+            for file in [*pending, *functions.files]:
+                at_work = file.name
+                await connection.execute(file.sql.encode())
+            for file in pending:
+                await connection.execute(
+                    "INSERT INTO schema_migrations (number, name) VALUES (%s, %s)", [file.number, file.name]
+                )
+            await _refuse_overloads(connection, functions.names)
             await connection.execute(
-                "INSERT INTO schema_migrations (number, name) VALUES (%s, %s)",
-                [migration.number, migration.name],
+                "INSERT INTO schema_functions (digest, version) VALUES (%(digest)s, %(version)s)"
+                " ON CONFLICT (only_row) DO UPDATE"
+                " SET digest = %(digest)s, version = %(version)s, applied_at = now()",
+                {"digest": functions.digest, "version": __version__},
             )
+    except psycopg.errors.InvalidFunctionDefinition as error:
+        raise StartupFailed(f"migration {at_work} failed: {_reason(error)}; {_DROP_FIRST}") from error
     except psycopg.Error as error:
-        raise StartupFailed(f"migration {migration.name} failed: {_reason(error)}") from error
+        raise StartupFailed(f"migration {at_work} failed: {_reason(error)}") from error
+    for file in pending:
+        _log.info("migrated", migration=file.name)
+    _log.info("functions_replaced", digest=functions.digest)
+
+
+async def _refuse_overloads(connection: psycopg.AsyncConnection, names: Sequence[str]) -> None:
+    """CREATE OR REPLACE with other parameters makes a second function, and calls may then mean either."""
+    async with connection.cursor(row_factory=scalar_row) as cursor:
+        await cursor.execute(
+            "SELECT proname FROM pg_proc"
+            " WHERE pronamespace = current_schema()::regnamespace AND proname = ANY (%s)"
+            " GROUP BY proname HAVING count(*) > 1 ORDER BY proname",
+            [names],
+        )
+        if doubled := [str(name) async for name in cursor]:
+            raise StartupFailed(f"two functions have the name {', '.join(doubled)}: {_DROP_FIRST}")
 
 
 async def _install_job_queue(connection: psycopg.AsyncConnection) -> int:

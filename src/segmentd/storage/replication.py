@@ -1,4 +1,4 @@
-"""What a copy is fed from: snapshots, changed users, their states (migrations/0008_replication.sql)."""
+"""What a copy is fed from: snapshots, changed users, their states (functions/06_states.sql)."""
 
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence

@@ -1,4 +1,4 @@
-"""Orders of reports and the keys of their links (migrations/0007_reports.sql)."""
+"""Orders of reports and the keys of their links (functions/10_reports.sql)."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
@@ -39,8 +39,7 @@ async def order(database: Database, order: ReportOrder, lifetime: timedelta, enq
             " SELECT %(id)s, %(begins_at)s, %(ends_at)s, %(user_id)s, s.id, %(header)s,"
             "  t.now, t.now + %(lifetime)s"
             " FROM (SELECT clock_instant() AS now) t"
-            " LEFT JOIN segments s ON lower(s.slug) = lower(%(segment)s) AND s.slug = %(segment)s"
-            "  AND s.deleted_at IS NULL"
+            " LEFT JOIN living_segment(%(segment)s) s ON true"
             " WHERE %(segment)s::text IS NULL OR s.id IS NOT NULL",
             {
                 "id": report_id,

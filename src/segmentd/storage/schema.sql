@@ -1,43 +1,31 @@
--- The whole schema of segmentd as one text, for reading: the sum of the numbered files in migrations/, which are what
--- a database is made from. tests/storage/test_schema.py holds the two together.
+-- The whole schema of segmentd as one text, for reading, and for making a database by hand.
+-- `make schema` writes it from tables/ and functions/; never edit it.
 -- What the words mean: docs/data-model.md.
---
---   1  time, buckets and locks       2  tables
---   3  months of the history         4  changes of memberships and users
---   5  changes of segments           6  the one history
---   7  upkeep                        8  reports
---   9  replication                  10  erasure
---  11  tokens and the audit log
---
 -- The tables of the job queue are not here: procrastinate brings them (storage/job_queue.py).
 
 
 -----------------------------------------------------------------------------------------------------------------------
--- 1  Time, buckets and locks
+-- tables/0001_tables.sql
 
--- Every time that is written comes from here, after the last lock of its transaction.
-CREATE FUNCTION clock_instant() RETURNS timestamptz
-    LANGUAGE sql VOLATILE PARALLEL SAFE
-    RETURN clock_timestamp();
-
--- The instant that a reading statement speaks for. Stable, so that an index can be asked with it.
-CREATE FUNCTION reading_instant() RETURNS timestamptz
-    LANGUAGE sql STABLE PARALLEL SAFE
-    RETURN statement_timestamp();
-
--- Where a user falls in a rollout: 0 to 2^32 - 1. The same function stands in domain/bucketing.py.
-CREATE FUNCTION bucket(user_id bigint, salt bigint) RETURNS bigint
-    LANGUAGE sql IMMUTABLE PARALLEL SAFE
-    RETURN hashint8extended(user_id, salt) & 4294967295;
-
--- Writers share this lock; whoever changes segments or rollouts takes it alone. So an event's `effective` is
--- judged by the rollouts that hold at its instant, and no row lock on a popular segment queues.
-CREATE FUNCTION catalog_lock() RETURNS bigint LANGUAGE sql IMMUTABLE RETURN 7236837901;
-CREATE FUNCTION partition_lock() RETURNS bigint LANGUAGE sql IMMUTABLE RETURN 7236837902;
+-- Segments, users, memberships and their history; reports; who may do what, and who did.
+-- What the words mean: docs/data-model.md.
 
 
------------------------------------------------------------------------------------------------------------------------
--- 2  Tables
+-- The files of this folder that are in the database.
+CREATE TABLE schema_migrations (
+    number     integer     PRIMARY KEY,
+    name       text        NOT NULL,
+    applied_at timestamptz NOT NULL DEFAULT now()
+);
+
+-- One row: which functions are in the database, and which version of segmentd brought them (storage/migrate.py).
+CREATE TABLE schema_functions (
+    only_row   boolean     PRIMARY KEY DEFAULT true CHECK (only_row),
+    digest     text        NOT NULL,
+    version    text        NOT NULL,
+    applied_at timestamptz NOT NULL DEFAULT now()
+);
+
 
 CREATE TABLE users (
     id            bigint      PRIMARY KEY CHECK (id >= 1),
@@ -145,13 +133,145 @@ CREATE INDEX membership_events_by_user ON membership_events (user_id, at);
 CREATE INDEX membership_events_by_xid ON membership_events (xid);
 
 
+-- One requested change, with what it does. `outcome`: added, removed, updated or unchanged.
+CREATE TYPE membership_change AS (
+    segment_id bigint,
+    slug       text,
+    adds       boolean,
+    until      timestamptz,
+    overridden boolean,
+    outcome    text
+);
+
+
+CREATE TABLE reports (
+    id         uuid        PRIMARY KEY,
+    status     text        NOT NULL DEFAULT 'pending' CHECK (status IN ('pending', 'running', 'done', 'failed')),
+    -- The period, half-open.
+    begins_at  timestamptz NOT NULL,
+    ends_at    timestamptz NOT NULL CHECK (ends_at > begins_at),
+    user_id    bigint,
+    segment_id bigint      REFERENCES segments (id),
+    header     boolean     NOT NULL,
+    -- Everything that fell due before this instant is in the file.
+    as_of      timestamptz,
+    rows       bigint,
+    size       bigint,
+    sha256     text,
+    reason     text,
+    created_at timestamptz NOT NULL,
+    expires_at timestamptz NOT NULL CHECK (expires_at > created_at),
+    purged_at  timestamptz,
+    CONSTRAINT a_done_report_has_its_figures
+        CHECK (status <> 'done' OR (as_of, rows, size, sha256) IS NOT NULL)
+);
+
+CREATE INDEX reports_to_purge ON reports (expires_at) WHERE purged_at IS NULL;
+
+-- The newest key signs; links signed by any of them are good. Two random UUIDs hold 244 random bits.
+CREATE TABLE signing_keys (
+    id         bigint      PRIMARY KEY GENERATED ALWAYS AS IDENTITY,
+    key        bytea       NOT NULL CHECK (length(key) >= 16),
+    created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    -- A key that was replaced goes on to verify links until then.
+    good_until timestamptz
+);
+
+INSERT INTO signing_keys (key) VALUES (uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid()));
+
+
+-- Erasures of the last day, for the nodes' copies to hear of; upkeep removes them.
+CREATE TABLE erasures (
+    user_id bigint      NOT NULL,
+    -- Above all versions of the user's states, below those of whoever comes back with this id.
+    version bigint      NOT NULL,
+    at      timestamptz NOT NULL,
+    xid     xid8        NOT NULL DEFAULT pg_current_xact_id(),
+    PRIMARY KEY (user_id, version)
+);
+
+CREATE INDEX erasures_by_xid ON erasures (xid);
+CREATE INDEX erasures_by_time ON erasures (at);
+
+
+-- API tokens; of the secret only its SHA-256 is kept. Rows are never removed: what was once closed does not open
+-- again by itself.
+CREATE TABLE tokens (
+    id           bigint      PRIMARY KEY GENERATED ALWAYS AS IDENTITY,
+    name         text        NOT NULL CHECK (name ~ '^[!-~]+( [!-~]+)*$' AND length(name) <= 128),
+    role         text        NOT NULL CHECK (role IN ('reader', 'editor', 'admin')),
+    digest       bytea       NOT NULL UNIQUE CHECK (length(digest) = 32),
+    created_at   timestamptz NOT NULL,
+    expires_at   timestamptz CHECK (expires_at > created_at),
+    revoked_at   timestamptz CHECK (revoked_at >= created_at),
+    last_used_on date,
+    -- History names these.
+    CONSTRAINT a_token_is_not_named_like_nobody CHECK (name NOT IN ('anonymous', 'segmentd'))
+);
+
+CREATE UNIQUE INDEX tokens_in_force ON tokens (name) WHERE revoked_at IS NULL;
+
+-- One row: raised by every change of the tokens.
+CREATE TABLE access (
+    only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
+    version  bigint  NOT NULL
+);
+
+INSERT INTO access (version) VALUES (0);
+
+
+-- Who changed segments and tokens or erased users, from what to what. Append-only, and no personal data in it.
+CREATE TABLE audit_log (
+    id           bigint      PRIMARY KEY GENERATED ALWAYS AS IDENTITY,
+    at           timestamptz NOT NULL,
+    actor        text        NOT NULL,
+    on_behalf_of text,
+    operation    text        NOT NULL CHECK (operation IN (
+        'segment-created', 'segment-changed', 'segment-deleted', 'token-created', 'token-revoked', 'user-erased',
+        'signing-key-replaced'
+    )),
+    -- The slug or the token's name.
+    subject      text,
+    before       jsonb,
+    after        jsonb
+);
+
+
 -----------------------------------------------------------------------------------------------------------------------
--- 3  Months of the history
+-- functions/01_time_locks_buckets.sql
+
+-- The clock, the locks that all writers agree on, and buckets.
+
+-- Every time that is written comes from here, after the last lock of its transaction.
+CREATE OR REPLACE FUNCTION clock_instant() RETURNS timestamptz
+    LANGUAGE sql VOLATILE PARALLEL SAFE
+    RETURN clock_timestamp();
+
+-- The instant that a reading statement speaks for. Stable, so that an index can be asked with it.
+CREATE OR REPLACE FUNCTION reading_instant() RETURNS timestamptz
+    LANGUAGE sql STABLE PARALLEL SAFE
+    RETURN statement_timestamp();
+
+-- Where a user falls in a rollout: 0 to 2^32 - 1. The same function stands in domain/bucketing.py.
+CREATE OR REPLACE FUNCTION bucket(user_id bigint, salt bigint) RETURNS bigint
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    RETURN hashint8extended(user_id, salt) & 4294967295;
+
+-- Writers share this lock; whoever changes segments or rollouts takes it alone. So an event's `effective` is
+-- judged by the rollouts that hold at its instant, and no row lock on a popular segment queues.
+CREATE OR REPLACE FUNCTION catalog_lock() RETURNS bigint LANGUAGE sql IMMUTABLE RETURN 7236837901;
+CREATE OR REPLACE FUNCTION partition_lock() RETURNS bigint LANGUAGE sql IMMUTABLE RETURN 7236837902;
+
+
+-----------------------------------------------------------------------------------------------------------------------
+-- functions/02_months.sql
+
+-- The months of the history.
 
 -- Makes the partition of the month that `p_at` falls in (UTC), if it is not there.
 -- CREATE TABLE … PARTITION OF would lock out every reader and writer; ATTACH does not.
 -- Call it before the transaction's first insert: after that, a partition that another made meanwhile goes unseen.
-CREATE FUNCTION ensure_event_partition(p_at timestamptz) RETURNS void
+CREATE OR REPLACE FUNCTION ensure_event_partition(p_at timestamptz) RETURNS void
     LANGUAGE plpgsql AS $$
 DECLARE
     first_day date := (date_trunc('month', p_at AT TIME ZONE 'UTC'))::date;
@@ -178,7 +298,7 @@ END
 $$;
 
 -- This month and as many after it as asked for.
-CREATE FUNCTION make_event_partitions(p_months_ahead integer) RETURNS void
+CREATE OR REPLACE FUNCTION make_event_partitions(p_months_ahead integer) RETURNS void
     LANGUAGE sql AS $$
     SELECT ensure_event_partition(
         date_trunc('month', clock_instant() AT TIME ZONE 'UTC') AT TIME ZONE 'UTC' + month * interval '1 month'
@@ -190,322 +310,37 @@ SELECT make_event_partitions(3);
 
 
 -----------------------------------------------------------------------------------------------------------------------
--- 4  Changes of memberships and users, each one call in one transaction
+-- functions/03_audit_log.sql
 
--- Locks the user's row, or makes it, and gives the time of the change.
--- The time is read after the row lock: ON CONFLICT evaluates its SET list under that lock.
--- `begins_life`: the user was unknown or deleted until now; their life begins a microsecond before the change.
-CREATE FUNCTION lock_user(p_user_id bigint, OUT at timestamptz, OUT version bigint, OUT begins_life boolean)
+-- The audit log.
+
+CREATE OR REPLACE FUNCTION refuse_to_change_the_audit_log() RETURNS trigger
     LANGUAGE plpgsql AS $$
-DECLARE
-    old_deletion timestamptz;
-    catalog_at timestamptz := (SELECT c.last_at FROM catalog c);
 BEGIN
-    INSERT INTO users AS u (id, registered_at, last_at)
-    VALUES (p_user_id, '-infinity', greatest(clock_instant(), catalog_at + interval '2 microseconds'))
-    ON CONFLICT (id) DO UPDATE
-    SET version = u.version + 1,
-        last_at = greatest(clock_instant(), u.last_at + interval '2 microseconds', catalog_at + interval '2 microseconds')
-    RETURNING u.last_at, u.version, u.deleted_at, u.registered_at = '-infinity'
-    INTO at, version, old_deletion, begins_life;
-
-    begins_life := begins_life OR old_deletion IS NOT NULL;
-    IF begins_life THEN
-        -- Newer than what copies know of an erased life with this id, also where the clock was set back.
-        UPDATE users u
-        SET registered_at = at - interval '1 microsecond',
-            deleted_at = NULL,
-            version = greatest(u.version, (SELECT max(e.version) + 1 FROM erasures e WHERE e.user_id = p_user_id))
-        WHERE u.id = p_user_id
-        RETURNING u.version INTO version;
-        INSERT INTO registrations (user_id, registered_at) VALUES (p_user_id, at - interval '1 microsecond');
-    END IF;
+    RAISE EXCEPTION 'the audit log is only ever appended to';
 END
 $$;
 
--- When the deletion of its segment ends a membership. A clock that went back may date the deletion before the
--- membership began, and that must not make a row that the table refuses.
-CREATE FUNCTION ended_by_deletion(p_since timestamptz, p_deleted_at timestamptz) RETURNS timestamptz
-    LANGUAGE sql STABLE PARALLEL SAFE
-    RETURN CASE WHEN p_deleted_at > p_since THEN p_deleted_at
-                WHEN p_deleted_at <= p_since THEN p_since + interval '1 microsecond' END;
+CREATE OR REPLACE TRIGGER audit_log_is_append_only
+    BEFORE UPDATE OR DELETE OR TRUNCATE ON audit_log
+    FOR EACH STATEMENT EXECUTE FUNCTION refuse_to_change_the_audit_log();
 
--- Writes down what is due by `p_at` for these users, whose rows the caller has locked: terms that ended, and
--- segments that were deleted. An event bears exactly the time at which readers saw the change.
--- Returns the latest of these times, or null.
-CREATE FUNCTION settle(p_user_ids bigint[], p_at timestamptz) RETURNS timestamptz
-    LANGUAGE plpgsql AS $$
-DECLARE
-    events membership_events[];
-    due_month timestamptz;
-BEGIN
-    WITH closed AS (
-        UPDATE memberships m
-        SET ended_at = least(m.until, ended_by_deletion(m.since, s.deleted_at))
-        FROM segments s
-        WHERE s.id = m.segment_id
-          AND m.user_id = ANY (p_user_ids)
-          AND m.ended_at IS NULL
-          AND least(m.until, s.deleted_at) <= p_at
-        RETURNING m.user_id, m.segment_id, m.included, m.until, m.ended_at, s.salt
-    )
-    SELECT array_agg(ROW (
-        c.user_id, c.segment_id, c.ended_at, 'remove',
-        -- A term's end changes nothing for those whom the percentage of that instant covers.
-        c.included AND NOT coalesce(bucket(c.user_id, c.salt) < r.threshold, false),
-        c.until,
-        CASE WHEN c.ended_at = c.until THEN 'expiry' ELSE 'segment-deleted' END,
-        'segmentd', NULL, pg_current_xact_id(), NULL
-    )::membership_events)
-    INTO events
-    FROM closed c
-    LEFT JOIN rollouts r
-           ON r.segment_id = c.segment_id
-          AND r.started_at <= c.ended_at
-          AND (r.ended_at IS NULL OR r.ended_at > c.ended_at);
-
-    IF events IS NULL THEN
-        RETURN NULL;
-    END IF;
-    FOR due_month IN SELECT DISTINCT date_trunc('month', e.at, 'UTC') FROM unnest(events) e LOOP
-        PERFORM ensure_event_partition(due_month);
-    END LOOP;
-    INSERT INTO membership_events SELECT * FROM unnest(events);
-    RETURN (SELECT max(e.at) FROM unnest(events) e);
-END
-$$;
-
--- Settles one user before a change at `p_at`, and gives the time of the change. The end of a term and what
--- follows it are two instants, so that history can tell their order.
-CREATE FUNCTION settle_before_change(p_user_id bigint, p_at timestamptz) RETURNS timestamptz
-    LANGUAGE plpgsql AS $$
-DECLARE
-    now_at timestamptz := p_at;
-BEGIN
-    WHILE settle(ARRAY [p_user_id], now_at) = now_at LOOP
-        now_at := now_at + interval '1 microsecond';
-        UPDATE users SET last_at = now_at WHERE id = p_user_id;
-    END LOOP;
-    RETURN now_at;
-END
-$$;
-
--- Who is in, at an instant that is not before the latest write: an override that holds decides, else the rollout.
-CREATE FUNCTION current_segments(p_user_ids bigint[], p_at timestamptz)
-    RETURNS TABLE (user_id bigint, slug text)
-    LANGUAGE sql STABLE AS $$
-    -- Read once by user: asked for each rollout, the planner would read all memberships for many users.
-    WITH overrides AS MATERIALIZED (
-        SELECT m.user_id, m.segment_id, m.included
-        FROM memberships m
-        WHERE m.user_id = ANY (p_user_ids)
-          AND m.ended_at IS NULL
-          AND (m.until IS NULL OR m.until > p_at)
-    )
-    SELECT o.user_id, s.slug
-    FROM overrides o
-    JOIN segments s ON s.id = o.segment_id
-    WHERE o.included
-      AND s.deleted_at IS NULL
-    UNION ALL
-    SELECT u.user_id, s.slug
-    FROM unnest(p_user_ids) AS u (user_id)
-    CROSS JOIN rollouts r
-    JOIN segments s ON s.id = r.segment_id
-    WHERE r.ended_at IS NULL
-      AND bucket(u.user_id, s.salt) < r.threshold
-      AND NOT EXISTS (SELECT FROM overrides o WHERE o.user_id = u.user_id AND o.segment_id = r.segment_id)
-$$;
-
--- One requested change, with what it does. `outcome`: added, removed, updated or unchanged.
-CREATE TYPE membership_change AS (
-    segment_id bigint,
-    slug       text,
-    adds       boolean,
-    until      timestamptz,
-    overridden boolean,
-    outcome    text
-);
-
--- Adds and removes segments of one user, all or nothing, in one call.
--- The four arrays are parallel: slug, add or remove, and for an add its term, as an instant or in seconds.
--- Raises SG404 with the unknown slugs, SG422 with the slugs whose term is not ahead or ends after the year 9999
--- (each as a JSON array in DETAIL).
-CREATE FUNCTION change_memberships(
-    p_user_id bigint,
-    p_slugs text[],
-    p_adds boolean[],
-    p_untils timestamptz[],
-    p_ttl_seconds bigint[],
-    p_actor text,
-    p_reason text,
-    p_on_behalf_of text DEFAULT NULL,
-    OUT version bigint,
-    OUT segments text[],
-    OUT added text[],
-    OUT removed text[],
-    OUT updated text[],
-    OUT unchanged text[],
-    OUT state bytea
-)
-    LANGUAGE plpgsql AS $$
-DECLARE
-    changes membership_change[];
-    bad_slugs jsonb;
-    now_at timestamptz;
-BEGIN
-    PERFORM pg_advisory_xact_lock_shared(catalog_lock());
-
-    SELECT jsonb_agg(slug ORDER BY slug)
-    INTO bad_slugs
-    FROM unnest(p_slugs) AS wanted (slug)
-    WHERE NOT EXISTS (
-        SELECT FROM segments s
-        WHERE lower(s.slug) = lower(wanted.slug COLLATE "C") AND s.slug = wanted.slug AND s.deleted_at IS NULL
-    );
-    IF bad_slugs IS NOT NULL THEN
-        RAISE EXCEPTION 'unknown segments' USING ERRCODE = 'SG404', DETAIL = bad_slugs;
-    END IF;
-
-    SELECT l.at, l.version INTO now_at, version FROM lock_user(p_user_id) l;
-    PERFORM ensure_event_partition(now_at);
-    now_at := settle_before_change(p_user_id, now_at);
-
-    SELECT array_agg(ROW (
-        d.segment_id, d.slug, d.adds, d.until, d.included IS NOT NULL,
-        CASE
-            WHEN d.adds AND NOT d.was_in THEN 'added'
-            WHEN d.adds AND (d.included IS NULL OR d.until IS DISTINCT FROM d.old_until) THEN 'updated'
-            WHEN NOT d.adds AND d.was_in THEN 'removed'
-            -- Somebody who is out is excluded for the future only where there is a percentage to be excluded from.
-            WHEN NOT d.adds AND d.included IS NULL AND d.has_percentage THEN 'updated'
-            ELSE 'unchanged'
-        END
-    )::membership_change)
-    INTO changes
-    FROM (
-        SELECT s.id AS segment_id, s.slug, w.adds, m.included, m.until AS old_until,
-               coalesce(w.until, now_at + w.ttl_seconds * interval '1 second') AS until,
-               r.segment_id IS NOT NULL AS has_percentage,
-               coalesce(m.included, bucket(p_user_id, s.salt) < r.threshold, false) AS was_in
-        FROM unnest(p_slugs, p_adds, p_untils, p_ttl_seconds) AS w (slug, adds, until, ttl_seconds)
-        JOIN segments s
-          ON lower(s.slug) = lower(w.slug COLLATE "C") AND s.slug = w.slug AND s.deleted_at IS NULL
-        LEFT JOIN rollouts r ON r.segment_id = s.id AND r.ended_at IS NULL
-        LEFT JOIN memberships m ON m.user_id = p_user_id AND m.segment_id = s.id AND m.ended_at IS NULL
-    ) d;
-
-    SELECT jsonb_agg(c.slug)
-    INTO bad_slugs
-    FROM unnest(changes) c
-    WHERE c.until <= now_at OR c.until >= '10000-01-01 00:00:00+00';
-    IF bad_slugs IS NOT NULL THEN
-        RAISE EXCEPTION 'terms out of range' USING ERRCODE = 'SG422', DETAIL = bad_slugs;
-    END IF;
-
-    UPDATE memberships m
-    SET ended_at = now_at
-    FROM unnest(changes) c
-    WHERE c.overridden AND c.outcome <> 'unchanged'
-      AND m.user_id = p_user_id AND m.segment_id = c.segment_id AND m.ended_at IS NULL;
-
-    INSERT INTO memberships (user_id, segment_id, included, since, until)
-    SELECT p_user_id, c.segment_id, c.adds, now_at, c.until
-    FROM unnest(changes) c
-    WHERE c.outcome <> 'unchanged'
-      AND (c.adds OR EXISTS (SELECT FROM rollouts r WHERE r.segment_id = c.segment_id AND r.ended_at IS NULL));
-
-    INSERT INTO membership_events (
-        user_id, segment_id, at, operation, effective, until, cause, actor, reason, on_behalf_of
-    )
-    SELECT p_user_id, c.segment_id, now_at, CASE WHEN c.adds THEN 'add' ELSE 'remove' END,
-           c.outcome IN ('added', 'removed'), c.until, 'request', p_actor, p_reason, p_on_behalf_of
-    FROM unnest(changes) c
-    WHERE c.outcome <> 'unchanged';
-
-    SELECT coalesce(array_agg(c.slug ORDER BY c.slug COLLATE "C") FILTER (WHERE c.outcome = 'added'), '{}'),
-           coalesce(array_agg(c.slug ORDER BY c.slug COLLATE "C") FILTER (WHERE c.outcome = 'removed'), '{}'),
-           coalesce(array_agg(c.slug ORDER BY c.slug COLLATE "C") FILTER (WHERE c.outcome = 'updated'), '{}'),
-           coalesce(array_agg(c.slug ORDER BY c.slug COLLATE "C") FILTER (WHERE c.outcome = 'unchanged'), '{}')
-    INTO added, removed, updated, unchanged
-    FROM unnest(changes) c;
-
-    SELECT coalesce(array_agg(c.slug ORDER BY c.slug COLLATE "C"), '{}')
-    INTO segments
-    FROM current_segments(ARRAY [p_user_id], now_at) c;
-    state := (SELECT u.state FROM user_states(ARRAY [p_user_id]) u);
-END
-$$;
-
--- Registers a user; without an id, gives out one that nobody has ever had. No row: the user is registered already.
-CREATE FUNCTION register_user(p_user_id bigint, p_name text)
-    RETURNS TABLE (id bigint, name text, registered_at timestamptz)
-    LANGUAGE plpgsql AS $$
-#variable_conflict use_column
-DECLARE
-    new_id bigint := p_user_id;
-    stride bigint := 1;
-BEGIN
-    PERFORM pg_advisory_xact_lock_shared(catalog_lock());
-    IF new_id IS NULL THEN
-        LOOP
-            new_id := nextval('assigned_user_ids');
-            IF NOT EXISTS (SELECT FROM users u WHERE u.id = new_id) THEN
-                -- A client may have brought this very id along at the same moment.
-                EXIT WHEN (SELECT l.begins_life FROM lock_user(new_id) l);
-            END IF;
-            -- Ids that clients brought along lie densely: leap over them in growing steps.
-            PERFORM setval('assigned_user_ids', new_id + stride);
-            stride := stride * 2;
-        END LOOP;
-    ELSIF EXISTS (SELECT FROM users u WHERE u.id = new_id AND u.deleted_at IS NULL) THEN
-        RETURN;
-    -- Of two that register one id at once, the second finds a life that has begun.
-    ELSIF NOT (SELECT l.begins_life FROM lock_user(new_id) l) THEN
-        RETURN;
-    END IF;
-    RETURN QUERY
-        UPDATE users u SET name = p_name WHERE u.id = new_id RETURNING u.id, u.name, u.registered_at;
-END
-$$;
-
--- Ends a user's life, memberships and exclusions, and keeps the history. Returns the user's state for copies
--- (user_states); null: there is no such user.
-CREATE FUNCTION delete_user(p_user_id bigint, p_actor text, p_on_behalf_of text DEFAULT NULL) RETURNS bytea
-    LANGUAGE plpgsql AS $$
-DECLARE
-    now_at timestamptz;
-BEGIN
-    PERFORM pg_advisory_xact_lock_shared(catalog_lock());
-    PERFORM FROM users u WHERE u.id = p_user_id AND u.deleted_at IS NULL FOR UPDATE;
-    IF NOT FOUND THEN
-        RETURN NULL;
-    END IF;
-    SELECT l.at INTO now_at FROM lock_user(p_user_id) l;
-    PERFORM ensure_event_partition(now_at);
-    now_at := settle_before_change(p_user_id, now_at);
-
-    WITH closed AS (
-        UPDATE memberships m SET ended_at = now_at
-        WHERE m.user_id = p_user_id AND m.ended_at IS NULL
-        RETURNING m.segment_id, m.included, m.until
-    )
-    INSERT INTO membership_events (user_id, segment_id, at, operation, effective, until, cause, actor, on_behalf_of)
-    SELECT p_user_id, c.segment_id, now_at, 'remove', c.included, c.until, 'user-deleted', p_actor, p_on_behalf_of
-    FROM closed c;
-
-    UPDATE registrations SET ended_at = now_at WHERE user_id = p_user_id AND ended_at IS NULL;
-    UPDATE users SET deleted_at = now_at, last_at = now_at, name = NULL WHERE id = p_user_id;
-    RETURN (SELECT u.state FROM user_states(ARRAY [p_user_id]) u);
-END
+CREATE OR REPLACE FUNCTION note_in_audit_log(
+    p_actor text, p_on_behalf_of text, p_operation text, p_subject text, p_before jsonb, p_after jsonb
+) RETURNS void
+    LANGUAGE sql AS $$
+    INSERT INTO audit_log (at, actor, on_behalf_of, operation, subject, before, after)
+    VALUES (clock_instant(), p_actor, p_on_behalf_of, p_operation, p_subject, p_before, p_after)
 $$;
 
 
 -----------------------------------------------------------------------------------------------------------------------
--- 5  Changes of segments and rollouts, each one call in one transaction
+-- functions/04_catalog.sql
+
+-- Changes of segments and rollouts, each one call in one transaction.
 
 -- Takes the catalog alone.
-CREATE FUNCTION lock_catalog() RETURNS void
+CREATE OR REPLACE FUNCTION lock_catalog() RETURNS void
     LANGUAGE plpgsql AS $$
 BEGIN
     PERFORM set_config('lock_timeout', '2s', true);
@@ -514,7 +349,7 @@ END
 $$;
 
 -- Gives the time of a change, later than every write before it; the caller has the catalog alone.
-CREATE FUNCTION raise_catalog() RETURNS timestamptz
+CREATE OR REPLACE FUNCTION raise_catalog() RETURNS timestamptz
     LANGUAGE sql AS $$
     UPDATE catalog
     SET version = version + 1, last_at = greatest(clock_instant(), last_at + interval '1 microsecond')
@@ -522,13 +357,31 @@ CREATE FUNCTION raise_catalog() RETURNS timestamptz
 $$;
 
 -- What clients see of the living segments.
-CREATE VIEW living_segments AS
-SELECT s.id, s.slug, s.description, r.percent, s.salt, s.created_at
+CREATE OR REPLACE VIEW living_segments AS
+SELECT s.id, s.slug, s.description, r.percent, s.salt, s.created_at, r.threshold
 FROM segments s
 LEFT JOIN rollouts r ON r.segment_id = s.id AND r.ended_at IS NULL
 WHERE s.deleted_at IS NULL;
 
-CREATE FUNCTION create_segment(
+-- The living segment with exactly this slug. The index folds case by collation C, so the look-up does too: with the
+-- database's own, `I` may have another small letter. The planner opens this function up like a view.
+CREATE OR REPLACE FUNCTION living_segment(p_slug text) RETURNS SETOF living_segments
+    LANGUAGE sql STABLE AS $$
+    SELECT * FROM living_segments s WHERE lower(s.slug) = lower(p_slug COLLATE "C") AND s.slug = p_slug
+$$;
+
+-- What the audit log shows of a segment.
+CREATE OR REPLACE FUNCTION audited(p_segment living_segments) RETURNS jsonb
+    LANGUAGE sql STABLE AS $$
+    SELECT jsonb_build_object(
+        'slug', p_segment.slug,
+        'description', p_segment.description,
+        'percent', trim_scale(p_segment.percent),
+        'salt', p_segment.salt::text
+    )
+$$;
+
+CREATE OR REPLACE FUNCTION create_segment(
     p_slug text, p_description text, p_percent numeric, p_salt bigint,
     p_actor text DEFAULT 'anonymous', p_on_behalf_of text DEFAULT NULL
 )
@@ -555,7 +408,7 @@ $$;
 
 -- Renames, describes, or changes the percentage; null leaves a thing as it is. A percentage is ended with
 -- `p_ends_rollout`. No row: there is no such living segment.
-CREATE FUNCTION update_segment(
+CREATE OR REPLACE FUNCTION update_segment(
     p_slug text, p_new_slug text, p_description text, p_percent numeric, p_ends_rollout boolean,
     p_actor text DEFAULT 'anonymous', p_on_behalf_of text DEFAULT NULL
 )
@@ -567,7 +420,7 @@ DECLARE
     changed living_segments;
 BEGIN
     PERFORM lock_catalog();
-    SELECT * INTO segment FROM living_segments s WHERE lower(s.slug) = lower(p_slug COLLATE "C") AND s.slug = p_slug;
+    SELECT * INTO segment FROM living_segment(p_slug);
     IF NOT FOUND THEN
         RETURN;
     END IF;
@@ -595,7 +448,7 @@ $$;
 
 -- Ends every membership at once: readers look at `deleted_at`, and the events follow with that same time (settle).
 -- False: there is no such living segment.
-CREATE FUNCTION delete_segment(
+CREATE OR REPLACE FUNCTION delete_segment(
     p_slug text, p_actor text DEFAULT 'anonymous', p_on_behalf_of text DEFAULT NULL
 ) RETURNS boolean
     LANGUAGE plpgsql AS $$
@@ -604,7 +457,7 @@ DECLARE
     old living_segments;
 BEGIN
     PERFORM lock_catalog();
-    SELECT * INTO old FROM living_segments s WHERE lower(s.slug) = lower(p_slug COLLATE "C") AND s.slug = p_slug;
+    SELECT * INTO old FROM living_segment(p_slug);
     IF NOT FOUND THEN
         RETURN false;
     END IF;
@@ -618,13 +471,22 @@ $$;
 
 
 -----------------------------------------------------------------------------------------------------------------------
--- 6  The one history: when the answer to "is the user in?" changed, and why
+-- functions/05_history.sql
+
+-- The one history: when the answer to "is the user in?" changed, and why.
+
+-- When the deletion of its segment ends a membership. A clock that went back may date the deletion before the
+-- membership began, and that must not make a row that the table refuses.
+CREATE OR REPLACE FUNCTION ended_by_deletion(p_since timestamptz, p_deleted_at timestamptz) RETURNS timestamptz
+    LANGUAGE sql STABLE PARALLEL SAFE
+    RETURN CASE WHEN p_deleted_at > p_since THEN p_deleted_at
+                WHEN p_deleted_at <= p_since THEN p_since + interval '1 microsecond' END;
 
 -- Histories, `?at=`, explain and the reports all read `effective_changes`; none of them has rules of its own.
 
 -- Each instant at which the threshold of a segment changed: buckets from `least` to below `greatest` of the two
 -- flipped then.
-CREATE VIEW rollout_edges AS
+CREATE OR REPLACE VIEW rollout_edges AS
 SELECT v.segment_id, v.started_at AS at, coalesce(before.threshold, 0) AS threshold_before,
        v.threshold AS threshold_after, 'rollout' AS cause
 FROM rollouts v
@@ -638,7 +500,7 @@ WHERE v.ended_at IS NOT NULL
   AND NOT EXISTS (SELECT FROM rollouts after WHERE after.segment_id = v.segment_id AND after.started_at = v.ended_at);
 
 -- The overrides with the instant at which each ceased to hold, written down already or not; null: it has no end yet.
-CREATE VIEW override_spans AS
+CREATE OR REPLACE VIEW override_spans AS
 SELECT m.user_id, m.segment_id, m.included, m.since, m.until,
        least(m.ended_at, m.until, ended_by_deletion(m.since, s.deleted_at)) AS ends_at
 FROM memberships m
@@ -647,7 +509,7 @@ JOIN segments s ON s.id = m.segment_id;
 -- Everything up to `p_as_of`; conditions on user_id, segment_id and at reach the indexes and partitions, because
 -- the planner opens this function up like a view (tests/storage/test_plans.py holds it to that).
 -- Within a life of the user, additions and removals of a segment alternate.
-CREATE FUNCTION effective_changes(p_as_of timestamptz)
+CREATE OR REPLACE FUNCTION effective_changes(p_as_of timestamptz)
     RETURNS TABLE (
         user_id bigint, segment_id bigint, at timestamptz, operation text, source text,
         cause text, actor text, reason text, until timestamptz, on_behalf_of text
@@ -718,7 +580,7 @@ $$;
 
 -- The latest change of each segment for one user, up to and with `p_at`: within the life that `p_at` falls in, from
 -- the history; outside of every life, from the percentages alone, as for an id that nobody has heard of.
-CREATE FUNCTION latest_changes(p_user_id bigint, p_at timestamptz)
+CREATE OR REPLACE FUNCTION latest_changes(p_user_id bigint, p_at timestamptz)
     RETURNS TABLE (segment_id bigint, at timestamptz, operation text, cause text)
     LANGUAGE sql STABLE AS $$
     WITH life AS MATERIALIZED (
@@ -749,7 +611,7 @@ CREATE FUNCTION latest_changes(p_user_id bigint, p_at timestamptz)
 $$;
 
 -- The segments that a user was in at `p_at`, since when and why.
-CREATE FUNCTION segments_at(p_user_id bigint, p_at timestamptz)
+CREATE OR REPLACE FUNCTION segments_at(p_user_id bigint, p_at timestamptz)
     RETURNS TABLE (slug text, source text, since timestamptz, until timestamptz)
     LANGUAGE sql STABLE AS $$
     SELECT s.slug, CASE WHEN o.included THEN 'explicit' ELSE 'rollout' END, c.at, o.until
@@ -763,7 +625,7 @@ $$;
 
 -- Why a user was or was not in a segment at `p_at`. Where a renamed segment took the slug of a deleted one, the
 -- living one is meant. No row: no segment with this slug lived then.
-CREATE FUNCTION explain_membership(p_user_id bigint, p_slug text, p_at timestamptz)
+CREATE OR REPLACE FUNCTION explain_membership(p_user_id bigint, p_slug text, p_at timestamptz)
     RETURNS TABLE (
         included boolean, until timestamptz, covered boolean, last_change timestamptz, last_operation text,
         last_cause text, percent numeric, bucket bigint, threshold bigint, salt bigint
@@ -786,147 +648,15 @@ $$;
 
 
 -----------------------------------------------------------------------------------------------------------------------
--- 7  What background jobs write down; readers see the same before and after
+-- functions/06_states.sql
 
--- Settles those of these users that nobody else works on right now; the others settle themselves when they are
--- written to, or in the next round. Returns how many were settled.
-CREATE FUNCTION settle_unlocked(p_user_ids bigint[]) RETURNS integer
-    LANGUAGE plpgsql AS $$
-DECLARE
-    locked_ids bigint[];
-    latest timestamptz;
-BEGIN
-    SELECT array_agg(l.id)
-    INTO locked_ids
-    FROM (SELECT u.id FROM users u WHERE u.id = ANY (p_user_ids) ORDER BY u.id FOR UPDATE SKIP LOCKED) l;
-    IF locked_ids IS NULL THEN
-        RETURN 0;
-    END IF;
-    -- The clock is read after the locks, and `settle` looks at the terms anew: a renewed one is not touched.
-    latest := settle(locked_ids, clock_instant());
-    UPDATE users u
-    SET version = u.version + 1, last_at = greatest(u.last_at, latest)
-    WHERE u.id = ANY (locked_ids);
-    RETURN cardinality(locked_ids);
-END
-$$;
-
--- One batch of terms that ended, from after the given place on, in the order of their ends. Gives the place to go
--- on from; nulls when there are no more.
-CREATE FUNCTION settle_due_terms(
-    p_limit integer, INOUT after_until timestamptz, INOUT after_user_id bigint, OUT settled integer
-)
-    LANGUAGE plpgsql AS $$
-DECLARE
-    due_by timestamptz := clock_instant();
-    user_ids bigint[];
-BEGIN
-    PERFORM pg_advisory_xact_lock_shared(catalog_lock());
-    SELECT array_agg(DISTINCT d.user_id), (array_agg(d.until ORDER BY d.until DESC, d.user_id DESC))[1],
-           (array_agg(d.user_id ORDER BY d.until DESC, d.user_id DESC))[1]
-    INTO user_ids, after_until, after_user_id
-    FROM (
-        SELECT m.until, m.user_id
-        FROM memberships m
-        WHERE m.ended_at IS NULL AND m.until <= due_by AND (m.until, m.user_id) > (after_until, after_user_id)
-        ORDER BY m.until, m.user_id
-        LIMIT p_limit
-    ) d;
-    settled := settle_unlocked(coalesce(user_ids, '{}'));
-END
-$$;
-
--- One batch of the open memberships of one deleted segment, from after the given user on. Gives the user to go on
--- from; null when there are no more.
-CREATE FUNCTION settle_deleted_segment(
-    p_segment_id bigint, p_limit integer, INOUT after_user_id bigint, OUT settled integer
-)
-    LANGUAGE plpgsql AS $$
-DECLARE
-    user_ids bigint[];
-BEGIN
-    PERFORM pg_advisory_xact_lock_shared(catalog_lock());
-    SELECT array_agg(d.user_id), max(d.user_id)
-    INTO user_ids, after_user_id
-    FROM (
-        SELECT m.user_id
-        FROM memberships m
-        WHERE m.segment_id = p_segment_id AND m.ended_at IS NULL AND m.user_id > after_user_id
-        ORDER BY m.user_id
-        LIMIT p_limit
-    ) d;
-    settled := settle_unlocked(coalesce(user_ids, '{}'));
-END
-$$;
-
--- Deleted segments that still have memberships to be closed.
-CREATE VIEW segments_to_settle AS
-SELECT s.id
-FROM segments s
-WHERE s.deleted_at IS NOT NULL
-  AND EXISTS (SELECT FROM memberships m WHERE m.segment_id = s.id AND m.ended_at IS NULL);
-
-
------------------------------------------------------------------------------------------------------------------------
--- 8  Reports, and the keys that sign their links
-
--- The rows of a report are not here: they are computed by `effective_changes` when the file is made.
-
-CREATE TABLE reports (
-    id         uuid        PRIMARY KEY,
-    status     text        NOT NULL DEFAULT 'pending' CHECK (status IN ('pending', 'running', 'done', 'failed')),
-    -- The period, half-open.
-    begins_at  timestamptz NOT NULL,
-    ends_at    timestamptz NOT NULL CHECK (ends_at > begins_at),
-    user_id    bigint,
-    segment_id bigint      REFERENCES segments (id),
-    header     boolean     NOT NULL,
-    -- Everything that fell due before this instant is in the file.
-    as_of      timestamptz,
-    rows       bigint,
-    size       bigint,
-    sha256     text,
-    reason     text,
-    created_at timestamptz NOT NULL,
-    expires_at timestamptz NOT NULL CHECK (expires_at > created_at),
-    purged_at  timestamptz,
-    CONSTRAINT a_done_report_has_its_figures
-        CHECK (status <> 'done' OR (as_of, rows, size, sha256) IS NOT NULL)
-);
-
-CREATE INDEX reports_to_purge ON reports (expires_at) WHERE purged_at IS NULL;
-
--- The newest key signs; links signed by any of them are good. Two random UUIDs hold 244 random bits.
-CREATE TABLE signing_keys (
-    id         bigint      PRIMARY KEY GENERATED ALWAYS AS IDENTITY,
-    key        bytea       NOT NULL CHECK (length(key) >= 16),
-    created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
-    -- A key that was replaced goes on to verify links until then.
-    good_until timestamptz
-);
-
-INSERT INTO signing_keys (key) VALUES (uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid()));
-
--- The instant that a report speaks for. Every write takes the shared lock before it reads the clock, so no write
--- with an earlier time can come in after this call: whoever opens a snapshot now sees all of them.
-CREATE FUNCTION report_cut_off() RETURNS timestamptz
-    LANGUAGE plpgsql AS $$
-BEGIN
-    PERFORM set_config('lock_timeout', '5s', true);
-    PERFORM pg_advisory_xact_lock(catalog_lock());
-    RETURN clock_instant();
-END
-$$;
-
-
------------------------------------------------------------------------------------------------------------------------
--- 9  What the nodes' local copies are made of
+-- What the nodes' local copies are made of.
 
 -- A user's overrides as a copy keeps them, big-endian: one word of 64 bits, the version × 2^20 + the number of
 -- overrides; one word of 32 bits for each override, by segment: the segment's id, + 2^30 where it has a term,
 -- + 2^31 where it is an exclusion; then one word of 64 bits for each term, in the same order: its end in
 -- microseconds since 1970. replica/states.py reads it.
-CREATE FUNCTION override_word(p_segment_id bigint, p_included boolean, p_until timestamptz) RETURNS bytea
+CREATE OR REPLACE FUNCTION override_word(p_segment_id bigint, p_included boolean, p_until timestamptz) RETURNS bytea
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     RETURN int4send((
         p_segment_id
@@ -934,12 +664,12 @@ CREATE FUNCTION override_word(p_segment_id bigint, p_included boolean, p_until t
         - CASE WHEN p_included THEN 0 ELSE 2147483648 END
     )::integer);
 
-CREATE FUNCTION term_word(p_until timestamptz) RETURNS bytea
+CREATE OR REPLACE FUNCTION term_word(p_until timestamptz) RETURNS bytea
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     RETURN int8send((extract(epoch FROM p_until) * 1000000)::bigint);
 
 -- The states of these users; those that were never written to have none.
-CREATE FUNCTION user_states(p_user_ids bigint[])
+CREATE OR REPLACE FUNCTION user_states(p_user_ids bigint[])
     RETURNS TABLE (user_id bigint, state bytea)
     LANGUAGE sql STABLE AS $$
     SELECT u.id,
@@ -952,32 +682,8 @@ CREATE FUNCTION user_states(p_user_ids bigint[])
     GROUP BY u.id
 $$;
 
--- The living segments, each with its percentage if it has one, as copies keep them.
-CREATE VIEW replicated_segments AS
-SELECT s.id, s.slug, s.salt, r.threshold
-FROM segments s
-LEFT JOIN rollouts r ON r.segment_id = s.id AND r.ended_at IS NULL
-WHERE s.deleted_at IS NULL;
-
-
------------------------------------------------------------------------------------------------------------------------
--- 10  The right to be forgotten: the one exception to "history is only ever appended to"
-
--- Erasures of the last day, for the nodes' copies to hear of; upkeep removes them.
-CREATE TABLE erasures (
-    user_id bigint      NOT NULL,
-    -- Above all versions of the user's states, below those of whoever comes back with this id.
-    version bigint      NOT NULL,
-    at      timestamptz NOT NULL,
-    xid     xid8        NOT NULL DEFAULT pg_current_xact_id(),
-    PRIMARY KEY (user_id, version)
-);
-
-CREATE INDEX erasures_by_xid ON erasures (xid);
-CREATE INDEX erasures_by_time ON erasures (at);
-
 -- The states of those of these users who were erased: no overrides, under a version that outweighs what was.
-CREATE FUNCTION erased_states(p_user_ids bigint[])
+CREATE OR REPLACE FUNCTION erased_states(p_user_ids bigint[])
     RETURNS TABLE (user_id bigint, state bytea)
     LANGUAGE sql STABLE AS $$
     SELECT e.user_id, int8send(max(e.version) * 1048576)
@@ -987,9 +693,311 @@ CREATE FUNCTION erased_states(p_user_ids bigint[])
     GROUP BY e.user_id
 $$;
 
+-- The living segments, each with its percentage if it has one, as copies keep them.
+CREATE OR REPLACE VIEW replicated_segments AS
+SELECT id, slug, salt, threshold FROM living_segments;
+
+
+-----------------------------------------------------------------------------------------------------------------------
+-- functions/07_memberships.sql
+
+-- Changes of one user's memberships, each one call in one transaction.
+
+-- Locks the user's row, or makes it, and gives the time of the change.
+-- The time is read after the row lock: ON CONFLICT evaluates its SET list under that lock.
+-- `begins_life`: the user was unknown or deleted until now; their life begins a microsecond before the change.
+CREATE OR REPLACE FUNCTION lock_user(p_user_id bigint, OUT at timestamptz, OUT version bigint, OUT begins_life boolean)
+    LANGUAGE plpgsql AS $$
+DECLARE
+    old_deletion timestamptz;
+    catalog_at timestamptz := (SELECT c.last_at FROM catalog c);
+BEGIN
+    INSERT INTO users AS u (id, registered_at, last_at)
+    VALUES (p_user_id, '-infinity', greatest(clock_instant(), catalog_at + interval '2 microseconds'))
+    ON CONFLICT (id) DO UPDATE
+    SET version = u.version + 1,
+        last_at = greatest(clock_instant(), u.last_at + interval '2 microseconds', catalog_at + interval '2 microseconds')
+    RETURNING u.last_at, u.version, u.deleted_at, u.registered_at = '-infinity'
+    INTO at, version, old_deletion, begins_life;
+
+    begins_life := begins_life OR old_deletion IS NOT NULL;
+    IF begins_life THEN
+        -- Newer than what copies know of an erased life with this id, also where the clock was set back.
+        UPDATE users u
+        SET registered_at = at - interval '1 microsecond',
+            deleted_at = NULL,
+            version = greatest(u.version, (SELECT max(e.version) + 1 FROM erasures e WHERE e.user_id = p_user_id))
+        WHERE u.id = p_user_id
+        RETURNING u.version INTO version;
+        INSERT INTO registrations (user_id, registered_at) VALUES (p_user_id, at - interval '1 microsecond');
+    END IF;
+END
+$$;
+
+-- Writes down what is due by `p_at` for these users, whose rows the caller has locked: terms that ended, and
+-- segments that were deleted. An event bears exactly the time at which readers saw the change.
+-- Returns the latest of these times, or null.
+CREATE OR REPLACE FUNCTION settle(p_user_ids bigint[], p_at timestamptz) RETURNS timestamptz
+    LANGUAGE plpgsql AS $$
+DECLARE
+    events membership_events[];
+    due_month timestamptz;
+BEGIN
+    WITH closed AS (
+        UPDATE memberships m
+        SET ended_at = least(m.until, ended_by_deletion(m.since, s.deleted_at))
+        FROM segments s
+        WHERE s.id = m.segment_id
+          AND m.user_id = ANY (p_user_ids)
+          AND m.ended_at IS NULL
+          AND least(m.until, s.deleted_at) <= p_at
+        RETURNING m.user_id, m.segment_id, m.included, m.until, m.ended_at, s.salt
+    )
+    SELECT array_agg(ROW (
+        c.user_id, c.segment_id, c.ended_at, 'remove',
+        -- A term's end changes nothing for those whom the percentage of that instant covers.
+        c.included AND NOT coalesce(bucket(c.user_id, c.salt) < r.threshold, false),
+        c.until,
+        CASE WHEN c.ended_at = c.until THEN 'expiry' ELSE 'segment-deleted' END,
+        'segmentd', NULL, pg_current_xact_id(), NULL
+    )::membership_events)
+    INTO events
+    FROM closed c
+    LEFT JOIN rollouts r
+           ON r.segment_id = c.segment_id
+          AND r.started_at <= c.ended_at
+          AND (r.ended_at IS NULL OR r.ended_at > c.ended_at);
+
+    IF events IS NULL THEN
+        RETURN NULL;
+    END IF;
+    FOR due_month IN SELECT DISTINCT date_trunc('month', e.at, 'UTC') FROM unnest(events) e LOOP
+        PERFORM ensure_event_partition(due_month);
+    END LOOP;
+    INSERT INTO membership_events SELECT * FROM unnest(events);
+    RETURN (SELECT max(e.at) FROM unnest(events) e);
+END
+$$;
+
+-- Settles one user before a change at `p_at`, and gives the time of the change. The end of a term and what
+-- follows it are two instants, so that history can tell their order.
+CREATE OR REPLACE FUNCTION settle_before_change(p_user_id bigint, p_at timestamptz) RETURNS timestamptz
+    LANGUAGE plpgsql AS $$
+DECLARE
+    now_at timestamptz := p_at;
+BEGIN
+    WHILE settle(ARRAY [p_user_id], now_at) = now_at LOOP
+        now_at := now_at + interval '1 microsecond';
+        UPDATE users SET last_at = now_at WHERE id = p_user_id;
+    END LOOP;
+    RETURN now_at;
+END
+$$;
+
+-- Who is in, at an instant that is not before the latest write: an override that holds decides, else the rollout.
+CREATE OR REPLACE FUNCTION current_segments(p_user_ids bigint[], p_at timestamptz)
+    RETURNS TABLE (user_id bigint, slug text)
+    LANGUAGE sql STABLE AS $$
+    -- Read once by user: asked for each rollout, the planner would read all memberships for many users.
+    WITH overrides AS MATERIALIZED (
+        SELECT m.user_id, m.segment_id, m.included
+        FROM memberships m
+        WHERE m.user_id = ANY (p_user_ids)
+          AND m.ended_at IS NULL
+          AND (m.until IS NULL OR m.until > p_at)
+    )
+    SELECT o.user_id, s.slug
+    FROM overrides o
+    JOIN segments s ON s.id = o.segment_id
+    WHERE o.included
+      AND s.deleted_at IS NULL
+    UNION ALL
+    SELECT u.user_id, s.slug
+    FROM unnest(p_user_ids) AS u (user_id)
+    CROSS JOIN rollouts r
+    JOIN segments s ON s.id = r.segment_id
+    WHERE r.ended_at IS NULL
+      AND bucket(u.user_id, s.salt) < r.threshold
+      AND NOT EXISTS (SELECT FROM overrides o WHERE o.user_id = u.user_id AND o.segment_id = r.segment_id)
+$$;
+
+-- Adds and removes segments of one user, all or nothing, in one call.
+-- The four arrays are parallel: slug, add or remove, and for an add its term, as an instant or in seconds.
+-- Raises SG404 with the unknown slugs, SG422 with the slugs whose term is not ahead or ends after the year 9999
+-- (each as a JSON array in DETAIL).
+CREATE OR REPLACE FUNCTION change_memberships(
+    p_user_id bigint,
+    p_slugs text[],
+    p_adds boolean[],
+    p_untils timestamptz[],
+    p_ttl_seconds bigint[],
+    p_actor text,
+    p_reason text,
+    p_on_behalf_of text DEFAULT NULL,
+    OUT version bigint,
+    OUT segments text[],
+    OUT added text[],
+    OUT removed text[],
+    OUT updated text[],
+    OUT unchanged text[],
+    OUT state bytea
+)
+    LANGUAGE plpgsql AS $$
+DECLARE
+    changes membership_change[];
+    bad_slugs jsonb;
+    now_at timestamptz;
+BEGIN
+    PERFORM pg_advisory_xact_lock_shared(catalog_lock());
+
+    SELECT jsonb_agg(slug ORDER BY slug)
+    INTO bad_slugs
+    FROM unnest(p_slugs) AS wanted (slug)
+    WHERE NOT EXISTS (SELECT FROM living_segment(wanted.slug));
+    IF bad_slugs IS NOT NULL THEN
+        RAISE EXCEPTION 'unknown segments' USING ERRCODE = 'SG404', DETAIL = bad_slugs;
+    END IF;
+
+    SELECT l.at, l.version INTO now_at, version FROM lock_user(p_user_id) l;
+    PERFORM ensure_event_partition(now_at);
+    now_at := settle_before_change(p_user_id, now_at);
+
+    SELECT array_agg(ROW (
+        d.segment_id, d.slug, d.adds, d.until, d.included IS NOT NULL,
+        CASE
+            WHEN d.adds AND NOT d.was_in THEN 'added'
+            WHEN d.adds AND (d.included IS NULL OR d.until IS DISTINCT FROM d.old_until) THEN 'updated'
+            WHEN NOT d.adds AND d.was_in THEN 'removed'
+            -- Somebody who is out is excluded for the future only where there is a percentage to be excluded from.
+            WHEN NOT d.adds AND d.included IS NULL AND d.has_percentage THEN 'updated'
+            ELSE 'unchanged'
+        END
+    )::membership_change)
+    INTO changes
+    FROM (
+        SELECT s.id AS segment_id, s.slug, w.adds, m.included, m.until AS old_until,
+               coalesce(w.until, now_at + w.ttl_seconds * interval '1 second') AS until,
+               s.percent IS NOT NULL AS has_percentage,
+               coalesce(m.included, bucket(p_user_id, s.salt) < s.threshold, false) AS was_in
+        FROM unnest(p_slugs, p_adds, p_untils, p_ttl_seconds) AS w (slug, adds, until, ttl_seconds)
+        CROSS JOIN LATERAL living_segment(w.slug) s
+        LEFT JOIN memberships m ON m.user_id = p_user_id AND m.segment_id = s.id AND m.ended_at IS NULL
+    ) d;
+
+    SELECT jsonb_agg(c.slug)
+    INTO bad_slugs
+    FROM unnest(changes) c
+    WHERE c.until <= now_at OR c.until >= '10000-01-01 00:00:00+00';
+    IF bad_slugs IS NOT NULL THEN
+        RAISE EXCEPTION 'terms out of range' USING ERRCODE = 'SG422', DETAIL = bad_slugs;
+    END IF;
+
+    UPDATE memberships m
+    SET ended_at = now_at
+    FROM unnest(changes) c
+    WHERE c.overridden AND c.outcome <> 'unchanged'
+      AND m.user_id = p_user_id AND m.segment_id = c.segment_id AND m.ended_at IS NULL;
+
+    INSERT INTO memberships (user_id, segment_id, included, since, until)
+    SELECT p_user_id, c.segment_id, c.adds, now_at, c.until
+    FROM unnest(changes) c
+    WHERE c.outcome <> 'unchanged'
+      AND (c.adds OR EXISTS (SELECT FROM rollouts r WHERE r.segment_id = c.segment_id AND r.ended_at IS NULL));
+
+    INSERT INTO membership_events (
+        user_id, segment_id, at, operation, effective, until, cause, actor, reason, on_behalf_of
+    )
+    SELECT p_user_id, c.segment_id, now_at, CASE WHEN c.adds THEN 'add' ELSE 'remove' END,
+           c.outcome IN ('added', 'removed'), c.until, 'request', p_actor, p_reason, p_on_behalf_of
+    FROM unnest(changes) c
+    WHERE c.outcome <> 'unchanged';
+
+    SELECT coalesce(array_agg(c.slug ORDER BY c.slug COLLATE "C") FILTER (WHERE c.outcome = 'added'), '{}'),
+           coalesce(array_agg(c.slug ORDER BY c.slug COLLATE "C") FILTER (WHERE c.outcome = 'removed'), '{}'),
+           coalesce(array_agg(c.slug ORDER BY c.slug COLLATE "C") FILTER (WHERE c.outcome = 'updated'), '{}'),
+           coalesce(array_agg(c.slug ORDER BY c.slug COLLATE "C") FILTER (WHERE c.outcome = 'unchanged'), '{}')
+    INTO added, removed, updated, unchanged
+    FROM unnest(changes) c;
+
+    SELECT coalesce(array_agg(c.slug ORDER BY c.slug COLLATE "C"), '{}')
+    INTO segments
+    FROM current_segments(ARRAY [p_user_id], now_at) c;
+    state := (SELECT u.state FROM user_states(ARRAY [p_user_id]) u);
+END
+$$;
+
+
+-----------------------------------------------------------------------------------------------------------------------
+-- functions/08_users.sql
+
+-- Registration, deletion and erasure of users, each one call in one transaction.
+
+-- Registers a user; without an id, gives out one that nobody has ever had. No row: the user is registered already.
+CREATE OR REPLACE FUNCTION register_user(p_user_id bigint, p_name text)
+    RETURNS TABLE (id bigint, name text, registered_at timestamptz)
+    LANGUAGE plpgsql AS $$
+#variable_conflict use_column
+DECLARE
+    new_id bigint := p_user_id;
+    stride bigint := 1;
+BEGIN
+    PERFORM pg_advisory_xact_lock_shared(catalog_lock());
+    IF new_id IS NULL THEN
+        LOOP
+            new_id := nextval('assigned_user_ids');
+            IF NOT EXISTS (SELECT FROM users u WHERE u.id = new_id) THEN
+                -- A client may have brought this very id along at the same moment.
+                EXIT WHEN (SELECT l.begins_life FROM lock_user(new_id) l);
+            END IF;
+            -- Ids that clients brought along lie densely: leap over them in growing steps.
+            PERFORM setval('assigned_user_ids', new_id + stride);
+            stride := stride * 2;
+        END LOOP;
+    ELSIF EXISTS (SELECT FROM users u WHERE u.id = new_id AND u.deleted_at IS NULL) THEN
+        RETURN;
+    -- Of two that register one id at once, the second finds a life that has begun.
+    ELSIF NOT (SELECT l.begins_life FROM lock_user(new_id) l) THEN
+        RETURN;
+    END IF;
+    RETURN QUERY
+        UPDATE users u SET name = p_name WHERE u.id = new_id RETURNING u.id, u.name, u.registered_at;
+END
+$$;
+
+-- Ends a user's life, memberships and exclusions, and keeps the history. Returns the user's state for copies
+-- (user_states); null: there is no such user.
+CREATE OR REPLACE FUNCTION delete_user(p_user_id bigint, p_actor text, p_on_behalf_of text DEFAULT NULL) RETURNS bytea
+    LANGUAGE plpgsql AS $$
+DECLARE
+    now_at timestamptz;
+BEGIN
+    PERFORM pg_advisory_xact_lock_shared(catalog_lock());
+    PERFORM FROM users u WHERE u.id = p_user_id AND u.deleted_at IS NULL FOR UPDATE;
+    IF NOT FOUND THEN
+        RETURN NULL;
+    END IF;
+    SELECT l.at INTO now_at FROM lock_user(p_user_id) l;
+    PERFORM ensure_event_partition(now_at);
+    now_at := settle_before_change(p_user_id, now_at);
+
+    WITH closed AS (
+        UPDATE memberships m SET ended_at = now_at
+        WHERE m.user_id = p_user_id AND m.ended_at IS NULL
+        RETURNING m.segment_id, m.included, m.until
+    )
+    INSERT INTO membership_events (user_id, segment_id, at, operation, effective, until, cause, actor, on_behalf_of)
+    SELECT p_user_id, c.segment_id, now_at, 'remove', c.included, c.until, 'user-deleted', p_actor, p_on_behalf_of
+    FROM closed c;
+
+    UPDATE registrations SET ended_at = now_at WHERE user_id = p_user_id AND ended_at IS NULL;
+    UPDATE users SET deleted_at = now_at, last_at = now_at, name = NULL WHERE id = p_user_id;
+    RETURN (SELECT u.state FROM user_states(ARRAY [p_user_id]) u);
+END
+$$;
+
 -- Removes everything that is known of a user, history and all, and ends the links of all reports that may name
 -- them. Returns the user's state for copies (erased_states); null: nothing was known.
-CREATE FUNCTION erase_user(
+CREATE OR REPLACE FUNCTION erase_user(
     p_user_id bigint, p_actor text DEFAULT 'anonymous', p_on_behalf_of text DEFAULT NULL
 ) RETURNS bytea
     LANGUAGE plpgsql AS $$
@@ -1016,83 +1024,113 @@ $$;
 
 
 -----------------------------------------------------------------------------------------------------------------------
--- 11  Tokens and the audit log
+-- functions/09_upkeep.sql
 
--- API tokens; of the secret only its SHA-256 is kept. Rows are never removed: what was once closed does not open
--- again by itself.
-CREATE TABLE tokens (
-    id           bigint      PRIMARY KEY GENERATED ALWAYS AS IDENTITY,
-    name         text        NOT NULL CHECK (name ~ '^[!-~]+( [!-~]+)*$' AND length(name) <= 128),
-    role         text        NOT NULL CHECK (role IN ('reader', 'editor', 'admin')),
-    digest       bytea       NOT NULL UNIQUE CHECK (length(digest) = 32),
-    created_at   timestamptz NOT NULL,
-    expires_at   timestamptz CHECK (expires_at > created_at),
-    revoked_at   timestamptz CHECK (revoked_at >= created_at),
-    last_used_on date,
-    -- History names these.
-    CONSTRAINT a_token_is_not_named_like_nobody CHECK (name NOT IN ('anonymous', 'segmentd'))
-);
+-- What background jobs write down. Readers never wait for it: they see the same before and after.
 
-CREATE UNIQUE INDEX tokens_in_force ON tokens (name) WHERE revoked_at IS NULL;
-
--- One row: raised by every change of the tokens.
-CREATE TABLE access (
-    only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
-    version  bigint  NOT NULL
-);
-
-INSERT INTO access (version) VALUES (0);
-
-
--- Who changed segments and tokens or erased users, from what to what. Append-only, and no personal data in it.
-CREATE TABLE audit_log (
-    id           bigint      PRIMARY KEY GENERATED ALWAYS AS IDENTITY,
-    at           timestamptz NOT NULL,
-    actor        text        NOT NULL,
-    on_behalf_of text,
-    operation    text        NOT NULL CHECK (operation IN (
-        'segment-created', 'segment-changed', 'segment-deleted', 'token-created', 'token-revoked', 'user-erased',
-        'signing-key-replaced'
-    )),
-    -- The slug or the token's name.
-    subject      text,
-    before       jsonb,
-    after        jsonb
-);
-
-CREATE FUNCTION refuse_to_change_the_audit_log() RETURNS trigger
+-- Settles those of these users that nobody else works on right now; the others settle themselves when they are
+-- written to, or in the next round. Returns how many were settled.
+CREATE OR REPLACE FUNCTION settle_unlocked(p_user_ids bigint[]) RETURNS integer
     LANGUAGE plpgsql AS $$
+DECLARE
+    locked_ids bigint[];
+    latest timestamptz;
 BEGIN
-    RAISE EXCEPTION 'the audit log is only ever appended to';
+    SELECT array_agg(l.id)
+    INTO locked_ids
+    FROM (SELECT u.id FROM users u WHERE u.id = ANY (p_user_ids) ORDER BY u.id FOR UPDATE SKIP LOCKED) l;
+    IF locked_ids IS NULL THEN
+        RETURN 0;
+    END IF;
+    -- The clock is read after the locks, and `settle` looks at the terms anew: a renewed one is not touched.
+    latest := settle(locked_ids, clock_instant());
+    UPDATE users u
+    SET version = u.version + 1, last_at = greatest(u.last_at, latest)
+    WHERE u.id = ANY (locked_ids);
+    RETURN cardinality(locked_ids);
 END
 $$;
 
-CREATE TRIGGER audit_log_is_append_only
-    BEFORE UPDATE OR DELETE OR TRUNCATE ON audit_log
-    FOR EACH STATEMENT EXECUTE FUNCTION refuse_to_change_the_audit_log();
-
-CREATE FUNCTION note_in_audit_log(
-    p_actor text, p_on_behalf_of text, p_operation text, p_subject text, p_before jsonb, p_after jsonb
-) RETURNS void
-    LANGUAGE sql AS $$
-    INSERT INTO audit_log (at, actor, on_behalf_of, operation, subject, before, after)
-    VALUES (clock_instant(), p_actor, p_on_behalf_of, p_operation, p_subject, p_before, p_after)
+-- One batch of terms that ended, from after the given place on, in the order of their ends. Gives the place to go
+-- on from; nulls when there are no more.
+CREATE OR REPLACE FUNCTION settle_due_terms(
+    p_limit integer, INOUT after_until timestamptz, INOUT after_user_id bigint, OUT settled integer
+)
+    LANGUAGE plpgsql AS $$
+DECLARE
+    due_by timestamptz := clock_instant();
+    user_ids bigint[];
+BEGIN
+    PERFORM pg_advisory_xact_lock_shared(catalog_lock());
+    SELECT array_agg(DISTINCT d.user_id), (array_agg(d.until ORDER BY d.until DESC, d.user_id DESC))[1],
+           (array_agg(d.user_id ORDER BY d.until DESC, d.user_id DESC))[1]
+    INTO user_ids, after_until, after_user_id
+    FROM (
+        SELECT m.until, m.user_id
+        FROM memberships m
+        WHERE m.ended_at IS NULL AND m.until <= due_by AND (m.until, m.user_id) > (after_until, after_user_id)
+        ORDER BY m.until, m.user_id
+        LIMIT p_limit
+    ) d;
+    settled := settle_unlocked(coalesce(user_ids, '{}'));
+END
 $$;
 
--- What the audit log shows of a segment.
-CREATE FUNCTION audited(p_segment living_segments) RETURNS jsonb
-    LANGUAGE sql STABLE AS $$
-    SELECT jsonb_build_object(
-        'slug', p_segment.slug,
-        'description', p_segment.description,
-        'percent', trim_scale(p_segment.percent),
-        'salt', p_segment.salt::text
-    )
+-- One batch of the open memberships of one deleted segment, from after the given user on. Gives the user to go on
+-- from; null when there are no more.
+CREATE OR REPLACE FUNCTION settle_deleted_segment(
+    p_segment_id bigint, p_limit integer, INOUT after_user_id bigint, OUT settled integer
+)
+    LANGUAGE plpgsql AS $$
+DECLARE
+    user_ids bigint[];
+BEGIN
+    PERFORM pg_advisory_xact_lock_shared(catalog_lock());
+    SELECT array_agg(d.user_id), max(d.user_id)
+    INTO user_ids, after_user_id
+    FROM (
+        SELECT m.user_id
+        FROM memberships m
+        WHERE m.segment_id = p_segment_id AND m.ended_at IS NULL AND m.user_id > after_user_id
+        ORDER BY m.user_id
+        LIMIT p_limit
+    ) d;
+    settled := settle_unlocked(coalesce(user_ids, '{}'));
+END
 $$;
 
+-- Deleted segments that still have memberships to be closed.
+CREATE OR REPLACE VIEW segments_to_settle AS
+SELECT s.id
+FROM segments s
+WHERE s.deleted_at IS NOT NULL
+  AND EXISTS (SELECT FROM memberships m WHERE m.segment_id = s.id AND m.ended_at IS NULL);
+
+
+-----------------------------------------------------------------------------------------------------------------------
+-- functions/10_reports.sql
+
+-- Reports.
+
+-- The instant that a report speaks for. Every write takes the shared lock before it reads the clock, so no write
+-- with an earlier time can come in after this call: whoever opens a snapshot now sees all of them.
+CREATE OR REPLACE FUNCTION report_cut_off() RETURNS timestamptz
+    LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM set_config('lock_timeout', '5s', true);
+    PERFORM pg_advisory_xact_lock(catalog_lock());
+    RETURN clock_instant();
+END
+$$;
+
+
+-----------------------------------------------------------------------------------------------------------------------
+-- functions/11_tokens.sql
+
+-- API tokens, and the keys that sign the links of reports.
 
 -- Makes a token. Raises unique_violation where one in force has the name, or any the secret.
-CREATE FUNCTION create_token(
+CREATE OR REPLACE FUNCTION create_token(
     p_name text, p_role text, p_digest bytea, p_expires_at timestamptz, p_actor text
 ) RETURNS SETOF tokens
     LANGUAGE plpgsql AS $$
@@ -1111,7 +1149,7 @@ END
 $$;
 
 -- Ends a token. No row: none in force has the name.
-CREATE FUNCTION revoke_token(p_name text, p_actor text) RETURNS SETOF tokens
+CREATE OR REPLACE FUNCTION revoke_token(p_name text, p_actor text) RETURNS SETOF tokens
     LANGUAGE plpgsql AS $$
 DECLARE
     token tokens;
@@ -1133,7 +1171,7 @@ END
 $$;
 
 -- Notes that these tokens were used today (UTC), once a day and token.
-CREATE FUNCTION note_tokens_used(p_ids bigint[]) RETURNS void
+CREATE OR REPLACE FUNCTION note_tokens_used(p_ids bigint[]) RETURNS void
     LANGUAGE sql AS $$
     UPDATE tokens
     SET last_used_on = (clock_instant() AT TIME ZONE 'UTC')::date
@@ -1141,7 +1179,7 @@ CREATE FUNCTION note_tokens_used(p_ids bigint[]) RETURNS void
 $$;
 
 -- Makes a new key that signs links from now on; those before it verify for as long as they are kept.
-CREATE FUNCTION replace_signing_key(p_keep interval, p_actor text) RETURNS void
+CREATE OR REPLACE FUNCTION replace_signing_key(p_keep interval, p_actor text) RETURNS void
     LANGUAGE sql AS $$
     UPDATE signing_keys
     SET good_until = clock_instant() + p_keep
@@ -1149,3 +1187,12 @@ CREATE FUNCTION replace_signing_key(p_keep interval, p_actor text) RETURNS void
     INSERT INTO signing_keys (key) VALUES (uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid()));
     SELECT note_in_audit_log(p_actor, NULL, 'signing-key-replaced', NULL, NULL, NULL);
 $$;
+
+
+-----------------------------------------------------------------------------------------------------------------------
+-- What `segmentd migrate` notes
+
+INSERT INTO schema_migrations (number, name) VALUES
+    (1, '0001_tables.sql');
+INSERT INTO schema_functions (digest, version) VALUES
+    ('cf9309c88998a7d9fc5cebc324a57eb92741a82fb4909d3d3ebf231d32d0478c', '0.1.0');

@@ -1,4 +1,4 @@
-"""Segments and their rollouts in PostgreSQL (migrations/0004_catalog.sql)."""
+"""Segments and their rollouts in PostgreSQL (functions/04_catalog.sql)."""
 
 from collections.abc import Sequence
 from typing import Final, LiteralString
@@ -32,8 +32,8 @@ async def get(database: Database, slug: Slug) -> Segment:
     """The living segment with exactly this slug. Raises SegmentNotFound, Unavailable."""
     found = await database.one(
         Segment,
-        f"SELECT {_COLUMNS} FROM living_segments WHERE lower(slug) = lower(%(slug)s) AND slug = %(slug)s",
-        {"slug": slug},
+        f"SELECT {_COLUMNS} FROM living_segment(%s)",
+        [slug],
     )
     if found is None:
         raise SegmentNotFound([slug])

@@ -1,4 +1,4 @@
-"""API tokens in PostgreSQL (migrations/0010_access.sql)."""
+"""API tokens in PostgreSQL (functions/11_tokens.sql)."""
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime

@@ -1,4 +1,4 @@
-"""What background jobs do to the tables (migrations/0006_upkeep.sql)."""
+"""What background jobs do to the tables (functions/09_upkeep.sql)."""
 
 from datetime import UTC, datetime
 from typing import Final

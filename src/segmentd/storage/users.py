@@ -1,4 +1,4 @@
-"""Users and their lives in PostgreSQL (migrations/0003_writes.sql)."""
+"""Users and their lives in PostgreSQL (functions/08_users.sql)."""
 
 from collections.abc import Sequence
 

@@ -2,7 +2,7 @@
 
 -- Settles those of these users that nobody else works on right now; the others settle themselves when they are
 -- written to, or in the next round. Returns how many were settled.
-CREATE FUNCTION settle_unlocked(p_user_ids bigint[]) RETURNS integer
+CREATE OR REPLACE FUNCTION settle_unlocked(p_user_ids bigint[]) RETURNS integer
     LANGUAGE plpgsql AS $$
 DECLARE
     locked_ids bigint[];
@@ -25,7 +25,7 @@ $$;
 
 -- One batch of terms that ended, from after the given place on, in the order of their ends. Gives the place to go
 -- on from; nulls when there are no more.
-CREATE FUNCTION settle_due_terms(
+CREATE OR REPLACE FUNCTION settle_due_terms(
     p_limit integer, INOUT after_until timestamptz, INOUT after_user_id bigint, OUT settled integer
 )
     LANGUAGE plpgsql AS $$
@@ -50,7 +50,7 @@ $$;
 
 -- One batch of the open memberships of one deleted segment, from after the given user on. Gives the user to go on
 -- from; null when there are no more.
-CREATE FUNCTION settle_deleted_segment(
+CREATE OR REPLACE FUNCTION settle_deleted_segment(
     p_segment_id bigint, p_limit integer, INOUT after_user_id bigint, OUT settled integer
 )
     LANGUAGE plpgsql AS $$
@@ -72,7 +72,7 @@ END
 $$;
 
 -- Deleted segments that still have memberships to be closed.
-CREATE VIEW segments_to_settle AS
+CREATE OR REPLACE VIEW segments_to_settle AS
 SELECT s.id
 FROM segments s
 WHERE s.deleted_at IS NOT NULL

@@ -1,9 +1,9 @@
--- Every change of memberships and users, each one call in one transaction.
+-- Changes of one user's memberships, each one call in one transaction.
 
 -- Locks the user's row, or makes it, and gives the time of the change.
 -- The time is read after the row lock: ON CONFLICT evaluates its SET list under that lock.
 -- `begins_life`: the user was unknown or deleted until now; their life begins a microsecond before the change.
-CREATE FUNCTION lock_user(p_user_id bigint, OUT at timestamptz, OUT version bigint, OUT begins_life boolean)
+CREATE OR REPLACE FUNCTION lock_user(p_user_id bigint, OUT at timestamptz, OUT version bigint, OUT begins_life boolean)
     LANGUAGE plpgsql AS $$
 DECLARE
     old_deletion timestamptz;
@@ -31,17 +31,10 @@ BEGIN
 END
 $$;
 
--- When the deletion of its segment ends a membership. A clock that went back may date the deletion before the
--- membership began, and that must not make a row that the table refuses.
-CREATE FUNCTION ended_by_deletion(p_since timestamptz, p_deleted_at timestamptz) RETURNS timestamptz
-    LANGUAGE sql STABLE PARALLEL SAFE
-    RETURN CASE WHEN p_deleted_at > p_since THEN p_deleted_at
-                WHEN p_deleted_at <= p_since THEN p_since + interval '1 microsecond' END;
-
 -- Writes down what is due by `p_at` for these users, whose rows the caller has locked: terms that ended, and
 -- segments that were deleted. An event bears exactly the time at which readers saw the change.
 -- Returns the latest of these times, or null.
-CREATE FUNCTION settle(p_user_ids bigint[], p_at timestamptz) RETURNS timestamptz
+CREATE OR REPLACE FUNCTION settle(p_user_ids bigint[], p_at timestamptz) RETURNS timestamptz
     LANGUAGE plpgsql AS $$
 DECLARE
     events membership_events[];
@@ -63,7 +56,7 @@ BEGIN
         c.included AND NOT coalesce(bucket(c.user_id, c.salt) < r.threshold, false),
         c.until,
         CASE WHEN c.ended_at = c.until THEN 'expiry' ELSE 'segment-deleted' END,
-        'segmentd', NULL, pg_current_xact_id()
+        'segmentd', NULL, pg_current_xact_id(), NULL
     )::membership_events)
     INTO events
     FROM closed c
@@ -85,7 +78,7 @@ $$;
 
 -- Settles one user before a change at `p_at`, and gives the time of the change. The end of a term and what
 -- follows it are two instants, so that history can tell their order.
-CREATE FUNCTION settle_before_change(p_user_id bigint, p_at timestamptz) RETURNS timestamptz
+CREATE OR REPLACE FUNCTION settle_before_change(p_user_id bigint, p_at timestamptz) RETURNS timestamptz
     LANGUAGE plpgsql AS $$
 DECLARE
     now_at timestamptz := p_at;
@@ -99,7 +92,7 @@ END
 $$;
 
 -- Who is in, at an instant that is not before the latest write: an override that holds decides, else the rollout.
-CREATE FUNCTION current_segments(p_user_ids bigint[], p_at timestamptz)
+CREATE OR REPLACE FUNCTION current_segments(p_user_ids bigint[], p_at timestamptz)
     RETURNS TABLE (user_id bigint, slug text)
     LANGUAGE sql STABLE AS $$
     -- Read once by user: asked for each rollout, the planner would read all memberships for many users.
@@ -125,21 +118,11 @@ CREATE FUNCTION current_segments(p_user_ids bigint[], p_at timestamptz)
       AND NOT EXISTS (SELECT FROM overrides o WHERE o.user_id = u.user_id AND o.segment_id = r.segment_id)
 $$;
 
--- One requested change, with what it does. `outcome`: added, removed, updated or unchanged.
-CREATE TYPE membership_change AS (
-    segment_id bigint,
-    slug       text,
-    adds       boolean,
-    until      timestamptz,
-    overridden boolean,
-    outcome    text
-);
-
 -- Adds and removes segments of one user, all or nothing, in one call.
 -- The four arrays are parallel: slug, add or remove, and for an add its term, as an instant or in seconds.
 -- Raises SG404 with the unknown slugs, SG422 with the slugs whose term is not ahead or ends after the year 9999
 -- (each as a JSON array in DETAIL).
-CREATE FUNCTION change_memberships(
+CREATE OR REPLACE FUNCTION change_memberships(
     p_user_id bigint,
     p_slugs text[],
     p_adds boolean[],
@@ -147,6 +130,7 @@ CREATE FUNCTION change_memberships(
     p_ttl_seconds bigint[],
     p_actor text,
     p_reason text,
+    p_on_behalf_of text DEFAULT NULL,
     OUT version bigint,
     OUT segments text[],
     OUT added text[],
@@ -166,10 +150,7 @@ BEGIN
     SELECT jsonb_agg(slug ORDER BY slug)
     INTO bad_slugs
     FROM unnest(p_slugs) AS wanted (slug)
-    WHERE NOT EXISTS (
-        SELECT FROM segments s
-        WHERE lower(s.slug) = lower(wanted.slug COLLATE "C") AND s.slug = wanted.slug AND s.deleted_at IS NULL
-    );
+    WHERE NOT EXISTS (SELECT FROM living_segment(wanted.slug));
     IF bad_slugs IS NOT NULL THEN
         RAISE EXCEPTION 'unknown segments' USING ERRCODE = 'SG404', DETAIL = bad_slugs;
     END IF;
@@ -193,12 +174,10 @@ BEGIN
     FROM (
         SELECT s.id AS segment_id, s.slug, w.adds, m.included, m.until AS old_until,
                coalesce(w.until, now_at + w.ttl_seconds * interval '1 second') AS until,
-               r.segment_id IS NOT NULL AS has_percentage,
-               coalesce(m.included, bucket(p_user_id, s.salt) < r.threshold, false) AS was_in
+               s.percent IS NOT NULL AS has_percentage,
+               coalesce(m.included, bucket(p_user_id, s.salt) < s.threshold, false) AS was_in
         FROM unnest(p_slugs, p_adds, p_untils, p_ttl_seconds) AS w (slug, adds, until, ttl_seconds)
-        JOIN segments s
-          ON lower(s.slug) = lower(w.slug COLLATE "C") AND s.slug = w.slug AND s.deleted_at IS NULL
-        LEFT JOIN rollouts r ON r.segment_id = s.id AND r.ended_at IS NULL
+        CROSS JOIN LATERAL living_segment(w.slug) s
         LEFT JOIN memberships m ON m.user_id = p_user_id AND m.segment_id = s.id AND m.ended_at IS NULL
     ) d;
 
@@ -222,9 +201,11 @@ BEGIN
     WHERE c.outcome <> 'unchanged'
       AND (c.adds OR EXISTS (SELECT FROM rollouts r WHERE r.segment_id = c.segment_id AND r.ended_at IS NULL));
 
-    INSERT INTO membership_events (user_id, segment_id, at, operation, effective, until, cause, actor, reason)
+    INSERT INTO membership_events (
+        user_id, segment_id, at, operation, effective, until, cause, actor, reason, on_behalf_of
+    )
     SELECT p_user_id, c.segment_id, now_at, CASE WHEN c.adds THEN 'add' ELSE 'remove' END,
-           c.outcome IN ('added', 'removed'), c.until, 'request', p_actor, p_reason
+           c.outcome IN ('added', 'removed'), c.until, 'request', p_actor, p_reason, p_on_behalf_of
     FROM unnest(changes) c
     WHERE c.outcome <> 'unchanged';
 
@@ -239,68 +220,5 @@ BEGIN
     INTO segments
     FROM current_segments(ARRAY [p_user_id], now_at) c;
     state := (SELECT u.state FROM user_states(ARRAY [p_user_id]) u);
-END
-$$;
-
--- Registers a user; without an id, gives out one that nobody has ever had. No row: the user is registered already.
-CREATE FUNCTION register_user(p_user_id bigint, p_name text)
-    RETURNS TABLE (id bigint, name text, registered_at timestamptz)
-    LANGUAGE plpgsql AS $$
-#variable_conflict use_column
-DECLARE
-    new_id bigint := p_user_id;
-    stride bigint := 1;
-BEGIN
-    PERFORM pg_advisory_xact_lock_shared(catalog_lock());
-    IF new_id IS NULL THEN
-        LOOP
-            new_id := nextval('assigned_user_ids');
-            IF NOT EXISTS (SELECT FROM users u WHERE u.id = new_id) THEN
-                -- A client may have brought this very id along at the same moment.
-                EXIT WHEN (SELECT l.begins_life FROM lock_user(new_id) l);
-            END IF;
-            -- Ids that clients brought along lie densely: leap over them in growing steps.
-            PERFORM setval('assigned_user_ids', new_id + stride);
-            stride := stride * 2;
-        END LOOP;
-    ELSIF EXISTS (SELECT FROM users u WHERE u.id = new_id AND u.deleted_at IS NULL) THEN
-        RETURN;
-    -- Of two that register one id at once, the second finds a life that has begun.
-    ELSIF NOT (SELECT l.begins_life FROM lock_user(new_id) l) THEN
-        RETURN;
-    END IF;
-    RETURN QUERY
-        UPDATE users u SET name = p_name WHERE u.id = new_id RETURNING u.id, u.name, u.registered_at;
-END
-$$;
-
--- Ends a user's life, memberships and exclusions, and keeps the history. Returns the user's state for copies
--- (user_states); null: there is no such user.
-CREATE FUNCTION delete_user(p_user_id bigint, p_actor text) RETURNS bytea
-    LANGUAGE plpgsql AS $$
-DECLARE
-    now_at timestamptz;
-BEGIN
-    PERFORM pg_advisory_xact_lock_shared(catalog_lock());
-    PERFORM FROM users u WHERE u.id = p_user_id AND u.deleted_at IS NULL FOR UPDATE;
-    IF NOT FOUND THEN
-        RETURN NULL;
-    END IF;
-    SELECT l.at INTO now_at FROM lock_user(p_user_id) l;
-    PERFORM ensure_event_partition(now_at);
-    now_at := settle_before_change(p_user_id, now_at);
-
-    WITH closed AS (
-        UPDATE memberships m SET ended_at = now_at
-        WHERE m.user_id = p_user_id AND m.ended_at IS NULL
-        RETURNING m.segment_id, m.included, m.until
-    )
-    INSERT INTO membership_events (user_id, segment_id, at, operation, effective, until, cause, actor)
-    SELECT p_user_id, c.segment_id, now_at, 'remove', c.included, c.until, 'user-deleted', p_actor
-    FROM closed c;
-
-    UPDATE registrations SET ended_at = now_at WHERE user_id = p_user_id AND ended_at IS NULL;
-    UPDATE users SET deleted_at = now_at, last_at = now_at, name = NULL WHERE id = p_user_id;
-    RETURN (SELECT u.state FROM user_states(ARRAY [p_user_id]) u);
 END
 $$;

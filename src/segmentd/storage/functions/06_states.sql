@@ -4,7 +4,7 @@
 -- overrides; one word of 32 bits for each override, by segment: the segment's id, + 2^30 where it has a term,
 -- + 2^31 where it is an exclusion; then one word of 64 bits for each term, in the same order: its end in
 -- microseconds since 1970. replica/states.py reads it.
-CREATE FUNCTION override_word(p_segment_id bigint, p_included boolean, p_until timestamptz) RETURNS bytea
+CREATE OR REPLACE FUNCTION override_word(p_segment_id bigint, p_included boolean, p_until timestamptz) RETURNS bytea
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     RETURN int4send((
         p_segment_id
@@ -12,12 +12,12 @@ CREATE FUNCTION override_word(p_segment_id bigint, p_included boolean, p_until t
         - CASE WHEN p_included THEN 0 ELSE 2147483648 END
     )::integer);
 
-CREATE FUNCTION term_word(p_until timestamptz) RETURNS bytea
+CREATE OR REPLACE FUNCTION term_word(p_until timestamptz) RETURNS bytea
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     RETURN int8send((extract(epoch FROM p_until) * 1000000)::bigint);
 
 -- The states of these users; those that were never written to have none.
-CREATE FUNCTION user_states(p_user_ids bigint[])
+CREATE OR REPLACE FUNCTION user_states(p_user_ids bigint[])
     RETURNS TABLE (user_id bigint, state bytea)
     LANGUAGE sql STABLE AS $$
     SELECT u.id,
@@ -30,9 +30,17 @@ CREATE FUNCTION user_states(p_user_ids bigint[])
     GROUP BY u.id
 $$;
 
+-- The states of those of these users who were erased: no overrides, under a version that outweighs what was.
+CREATE OR REPLACE FUNCTION erased_states(p_user_ids bigint[])
+    RETURNS TABLE (user_id bigint, state bytea)
+    LANGUAGE sql STABLE AS $$
+    SELECT e.user_id, int8send(max(e.version) * 1048576)
+    FROM erasures e
+    WHERE e.user_id = ANY (p_user_ids)
+      AND NOT EXISTS (SELECT FROM users u WHERE u.id = e.user_id)
+    GROUP BY e.user_id
+$$;
+
 -- The living segments, each with its percentage if it has one, as copies keep them.
-CREATE VIEW replicated_segments AS
-SELECT s.id, s.slug, s.salt, r.threshold
-FROM segments s
-LEFT JOIN rollouts r ON r.segment_id = s.id AND r.ended_at IS NULL
-WHERE s.deleted_at IS NULL;
+CREATE OR REPLACE VIEW replicated_segments AS
+SELECT id, slug, salt, threshold FROM living_segments;

@@ -1,14 +1,9 @@
--- Locks that all writers agree on, and the months of the history.
-
--- Writers share this lock; whoever changes segments or rollouts takes it alone. So an event's `effective` is
--- judged by the rollouts that hold at its instant, and no row lock on a popular segment queues.
-CREATE FUNCTION catalog_lock() RETURNS bigint LANGUAGE sql IMMUTABLE RETURN 7236837901;
-CREATE FUNCTION partition_lock() RETURNS bigint LANGUAGE sql IMMUTABLE RETURN 7236837902;
+-- The months of the history.
 
 -- Makes the partition of the month that `p_at` falls in (UTC), if it is not there.
 -- CREATE TABLE … PARTITION OF would lock out every reader and writer; ATTACH does not.
 -- Call it before the transaction's first insert: after that, a partition that another made meanwhile goes unseen.
-CREATE FUNCTION ensure_event_partition(p_at timestamptz) RETURNS void
+CREATE OR REPLACE FUNCTION ensure_event_partition(p_at timestamptz) RETURNS void
     LANGUAGE plpgsql AS $$
 DECLARE
     first_day date := (date_trunc('month', p_at AT TIME ZONE 'UTC'))::date;
@@ -35,7 +30,7 @@ END
 $$;
 
 -- This month and as many after it as asked for.
-CREATE FUNCTION make_event_partitions(p_months_ahead integer) RETURNS void
+CREATE OR REPLACE FUNCTION make_event_partitions(p_months_ahead integer) RETURNS void
     LANGUAGE sql AS $$
     SELECT ensure_event_partition(
         date_trunc('month', clock_instant() AT TIME ZONE 'UTC') AT TIME ZONE 'UTC' + month * interval '1 month'

@@ -1,9 +1,17 @@
--- The one history: when the answer to "is the user in?" changed, and why. Histories, `?at=`, explain and the
--- reports all read `effective_changes`; none of them has rules of its own.
+-- The one history: when the answer to "is the user in?" changed, and why.
+
+-- When the deletion of its segment ends a membership. A clock that went back may date the deletion before the
+-- membership began, and that must not make a row that the table refuses.
+CREATE OR REPLACE FUNCTION ended_by_deletion(p_since timestamptz, p_deleted_at timestamptz) RETURNS timestamptz
+    LANGUAGE sql STABLE PARALLEL SAFE
+    RETURN CASE WHEN p_deleted_at > p_since THEN p_deleted_at
+                WHEN p_deleted_at <= p_since THEN p_since + interval '1 microsecond' END;
+
+-- Histories, `?at=`, explain and the reports all read `effective_changes`; none of them has rules of its own.
 
 -- Each instant at which the threshold of a segment changed: buckets from `least` to below `greatest` of the two
 -- flipped then.
-CREATE VIEW rollout_edges AS
+CREATE OR REPLACE VIEW rollout_edges AS
 SELECT v.segment_id, v.started_at AS at, coalesce(before.threshold, 0) AS threshold_before,
        v.threshold AS threshold_after, 'rollout' AS cause
 FROM rollouts v
@@ -17,7 +25,7 @@ WHERE v.ended_at IS NOT NULL
   AND NOT EXISTS (SELECT FROM rollouts after WHERE after.segment_id = v.segment_id AND after.started_at = v.ended_at);
 
 -- The overrides with the instant at which each ceased to hold, written down already or not; null: it has no end yet.
-CREATE VIEW override_spans AS
+CREATE OR REPLACE VIEW override_spans AS
 SELECT m.user_id, m.segment_id, m.included, m.since, m.until,
        least(m.ended_at, m.until, ended_by_deletion(m.since, s.deleted_at)) AS ends_at
 FROM memberships m
@@ -26,20 +34,20 @@ JOIN segments s ON s.id = m.segment_id;
 -- Everything up to `p_as_of`; conditions on user_id, segment_id and at reach the indexes and partitions, because
 -- the planner opens this function up like a view (tests/storage/test_plans.py holds it to that).
 -- Within a life of the user, additions and removals of a segment alternate.
-CREATE FUNCTION effective_changes(p_as_of timestamptz)
+CREATE OR REPLACE FUNCTION effective_changes(p_as_of timestamptz)
     RETURNS TABLE (
         user_id bigint, segment_id bigint, at timestamptz, operation text, source text,
-        cause text, actor text, reason text, until timestamptz
+        cause text, actor text, reason text, until timestamptz, on_behalf_of text
     )
     LANGUAGE sql STABLE AS $$
     -- What is written.
-    SELECT e.user_id, e.segment_id, e.at, e.operation, 'explicit', e.cause, e.actor, e.reason, e.until
+    SELECT e.user_id, e.segment_id, e.at, e.operation, 'explicit', e.cause, e.actor, e.reason, e.until, e.on_behalf_of
     FROM membership_events e
     WHERE e.effective
 
     UNION ALL
     -- Terms that ended and are not written yet; an end changes nothing for those whom the percentage covers.
-    SELECT m.user_id, m.segment_id, m.until, 'remove', 'explicit', 'expiry', 'segmentd', NULL, m.until
+    SELECT m.user_id, m.segment_id, m.until, 'remove', 'explicit', 'expiry', 'segmentd', NULL, m.until, NULL
     FROM memberships m
     JOIN segments s ON s.id = m.segment_id AND (s.deleted_at IS NULL OR s.deleted_at >= m.until)
     LEFT JOIN rollouts r
@@ -51,7 +59,7 @@ CREATE FUNCTION effective_changes(p_as_of timestamptz)
     UNION ALL
     -- Memberships of deleted segments that are not closed yet.
     SELECT m.user_id, m.segment_id, ended_by_deletion(m.since, s.deleted_at), 'remove', 'explicit', 'segment-deleted',
-           'segmentd', NULL, m.until
+           'segmentd', NULL, m.until, NULL
     FROM segments s
     JOIN memberships m ON m.segment_id = s.id AND m.ended_at IS NULL AND m.included
     WHERE s.deleted_at <= p_as_of
@@ -59,7 +67,7 @@ CREATE FUNCTION effective_changes(p_as_of timestamptz)
 
     UNION ALL
     -- A life begins under the percentages that hold.
-    SELECT l.user_id, r.segment_id, l.registered_at, 'add', 'rollout', 'rollout', 'segmentd', NULL, NULL
+    SELECT l.user_id, r.segment_id, l.registered_at, 'add', 'rollout', 'rollout', 'segmentd', NULL, NULL, NULL
     FROM registrations l
     JOIN rollouts r ON r.started_at <= l.registered_at AND (r.ended_at IS NULL OR r.ended_at > l.registered_at)
     JOIN segments s ON s.id = r.segment_id
@@ -69,7 +77,7 @@ CREATE FUNCTION effective_changes(p_as_of timestamptz)
     -- A percentage changes within a life, unless an override decides then; one that ends at that very instant
     -- tells the change itself.
     SELECT l.user_id, e.segment_id, e.at, CASE WHEN e.threshold_after > e.threshold_before THEN 'add' ELSE 'remove' END,
-           'rollout', e.cause, 'segmentd', NULL, NULL
+           'rollout', e.cause, 'segmentd', NULL, NULL, NULL
     FROM rollout_edges e
     JOIN segments s ON s.id = e.segment_id
     JOIN registrations l ON l.registered_at < e.at AND (l.ended_at IS NULL OR l.ended_at > e.at)
@@ -83,7 +91,7 @@ CREATE FUNCTION effective_changes(p_as_of timestamptz)
 
     UNION ALL
     -- A life ends under the percentages that hold.
-    SELECT l.user_id, r.segment_id, l.ended_at, 'remove', 'rollout', 'user-deleted', 'segmentd', NULL, NULL
+    SELECT l.user_id, r.segment_id, l.ended_at, 'remove', 'rollout', 'user-deleted', 'segmentd', NULL, NULL, NULL
     FROM registrations l
     JOIN rollouts r ON r.started_at < l.ended_at AND (r.ended_at IS NULL OR r.ended_at >= l.ended_at)
     JOIN segments s ON s.id = r.segment_id
@@ -97,7 +105,7 @@ $$;
 
 -- The latest change of each segment for one user, up to and with `p_at`: within the life that `p_at` falls in, from
 -- the history; outside of every life, from the percentages alone, as for an id that nobody has heard of.
-CREATE FUNCTION latest_changes(p_user_id bigint, p_at timestamptz)
+CREATE OR REPLACE FUNCTION latest_changes(p_user_id bigint, p_at timestamptz)
     RETURNS TABLE (segment_id bigint, at timestamptz, operation text, cause text)
     LANGUAGE sql STABLE AS $$
     WITH life AS MATERIALIZED (
@@ -128,7 +136,7 @@ CREATE FUNCTION latest_changes(p_user_id bigint, p_at timestamptz)
 $$;
 
 -- The segments that a user was in at `p_at`, since when and why.
-CREATE FUNCTION segments_at(p_user_id bigint, p_at timestamptz)
+CREATE OR REPLACE FUNCTION segments_at(p_user_id bigint, p_at timestamptz)
     RETURNS TABLE (slug text, source text, since timestamptz, until timestamptz)
     LANGUAGE sql STABLE AS $$
     SELECT s.slug, CASE WHEN o.included THEN 'explicit' ELSE 'rollout' END, c.at, o.until
@@ -142,7 +150,7 @@ $$;
 
 -- Why a user was or was not in a segment at `p_at`. Where a renamed segment took the slug of a deleted one, the
 -- living one is meant. No row: no segment with this slug lived then.
-CREATE FUNCTION explain_membership(p_user_id bigint, p_slug text, p_at timestamptz)
+CREATE OR REPLACE FUNCTION explain_membership(p_user_id bigint, p_slug text, p_at timestamptz)
     RETURNS TABLE (
         included boolean, until timestamptz, covered boolean, last_change timestamptz, last_operation text,
         last_cause text, percent numeric, bucket bigint, threshold bigint, salt bigint

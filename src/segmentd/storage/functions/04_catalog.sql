@@ -1,0 +1,131 @@
+-- Changes of segments and rollouts, each one call in one transaction.
+
+-- Takes the catalog alone.
+CREATE OR REPLACE FUNCTION lock_catalog() RETURNS void
+    LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM set_config('lock_timeout', '2s', true);
+    PERFORM pg_advisory_xact_lock(catalog_lock());
+END
+$$;
+
+-- Gives the time of a change, later than every write before it; the caller has the catalog alone.
+CREATE OR REPLACE FUNCTION raise_catalog() RETURNS timestamptz
+    LANGUAGE sql AS $$
+    UPDATE catalog
+    SET version = version + 1, last_at = greatest(clock_instant(), last_at + interval '1 microsecond')
+    RETURNING last_at
+$$;
+
+-- What clients see of the living segments.
+CREATE OR REPLACE VIEW living_segments AS
+SELECT s.id, s.slug, s.description, r.percent, s.salt, s.created_at, r.threshold
+FROM segments s
+LEFT JOIN rollouts r ON r.segment_id = s.id AND r.ended_at IS NULL
+WHERE s.deleted_at IS NULL;
+
+-- The living segment with exactly this slug. The index folds case by collation C, so the look-up does too: with the
+-- database's own, `I` may have another small letter. The planner opens this function up like a view.
+CREATE OR REPLACE FUNCTION living_segment(p_slug text) RETURNS SETOF living_segments
+    LANGUAGE sql STABLE AS $$
+    SELECT * FROM living_segments s WHERE lower(s.slug) = lower(p_slug COLLATE "C") AND s.slug = p_slug
+$$;
+
+-- What the audit log shows of a segment.
+CREATE OR REPLACE FUNCTION audited(p_segment living_segments) RETURNS jsonb
+    LANGUAGE sql STABLE AS $$
+    SELECT jsonb_build_object(
+        'slug', p_segment.slug,
+        'description', p_segment.description,
+        'percent', trim_scale(p_segment.percent),
+        'salt', p_segment.salt::text
+    )
+$$;
+
+CREATE OR REPLACE FUNCTION create_segment(
+    p_slug text, p_description text, p_percent numeric, p_salt bigint,
+    p_actor text DEFAULT 'anonymous', p_on_behalf_of text DEFAULT NULL
+)
+    RETURNS SETOF living_segments
+    LANGUAGE plpgsql AS $$
+DECLARE
+    now_at timestamptz;
+    new_id bigint;
+    created living_segments;
+BEGIN
+    PERFORM lock_catalog();
+    now_at := raise_catalog();
+    INSERT INTO segments (slug, description, salt, created_at)
+    VALUES (p_slug, p_description, p_salt, now_at)
+    RETURNING id INTO new_id;
+    IF p_percent IS NOT NULL THEN
+        INSERT INTO rollouts (segment_id, percent, started_at) VALUES (new_id, p_percent, now_at);
+    END IF;
+    SELECT * INTO created FROM living_segments s WHERE s.id = new_id;
+    PERFORM note_in_audit_log(p_actor, p_on_behalf_of, 'segment-created', p_slug, NULL, audited(created));
+    RETURN NEXT created;
+END
+$$;
+
+-- Renames, describes, or changes the percentage; null leaves a thing as it is. A percentage is ended with
+-- `p_ends_rollout`. No row: there is no such living segment.
+CREATE OR REPLACE FUNCTION update_segment(
+    p_slug text, p_new_slug text, p_description text, p_percent numeric, p_ends_rollout boolean,
+    p_actor text DEFAULT 'anonymous', p_on_behalf_of text DEFAULT NULL
+)
+    RETURNS SETOF living_segments
+    LANGUAGE plpgsql AS $$
+DECLARE
+    now_at timestamptz;
+    segment living_segments;
+    changed living_segments;
+BEGIN
+    PERFORM lock_catalog();
+    SELECT * INTO segment FROM living_segment(p_slug);
+    IF NOT FOUND THEN
+        RETURN;
+    END IF;
+    now_at := raise_catalog();
+    UPDATE segments s
+    SET slug = coalesce(p_new_slug, s.slug), description = coalesce(p_description, s.description)
+    WHERE s.id = segment.id;
+
+    IF p_ends_rollout OR p_percent <> segment.percent THEN
+        UPDATE rollouts SET ended_at = now_at WHERE segment_id = segment.id AND ended_at IS NULL;
+    END IF;
+    -- The percentage that holds already makes no version.
+    IF p_percent IS DISTINCT FROM segment.percent AND p_percent IS NOT NULL THEN
+        INSERT INTO rollouts (segment_id, percent, started_at) VALUES (segment.id, p_percent, now_at);
+    END IF;
+    SELECT * INTO changed FROM living_segments s WHERE s.id = segment.id;
+    IF changed IS DISTINCT FROM segment THEN
+        PERFORM note_in_audit_log(
+            p_actor, p_on_behalf_of, 'segment-changed', p_slug, audited(segment), audited(changed)
+        );
+    END IF;
+    RETURN NEXT changed;
+END
+$$;
+
+-- Ends every membership at once: readers look at `deleted_at`, and the events follow with that same time (settle).
+-- False: there is no such living segment.
+CREATE OR REPLACE FUNCTION delete_segment(
+    p_slug text, p_actor text DEFAULT 'anonymous', p_on_behalf_of text DEFAULT NULL
+) RETURNS boolean
+    LANGUAGE plpgsql AS $$
+DECLARE
+    now_at timestamptz;
+    old living_segments;
+BEGIN
+    PERFORM lock_catalog();
+    SELECT * INTO old FROM living_segment(p_slug);
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+    now_at := raise_catalog();
+    UPDATE segments s SET deleted_at = now_at WHERE s.id = old.id;
+    UPDATE rollouts SET ended_at = now_at WHERE segment_id = old.id AND ended_at IS NULL;
+    PERFORM note_in_audit_log(p_actor, p_on_behalf_of, 'segment-deleted', p_slug, audited(old), NULL);
+    RETURN true;
+END
+$$;

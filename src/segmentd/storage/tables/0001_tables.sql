@@ -1,0 +1,228 @@
+-- Segments, users, memberships and their history; reports; who may do what, and who did.
+-- What the words mean: docs/data-model.md.
+
+
+-- The files of this folder that are in the database.
+CREATE TABLE schema_migrations (
+    number     integer     PRIMARY KEY,
+    name       text        NOT NULL,
+    applied_at timestamptz NOT NULL DEFAULT now()
+);
+
+-- One row: which functions are in the database, and which version of segmentd brought them (storage/migrate.py).
+CREATE TABLE schema_functions (
+    only_row   boolean     PRIMARY KEY DEFAULT true CHECK (only_row),
+    digest     text        NOT NULL,
+    version    text        NOT NULL,
+    applied_at timestamptz NOT NULL DEFAULT now()
+);
+
+
+CREATE TABLE users (
+    id            bigint      PRIMARY KEY CHECK (id >= 1),
+    name          text        CHECK (length(name) <= 256),
+    registered_at timestamptz NOT NULL,
+    deleted_at    timestamptz,
+    -- Raised by every write to the user; goes on through deletions, so that a copy can tell old from new. It starts
+    -- at the milliseconds since 1970: who comes back after an erasure is newer than what was erased.
+    version       bigint      NOT NULL DEFAULT (extract(epoch FROM clock_timestamp()) * 1000)::bigint,
+    -- The time of the latest event: the next one is later, whatever the clock does.
+    last_at       timestamptz NOT NULL
+) WITH (fillfactor = 85);
+
+CREATE INDEX users_living ON users (id) WHERE deleted_at IS NULL;
+
+-- Ids that the service gives out; ids that clients bring along are skipped (register_user).
+CREATE SEQUENCE assigned_user_ids AS bigint;
+
+-- A user's lives: from a registration to the deletion, one after the other.
+CREATE TABLE registrations (
+    user_id       bigint      NOT NULL REFERENCES users (id),
+    registered_at timestamptz NOT NULL,
+    ended_at      timestamptz CHECK (ended_at > registered_at),
+    PRIMARY KEY (user_id, registered_at)
+);
+
+CREATE UNIQUE INDEX registrations_open ON registrations (user_id) WHERE ended_at IS NULL;
+CREATE INDEX registrations_by_start ON registrations (registered_at);
+CREATE INDEX registrations_by_end ON registrations (ended_at) WHERE ended_at IS NOT NULL;
+
+
+CREATE TABLE segments (
+    -- 30 bits: the others of a word of 32 say more about an override in the nodes' copies (override_word).
+    id          bigint      PRIMARY KEY GENERATED ALWAYS AS IDENTITY CHECK (id < 1073741824),
+    slug        text        NOT NULL COLLATE "C" CHECK (slug ~ '^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$'),
+    description text        NOT NULL DEFAULT '' CHECK (length(description) <= 2000),
+    salt        bigint      NOT NULL,
+    created_at  timestamptz NOT NULL,
+    deleted_at  timestamptz CHECK (deleted_at > created_at)
+);
+
+CREATE UNIQUE INDEX segments_living ON segments (lower(slug)) WHERE deleted_at IS NULL;
+CREATE INDEX segments_by_slug ON segments (slug);
+CREATE INDEX segments_deleted ON segments (deleted_at) WHERE deleted_at IS NOT NULL;
+
+-- Every change of a percentage is a new version.
+CREATE TABLE rollouts (
+    segment_id bigint        NOT NULL REFERENCES segments (id),
+    percent    numeric(7, 4) NOT NULL CHECK (percent BETWEEN 0 AND 100),
+    threshold  bigint        NOT NULL GENERATED ALWAYS AS (floor(percent * 4294967296 / 100)::bigint) STORED,
+    started_at timestamptz   NOT NULL,
+    ended_at   timestamptz   CHECK (ended_at > started_at),
+    PRIMARY KEY (segment_id, started_at)
+);
+
+CREATE UNIQUE INDEX rollouts_open ON rollouts (segment_id) WHERE ended_at IS NULL;
+
+-- One row: raised by every change of a segment or a rollout.
+CREATE TABLE catalog (
+    only_row boolean     PRIMARY KEY DEFAULT true CHECK (only_row),
+    version  bigint      NOT NULL,
+    last_at  timestamptz NOT NULL
+);
+
+INSERT INTO catalog (version, last_at) VALUES (0, '-infinity');
+
+
+-- The overrides with their past: a stored decision about one user and one segment. A new decision closes the
+-- open row and opens another, so that every instant of the past can be asked.
+-- There is no foreign key to segments: its check would lock a popular segment's row in every write.
+-- Segments are never deleted, and ids come only from segments that were read in the same transaction.
+CREATE TABLE memberships (
+    user_id    bigint      NOT NULL REFERENCES users (id),
+    segment_id bigint      NOT NULL,
+    included   boolean     NOT NULL,
+    since      timestamptz NOT NULL,
+    until      timestamptz CHECK (until > since),
+    ended_at   timestamptz CHECK (ended_at > since),
+    PRIMARY KEY (user_id, segment_id, since),
+    CONSTRAINT exclusions_have_no_term CHECK (included OR until IS NULL),
+    CONSTRAINT a_term_ends_in_time CHECK (ended_at <= until)
+);
+
+CREATE UNIQUE INDEX memberships_open ON memberships (user_id, segment_id) WHERE ended_at IS NULL;
+CREATE INDEX memberships_of_segment ON memberships (segment_id, user_id) WHERE ended_at IS NULL;
+CREATE INDEX memberships_due ON memberships (until, user_id) WHERE ended_at IS NULL AND until IS NOT NULL;
+
+-- Append-only. `effective` says whether the answer to "is the user in?" changed with this event.
+CREATE TABLE membership_events (
+    user_id      bigint      NOT NULL,
+    segment_id   bigint      NOT NULL,
+    at           timestamptz NOT NULL,
+    operation    text        NOT NULL CHECK (operation IN ('add', 'remove')),
+    effective    boolean     NOT NULL,
+    until        timestamptz,
+    cause        text        NOT NULL CHECK (cause IN ('request', 'expiry', 'segment-deleted', 'user-deleted')),
+    actor        text        NOT NULL,
+    reason       text        CHECK (length(reason) <= 500),
+    -- The writing transaction, by which a follower finds what its last snapshot could not see.
+    xid          xid8        NOT NULL DEFAULT pg_current_xact_id(),
+    on_behalf_of text
+) PARTITION BY RANGE (at);
+
+CREATE INDEX membership_events_by_user ON membership_events (user_id, at);
+CREATE INDEX membership_events_by_xid ON membership_events (xid);
+
+
+-- One requested change, with what it does. `outcome`: added, removed, updated or unchanged.
+CREATE TYPE membership_change AS (
+    segment_id bigint,
+    slug       text,
+    adds       boolean,
+    until      timestamptz,
+    overridden boolean,
+    outcome    text
+);
+
+
+CREATE TABLE reports (
+    id         uuid        PRIMARY KEY,
+    status     text        NOT NULL DEFAULT 'pending' CHECK (status IN ('pending', 'running', 'done', 'failed')),
+    -- The period, half-open.
+    begins_at  timestamptz NOT NULL,
+    ends_at    timestamptz NOT NULL CHECK (ends_at > begins_at),
+    user_id    bigint,
+    segment_id bigint      REFERENCES segments (id),
+    header     boolean     NOT NULL,
+    -- Everything that fell due before this instant is in the file.
+    as_of      timestamptz,
+    rows       bigint,
+    size       bigint,
+    sha256     text,
+    reason     text,
+    created_at timestamptz NOT NULL,
+    expires_at timestamptz NOT NULL CHECK (expires_at > created_at),
+    purged_at  timestamptz,
+    CONSTRAINT a_done_report_has_its_figures
+        CHECK (status <> 'done' OR (as_of, rows, size, sha256) IS NOT NULL)
+);
+
+CREATE INDEX reports_to_purge ON reports (expires_at) WHERE purged_at IS NULL;
+
+-- The newest key signs; links signed by any of them are good. Two random UUIDs hold 244 random bits.
+CREATE TABLE signing_keys (
+    id         bigint      PRIMARY KEY GENERATED ALWAYS AS IDENTITY,
+    key        bytea       NOT NULL CHECK (length(key) >= 16),
+    created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    -- A key that was replaced goes on to verify links until then.
+    good_until timestamptz
+);
+
+INSERT INTO signing_keys (key) VALUES (uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid()));
+
+
+-- Erasures of the last day, for the nodes' copies to hear of; upkeep removes them.
+CREATE TABLE erasures (
+    user_id bigint      NOT NULL,
+    -- Above all versions of the user's states, below those of whoever comes back with this id.
+    version bigint      NOT NULL,
+    at      timestamptz NOT NULL,
+    xid     xid8        NOT NULL DEFAULT pg_current_xact_id(),
+    PRIMARY KEY (user_id, version)
+);
+
+CREATE INDEX erasures_by_xid ON erasures (xid);
+CREATE INDEX erasures_by_time ON erasures (at);
+
+
+-- API tokens; of the secret only its SHA-256 is kept. Rows are never removed: what was once closed does not open
+-- again by itself.
+CREATE TABLE tokens (
+    id           bigint      PRIMARY KEY GENERATED ALWAYS AS IDENTITY,
+    name         text        NOT NULL CHECK (name ~ '^[!-~]+( [!-~]+)*$' AND length(name) <= 128),
+    role         text        NOT NULL CHECK (role IN ('reader', 'editor', 'admin')),
+    digest       bytea       NOT NULL UNIQUE CHECK (length(digest) = 32),
+    created_at   timestamptz NOT NULL,
+    expires_at   timestamptz CHECK (expires_at > created_at),
+    revoked_at   timestamptz CHECK (revoked_at >= created_at),
+    last_used_on date,
+    -- History names these.
+    CONSTRAINT a_token_is_not_named_like_nobody CHECK (name NOT IN ('anonymous', 'segmentd'))
+);
+
+CREATE UNIQUE INDEX tokens_in_force ON tokens (name) WHERE revoked_at IS NULL;
+
+-- One row: raised by every change of the tokens.
+CREATE TABLE access (
+    only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
+    version  bigint  NOT NULL
+);
+
+INSERT INTO access (version) VALUES (0);
+
+
+-- Who changed segments and tokens or erased users, from what to what. Append-only, and no personal data in it.
+CREATE TABLE audit_log (
+    id           bigint      PRIMARY KEY GENERATED ALWAYS AS IDENTITY,
+    at           timestamptz NOT NULL,
+    actor        text        NOT NULL,
+    on_behalf_of text,
+    operation    text        NOT NULL CHECK (operation IN (
+        'segment-created', 'segment-changed', 'segment-deleted', 'token-created', 'token-revoked', 'user-erased',
+        'signing-key-replaced'
+    )),
+    -- The slug or the token's name.
+    subject      text,
+    before       jsonb,
+    after        jsonb
+);
