@@ -1,5 +1,6 @@
 """Every way to get a request wrong: each is told as a problem, and none of them changes anything."""
 
+import codecs
 import json
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Final, NamedTuple
@@ -155,6 +156,8 @@ def user_ids() -> Iterator[Bad]:
         "%201",
         "1%0A",
         "9" * 99,
+        *("1e3", "1E3", "1000.0", "1000.", "1_000", "%D9%A3", "1%20", "-0", "0x10", "9007199254740993.0"),
+        *("00", "1%09", "true", "1,000", "1e0"),
     ):
         for place in ("users/{}", "users/{}/segments", "users/{}/history", "users/{}/segments/TAKEN"):
             yield query(place.format(path), "/user_id")
@@ -169,6 +172,16 @@ def percentages() -> Iterator[Bad]:
     for number in (b"1e400", b"-1e400"):
         content = b'{"slug": "NEW", "percent": ' + number + b"}"
         yield body(f"segment: percent {number!r}", "POST", "segments", content, "/percent")
+    for number in (
+        b"1e-400",
+        b"10.0001000000000000001",
+        b"99.99999999999999999999",
+        b"1e-" + b"9" * 30,
+        b"1E-5",
+    ):
+        content = b'{"slug": "NEW", "percent": ' + number + b"}"
+        yield body(f"segment: percent {number!r}", "POST", "segments", content, "/percent")
+        yield body(f"patch: percent {number!r}", "PATCH", "segments/TAKEN", content, "/percent")
     for constant in (b"NaN", b"Infinity", b"-Infinity"):
         content = b'{"slug": "NEW", "percent": ' + constant + b"}"
         yield body(f"percent {constant!r}", "POST", "segments", content, status=400, kind="malformed")
@@ -242,6 +255,26 @@ def malformed() -> Iterator[Bad]:
             {"Content-Type": "text/plain"},
         )
 
+    for path, content, pointers in (
+        ("users/1000/segments", b'{"add": ["FREE"], "add": ["OTHER"]}', ["/add"]),
+        ("users/1000/segments", b'{"add": ["FREE"], "\\u0061dd": ["FREE"]}', ["/add"]),
+        (
+            "users/1000/segments",
+            b'{"add": [{"slug": "FREE", "ttl_seconds": 9, "slug": "FREE"}]}',
+            ["/add/0/slug"],
+        ),
+        (
+            "users/1000/segments",
+            b'{"add": ["FREE"], "reason": "a", "reason": "b", "reason": "a", "add": ["FREE"]}',
+            ["/reason", "/reason", "/add"],
+        ),
+        ("segments", b'{"slug": "NEW", "percent": 1, "percent": 1}', ["/percent"]),
+        ("users", b'{"id": 7, "id": 8}', ["/id"]),
+        ("lookup", b'{"user_ids": [1], "user_ids": [2]}', ["/user_ids"]),
+        ("reports", b'{"month": "2020-01", "month": "2020-02"}', ["/month"]),
+    ):
+        yield body(f"equal keys to {path}: {content!r}", "POST", path, content, *pointers)
+
     two = b'{"slug": "NEW"} {}'
     yield body("two documents", "POST", "segments", two, status=400, kind="malformed")
 
@@ -268,6 +301,27 @@ def media_types() -> Iterator[Bad]:
             b'{"slug": "NEW"}',
             {"Content-Type": media_type},
         )
+    for method, path in (("POST", "segments"), ("PATCH", "segments/TAKEN"), ("POST", "lookup")):
+        yield Bad(
+            f"{method} {path} without a media type",
+            method,
+            path,
+            415,
+            "unsupported-media-type",
+            (),
+            b'{"slug": "NEW"}',
+        )
+        for coding in ("gzip", "br", "identity, zstd", "x-nothing", "GZIP"):
+            yield Bad(
+                f"{method} {path} in {coding}",
+                method,
+                path,
+                415,
+                "unsupported-media-type",
+                (),
+                b'{"slug": "NEW"}',
+                {**JSON_TYPE, "Content-Encoding": coding},
+            )
 
 
 def addresses() -> Iterator[Bad]:
@@ -299,6 +353,20 @@ def addresses() -> Iterator[Bad]:
 def pages() -> Iterator[Bad]:
     for path in ("segments", "users", "segments/TAKEN/users", "users/1000/history"):
         for limit in ("0", "1001", "x", "", "-1", "1.5", "%00", "9" * 30, "true", "1&limit=0", "1&limit=x"):
+            yield query(f"{path}?limit={limit}", "/limit")
+        for limit in (
+            "1e1",
+            "1.0",
+            "%2B1",
+            "01",
+            "%201",
+            "1%20",
+            "1_0",
+            "%D9%A3",
+            "10.",
+            "1e1&limit=1",
+            "0x1",
+        ):
             yield query(f"{path}?limit={limit}", "/limit")
         for cursor in (
             "",
@@ -368,7 +436,7 @@ def moments() -> Iterator[Bad]:
             yield query(f"users/1000/history?{name}={moment}", f"/{name}")
     for begin, end in (("2020-01-02", "2020-01-01"), ("2020-01-01", "2020-01-01")):
         yield query(f"users/1000/history?from={begin}T00:00:00Z&to={end}T00:00:00Z", "/to")
-    for detail in ("x", "", "2", "true&detail=x"):
+    for detail in ("x", "", "2", "true&detail=x", "1", "0", "True", "TRUE", "yes", "on", "t", "%20true"):
         yield query(f"users/1000/segments?detail={detail}", "/detail")
 
 
@@ -499,11 +567,48 @@ async def test_every_unknown_slug_of_a_change_is_named(client: Api) -> None:
     assert await client.segments(1000) == ["OTHER", "TAKEN"]
 
 
-async def test_a_body_without_a_media_type_is_taken_as_json(client: Api) -> None:
+async def test_a_body_without_a_media_type_hears_which_one_it_needs(client: Api) -> None:
     answer = await client.post("lookup", content=b'{"user_ids": []}')
 
     assert "Content-Type" not in answer.request.headers
-    assert (answer.status_code, answer.json()) == (200, {"users": []})
+    assert (answer.status_code, answer.headers["Accept"]) == (415, "application/json")
+    assert "no Content-Type" in answer.json()["detail"]
+
+
+async def test_a_change_without_a_body_needs_no_media_type(client: Api) -> None:
+    missing = await client.post("segments")
+    deleted = await client.delete("users/999")
+
+    assert "Content-Type" not in missing.request.headers
+    assert (missing.status_code, missing.json()["type"]) == (400, "/problems/malformed")
+    assert deleted.status_code == 404
+
+
+async def test_an_unknown_content_coding_is_named_with_the_ones_that_are_taken(client: Api) -> None:
+    for coding in ("gzip", "snappy"):
+        answer = await client.post(
+            "lookup", content=b'{"user_ids": []}', headers={**JSON_TYPE, "Content-Encoding": coding}
+        )
+
+        assert (answer.status_code, answer.headers["Accept-Encoding"]) == (415, "identity")
+        assert coding in answer.json()["detail"]
+
+
+@pytest.mark.parametrize("coding", ["identity", "Identity", ""])
+async def test_a_body_that_says_it_has_no_coding_is_taken(client: Api, coding: str) -> None:
+    answer = await client.post(
+        "lookup", content=b'{"user_ids": []}', headers={**JSON_TYPE, "Content-Encoding": coding}
+    )
+
+    assert answer.status_code == 200
+
+
+async def test_a_byte_order_mark_before_a_body_is_skipped(client: Api) -> None:
+    content = codecs.BOM_UTF8 + b'{"user_ids": []}'
+
+    assert (await client.post("lookup", content=content, headers=JSON_TYPE)).status_code == 200
+    twice = await client.post("lookup", content=codecs.BOM_UTF8 + content, headers=JSON_TYPE)
+    assert twice.status_code == 400
 
 
 @pytest.mark.parametrize(
@@ -550,11 +655,13 @@ async def test_a_bad_value_is_explained_in_words(client: Api, content: object, d
 
 async def test_a_bad_value_of_a_url_is_explained_in_words(client: Api) -> None:
     for path, detail in {
-        "segments?limit=x": "must be an integer",
+        "segments?limit=x": "must be an integer, in digits alone",
         "segments?limit=0": "must be at least 1",
         "segments?limit=1001": "must be at most 1000",
-        "users/abc": "must be an integer",
+        "users/abc": "must be an integer, in digits alone",
+        "users/1e3": "must be an integer, in digits alone",
         "users/1/segments?detail=x": "must be true or false",
+        "users/1/segments?detail=1": "must be true or false",
     }.items():
         [error] = (await client.get(path)).json()["errors"]
         assert error["detail"] == detail

@@ -230,5 +230,7 @@ async def test_an_order_for_a_user_or_segment_that_is_not_there_is_refused(offic
 
 
 async def test_a_report_that_was_never_ordered_is_not_found(api: Api) -> None:
-    for report_id in (str(uuid4()), "1", "x" * 36, "%00", "ÿ"):
+    own = str(uuid4())
+    braced, run_together, other_digits = f"{{{own}}}", own.replace("-", ""), "٣" * 8 + own[8:]
+    for report_id in (own, "1", "x" * 36, "%00", "ÿ", braced, run_together, other_digits, f"urn:uuid:{own}"):
         assert problem(await api.get(f"reports/{report_id}")) == (404, "report-not-found"), report_id

@@ -15,6 +15,7 @@ from segmentd.api.http.errors import EXCEPTION_HANDLERS
 from segmentd.api.http.memberships import memberships_router
 from segmentd.api.http.metrics import metrics_router
 from segmentd.api.http.operations import OPENAPI, operations_router
+from segmentd.api.http.plain_values import PlainValues
 from segmentd.api.http.reports import reports_router
 from segmentd.api.http.segments import segments_router
 from segmentd.api.http.users import users_router
@@ -55,7 +56,7 @@ def create_app(
             "service": Provide(lambda: service, sync_to_thread=False),
             "meters": Provide(lambda: metrics, sync_to_thread=False),
         },
-        guards=[Guard(authenticator)],
+        guards=[Guard(authenticator), PlainValues()],
         exception_handlers=EXCEPTION_HANDLERS,
         request_max_body_size=LARGEST_BODY_BYTES,
         cors_config=CORSConfig(allow_origins=[*cors_origins]) if cors_origins else None,

@@ -37,6 +37,7 @@ from segmentd.domain.reports import Period, Report, ReportId, ReportOrder, Statu
 from segmentd.service import Service
 
 LONGEST_WAIT_S: Final = 60
+_UUID: Final = re.compile("[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
 
 ReportIdParameter = Annotated[
     str, PathParameter(description="from the order's answer", schema_extra={"format": "uuid"})
@@ -194,10 +195,10 @@ async def _link(request: AnyRequest, service: Service, report: Report) -> str:
 
 
 def _id(text: str) -> ReportId:
-    try:
-        return ReportId(UUID(text))
-    except ValueError:
-        raise ReportNotFound from None
+    # Python's UUID reads braces, underscores and the digits of other scripts as well.
+    if _UUID.fullmatch(text) is None:
+        raise ReportNotFound
+    return ReportId(UUID(text))
 
 
 def _wait(prefer: str | None) -> int:

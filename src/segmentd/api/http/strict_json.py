@@ -4,8 +4,11 @@ Litestar's own decoding converts "10" to 10 and loses the place of an error; thi
 """
 
 import json
+from codecs import BOM_UTF8
 from collections.abc import Generator, Iterator
-from typing import TypeVar
+from contextlib import suppress
+from decimal import Decimal
+from typing import Final, TypeVar
 
 import msgspec
 from litestar._openapi.schema_generation import SchemaCreator
@@ -19,36 +22,34 @@ from segmentd.domain.errors import Fault, Invalid
 
 Body = TypeVar("Body")
 
+_JSON: Final = "application/json"
+_NO_TEXT: Final = "half a surrogate pair is not text"
+
 
 def decode(body: bytes, body_type: type[Body]) -> Body:
     """The body as its type. Raises Invalid with a pointer, or ClientException (400) for what is not JSON."""
+    body = body.removeprefix(BOM_UTF8)
     try:
-        return msgspec.json.decode(body, type=body_type)
+        decoded = msgspec.json.decode(body, type=body_type)
     except msgspec.ValidationError as error:
         raise Invalid(fault_of(str(error))) from None
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
-        if faults := [
-            Fault(pointer, "half a surrogate pair is not text") for pointer in _lone_surrogates(body)
-        ]:
+        if faults := _unreadable(body):
             raise Invalid(*faults) from None
         raise ClientException("The body is not well-formed JSON in UTF-8.") from None
+    if (document := _Document(body)).is_ambiguous:
+        raise Invalid(*document.faults())
+    return decoded
 
 
 class StrictJson(AbstractDTO[Body]):
     """`dto=StrictJson[ChangeBody]` on a handler whose `data` is a ChangeBody."""
 
     def decode_bytes(self, value: bytes) -> Body:
-        """The request's body; 415 unless it says that it is JSON, or says nothing."""
-        media_type, _, parameters = self.asgi_connection.headers.get(
-            "content-type", "application/json"
-        ).partition(";")
-        charset = parameters.partition("charset=")[2].strip(' "').lower()
-        if media_type.strip().lower() != "application/json" or charset not in {"", "utf-8", "utf8"}:
-            raise HTTPException(
-                status_code=415,
-                detail="The body must be application/json in UTF-8.",
-                headers={"Accept": "application/json"},
-            )
+        """The request's body; 415 unless it says that it is JSON in UTF-8, and not compressed."""
+        headers = self.asgi_connection.headers
+        _check_media_type(headers.getall("content-type", []))
+        _check_coding(headers.getall("content-encoding", []))
         return decode(value, self.model_type)
 
     @classmethod
@@ -84,28 +85,105 @@ class StrictJson(AbstractDTO[Body]):
         return False
 
 
-def _lone_surrogates(body: bytes) -> Iterator[str]:
-    """The pointers of strings that JSON can write with escapes but that no text is."""
+def _check_media_type(said: list[str]) -> None:
+    media_type, _, parameters = (said[0] if len(said) == 1 else "").partition(";")
+    charset = parameters.partition("charset=")[2].strip(' "').lower()
+    if media_type.strip().lower() != _JSON or charset not in {"", "utf-8", "utf8"}:
+        given = "with no Content-Type" if not said else "of another type"
+        raise HTTPException(
+            status_code=415,
+            detail=f"The body must be {_JSON} in UTF-8; this one is {given}.",
+            headers={"Accept": _JSON},
+        )
+
+
+def _check_coding(said: list[str]) -> None:
+    codings = [coding.strip() for value in said for coding in value.split(",")]
+    if unknown := [coding for coding in codings if coding.lower() not in {"", "identity"}]:
+        raise HTTPException(
+            status_code=415,
+            detail=f"The content coding {', '.join(unknown)} is not known here; send JSON as it is.",
+            headers={"Accept-Encoding": "identity"},
+        )
+
+
+class _Document:
+    """A body read a second time, for what msgspec passes over or has no place for.
+
+    msgspec takes the last of two equal keys, and rounds a number to the nearest float.
+    """
+
+    def __init__(self, body: bytes) -> None:
+        self.is_ambiguous = False
+        self._content = json.loads(
+            body.decode(),
+            object_pairs_hook=self._object,
+            parse_float=self._number,
+            parse_constant=_refuse_constant,
+        )
+
+    def faults(self) -> Iterator[Fault]:
+        """Each with its place."""
+        yield from _walk(self._content, "")
+
+    def _object(self, members: list[tuple[str, object]]) -> object:
+        found = dict(members)
+        if len(found) == len(members):
+            return found
+        self.is_ambiguous = True
+        return _Repeating(members)
+
+    def _number(self, literal: str) -> object:
+        nearest = float(literal)
+        with suppress(ArithmeticError):  # of an exponent of 20 digits
+            if Decimal(literal) == Decimal(repr(nearest)):
+                return nearest
+        self.is_ambiguous = True
+        return _Inexact()
+
+
+class _Repeating(list[tuple[str, object]]):
+    """The members of an object of which two have one key."""
+
+
+class _Inexact:
+    """A number that no float is."""
+
+
+def _unreadable(body: bytes) -> list[Fault]:
+    """Strings that JSON can write with escapes but that no text is; none where something else is wrong."""
     try:
-        document = json.loads(body, parse_constant=_refuse_constant)
+        return [*_Document(body).faults()]
     except (ValueError, RecursionError):
-        return
-    yield from _walk(document, "")
+        return []
 
 
-def _walk(value: object, pointer: str) -> Iterator[str]:
+def _walk(value: object, pointer: str) -> Iterator[Fault]:
     match value:
         case str() if not _is_text(value):
-            yield pointer
+            yield Fault(pointer, _NO_TEXT)
+        case _Inexact():
+            yield Fault(pointer, "the number has more digits than count; write it with fewer")
+        case _Repeating():
+            seen: set[str] = set()
+            for key, member in value:
+                if key in seen:
+                    yield Fault(f"{pointer}/{escaped(key)}", "this key stands twice in one object")
+                seen.add(key)
+                yield from _walk_member(key, member, pointer)
         case dict():
             for key, member in value.items():
-                if _is_text(key):
-                    yield from _walk(member, f"{pointer}/{escaped(key)}")
-                else:
-                    yield pointer  # which cannot name such a key
+                yield from _walk_member(key, member, pointer)
         case list():
             for index, item in enumerate(value):
                 yield from _walk(item, f"{pointer}/{index}")
+
+
+def _walk_member(key: str, member: object, pointer: str) -> Iterator[Fault]:
+    if _is_text(key):
+        yield from _walk(member, f"{pointer}/{escaped(key)}")
+    else:
+        yield Fault(pointer, _NO_TEXT)  # no pointer can name such a key
 
 
 def _is_text(string: str) -> bool:
