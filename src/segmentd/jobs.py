@@ -1,8 +1,13 @@
-"""The background tasks, run by procrastinate: due terms, partitions, reports. Each runs once in a cluster."""
+"""The background tasks, run by procrastinate: due terms, partitions, reports. Each runs once in a cluster.
+
+There are two queues, each with a worker and connections of its own: however many reports there are, and
+however long they take, the upkeep goes on.
+"""
 
 import asyncio
 import contextlib
 import time
+from collections.abc import Callable
 from typing import Final, NamedTuple
 from uuid import UUID
 
@@ -25,25 +30,29 @@ SHORTEST_PAUSE_S: Final = 0.5
 LONGEST_PAUSE_S: Final = 5.0
 LONGEST_WAIT_S: Final = 3.0
 
+# A worker shows this often that it lives; after so long a silence others take up its jobs.
+HEARTBEAT_S: Final = 5.0
+SILENT_S: Final = 20.0
+
+# croniter takes a sixth field for the seconds, and it is the last one.
+EVERY_TEN_SECONDS: Final = "* * * * * */10"
+EVERY_TEN_MINUTES: Final = "*/10 * * * *"
+EVERY_HOUR: Final = "0 * * * *"
+
 BUILD_REPORT: Final = "build_report"
 ATTEMPTS: Final = 4
+REPORTS_AT_ONCE: Final = 2
+# A build holds one connection for as long as it takes, and asks short questions by another.
+REPORT_CONNECTIONS: Final = 2 * REPORTS_AT_ONCE
 
 _log = structlog.get_logger(__name__)
 
 
-class Pace(NamedTuple):
-    """How often workers show that they live, and after how long a silence others take up their jobs."""
-
-    heartbeat_s: float = 5.0
-    silent_s: float = 20.0
-    round_cron: str = "*/10 * * * * *"
-
-
-USUAL_PACE: Final = Pace()
-
-
 class Tasks:
-    """What the tasks do, apart from the queue that calls them."""
+    """What the tasks do, apart from the queue that calls them.
+
+    `builds` are connections for the making of reports, which keeps them for long.
+    """
 
     def __init__(
         self,
@@ -51,8 +60,10 @@ class Tasks:
         files: ReportFiles,
         tracing: Tracing | None = None,
         metrics: Metrics | None = None,
+        builds: Database | None = None,
     ) -> None:
         self._database = database
+        self._builds = builds or database
         self._files = files
         self._tracing = tracing
         self._metrics = metrics or Metrics()
@@ -78,16 +89,16 @@ class Tasks:
         except BaseException as error:  # a stop of the worker, too, may end the last attempt
             if last_attempt:
                 self._metrics.report_failed()
-                await reports.fail(self._database, report_id, _reason(error))
+                await reports.fail(self._builds, report_id, _reason(error))
             raise
 
     async def _build(self, report_id: ReportId) -> None:
-        report = await reports.start(self._database, report_id)
+        report = await reports.start(self._builds, report_id)
         if report.status is Status.DONE:
             return
         begun = time.monotonic()
-        built = await build(self._database, self._files, report)
-        await reports.finish(self._database, report_id, built)
+        built = await build(self._builds, self._files, report)
+        await reports.finish(self._builds, report_id, built)
         self._metrics.report_made(time.monotonic() - begun, built.rows)
         _log.info("report done", report=str(report_id), rows=built.rows, bytes=built.size)
 
@@ -98,86 +109,38 @@ class Tasks:
             await reports.mark_purged(self._database, report.id)
 
 
-def report_queue() -> reports.Enqueue:
-    """Puts reports into the queue, each in its caller's transaction."""
-    app = App(connector=PsycopgConnector())  # never opened: each call brings its connection
+class Queue(NamedTuple):
+    """A queue: its name, the tasks that are done from it, and how many of them at once."""
 
-    async def enqueue(connection: psycopg.AsyncConnection, report_id: ReportId) -> None:
-        await app.configure_task(BUILD_REPORT, connection=connection).defer_async(report_id=str(report_id))
-
-    return enqueue
+    name: str
+    app: Callable[[PsycopgConnector, Tasks], App]
+    at_once: int
 
 
-async def work(
-    database_url: str, tasks: Tasks, stop: asyncio.Event, drain_seconds: float, pace: Pace = USUAL_PACE
-) -> None:
-    """Runs the tasks until `stop`; goes on by itself when the database was away."""
-    stopping = asyncio.create_task(stop.wait())
-    pause = SHORTEST_PAUSE_S
-    while not stop.is_set():
-        working = asyncio.create_task(_work_once(database_url, tasks, drain_seconds, pace))
-        await asyncio.wait([working, stopping], return_when=asyncio.FIRST_COMPLETED)
-        working.cancel()
-        try:
-            await working
-        except asyncio.CancelledError:
-            continue
-        except (ConnectorException, SegmentdError) as error:
-            _log.warning("background jobs wait for the database", error=str(error), pause_s=pause)
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(stop.wait(), pause)
-        pause = min(pause * 2, LONGEST_PAUSE_S)
-    stopping.cancel()
+def upkeep_app(connector: PsycopgConnector, tasks: Tasks) -> App:
+    """The periodic tasks; each has a lock, so that it never runs twice at a time, and waits once at most."""
+    app = App(connector=connector)
 
-
-async def _work_once(database_url: str, tasks: Tasks, drain_seconds: float, pace: Pace) -> None:
-    """Runs until it is cancelled; then lets running jobs end, for so many seconds."""
-    app = _app(database_url, tasks, pace)
-    async with app.open_async():
-        await tasks.keep_house()
-        await app.run_worker_async(
-            concurrency=4,
-            install_signal_handlers=False,
-            delete_jobs="always",  # what became of a report stands in its own row
-            shutdown_graceful_timeout=drain_seconds,
-            update_heartbeat_interval=pace.heartbeat_s,
-            stalled_worker_timeout=pace.silent_s,
-        )
-
-
-def _app(database_url: str, tasks: Tasks, pace: Pace) -> App:
-    """The queue with its tasks; a lock for each periodic one, so that it never runs twice at a time."""
-    app = App(
-        connector=PsycopgConnector(
-            conninfo=database_url,
-            min_size=1,
-            max_size=6,
-            # Short, so that a worker whose database has gone ends soon when it is told to.
-            timeout=LONGEST_WAIT_S,
-            reconnect_timeout=LONGEST_WAIT_S,
-            kwargs={"application_name": "segmentd jobs", "connect_timeout": 5},
-        )
-    )
-
-    @app.periodic(cron=pace.round_cron)
-    @app.task(name="settle", queueing_lock="settle", lock="settle")
+    @app.periodic(cron=EVERY_TEN_SECONDS)
+    @app.task(name="settle", queue=UPKEEP.name, queueing_lock="settle", lock="settle")
     async def settle(timestamp: int) -> None:  # noqa: ARG001 - passed by name
         await tasks.settle()
 
-    @app.periodic(cron="0 * * * *")
-    @app.task(name="keep_house", queueing_lock="keep_house")
+    @app.periodic(cron=EVERY_HOUR)
+    @app.task(name="keep_house", queue=UPKEEP.name, queueing_lock="keep_house", lock="keep_house")
     async def keep_house(timestamp: int) -> None:  # noqa: ARG001 - passed by name
         await tasks.keep_house()
 
-    @app.periodic(cron="*/10 * * * *")
-    @app.task(name="purge_reports", queueing_lock="purge_reports", lock="purge_reports")
+    @app.periodic(cron=EVERY_TEN_MINUTES)
+    @app.task(name="purge_reports", queue=UPKEEP.name, queueing_lock="purge_reports", lock="purge_reports")
     async def purge_reports(timestamp: int) -> None:  # noqa: ARG001 - passed by name
         await tasks.purge_reports()
 
-    @app.periodic(cron=pace.round_cron)
-    @app.task(name="take_up_stalled", queueing_lock="take_up_stalled")
+    # Without a lock: the worker that died may have been at this very task.
+    @app.periodic(cron=EVERY_TEN_SECONDS)
+    @app.task(name="take_up_stalled", queue=UPKEEP.name, queueing_lock="take_up_stalled")
     async def take_up_stalled(timestamp: int) -> None:  # noqa: ARG001 - passed by name
-        for job in await app.job_manager.get_stalled_jobs(seconds_since_heartbeat=pace.silent_s):
+        for job in await app.job_manager.get_stalled_jobs(seconds_since_heartbeat=SILENT_S):
             _log.warning("taking up a job whose worker died", job=job.id, task=job.task_name)
             if job.queueing_lock is None:
                 await app.job_manager.retry_job(job)
@@ -185,14 +148,98 @@ def _app(database_url: str, tasks: Tasks, pace: Pace) -> App:
                 # A periodic one: the next tick has put it into the queue already, where it stands only once.
                 await app.job_manager.finish_job(job, status=JobStatus.FAILED, delete_job=True)
 
+    return app
+
+
+def reports_app(connector: PsycopgConnector, tasks: Tasks) -> App:
+    """The making of reports."""
+    app = App(connector=connector)
+
     @app.task(
-        name=BUILD_REPORT, pass_context=True, retry=RetryStrategy(max_attempts=ATTEMPTS, exponential_wait=2)
+        name=BUILD_REPORT,
+        queue=REPORTS.name,
+        pass_context=True,
+        retry=RetryStrategy(max_attempts=ATTEMPTS, exponential_wait=2),
     )
     async def build_report(context: JobContext, report_id: str) -> None:
         last = context.job.attempts >= ATTEMPTS
         await tasks.build_report(ReportId(UUID(report_id)), last_attempt=last)
 
     return app
+
+
+UPKEEP: Final = Queue("upkeep", upkeep_app, at_once=4)
+REPORTS: Final = Queue("reports", reports_app, REPORTS_AT_ONCE)
+
+
+def report_queue() -> reports.Enqueue:
+    """Puts reports into the queue, each in its caller's transaction."""
+    app = App(connector=PsycopgConnector())  # never opened: each call brings its connection
+
+    async def enqueue(connection: psycopg.AsyncConnection, report_id: ReportId) -> None:
+        task = app.configure_task(BUILD_REPORT, connection=connection, queue=REPORTS.name)
+        await task.defer_async(report_id=str(report_id))
+
+    return enqueue
+
+
+async def work(database_url: str, tasks: Tasks, stop: asyncio.Event, drain_seconds: float) -> None:
+    """Runs the tasks until `stop`; goes on by itself when the database was away."""
+    async with asyncio.TaskGroup() as group:
+        for queue in (UPKEEP, REPORTS):
+            group.create_task(_keep_working(queue, database_url, tasks, stop, drain_seconds))
+
+
+async def _keep_working(
+    queue: Queue, database_url: str, tasks: Tasks, stop: asyncio.Event, drain_seconds: float
+) -> None:
+    stopping = asyncio.create_task(stop.wait())
+    pause = SHORTEST_PAUSE_S
+    while not stop.is_set():
+        working = asyncio.create_task(_work_once(queue, database_url, tasks, drain_seconds))
+        await asyncio.wait([working, stopping], return_when=asyncio.FIRST_COMPLETED)
+        working.cancel()
+        try:
+            await working
+        except asyncio.CancelledError:
+            continue
+        except (ConnectorException, SegmentdError, psycopg.Error) as error:
+            _log.warning(
+                "background jobs wait for the database", queue=queue.name, error=str(error), pause_s=pause
+            )
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), pause)
+        pause = min(pause * 2, LONGEST_PAUSE_S)
+    stopping.cancel()
+
+
+async def _work_once(queue: Queue, database_url: str, tasks: Tasks, drain_seconds: float) -> None:
+    """Runs until it is cancelled; then lets running jobs end, for so many seconds."""
+    app = queue.app(_connector(database_url), tasks)
+    async with app.open_async():
+        if queue is UPKEEP:
+            await tasks.keep_house()  # its tick may be most of an hour away
+        await app.run_worker_async(
+            queues=[queue.name],
+            concurrency=queue.at_once,
+            install_signal_handlers=False,
+            delete_jobs="always",  # what became of a report stands in its own row
+            shutdown_graceful_timeout=drain_seconds,
+            update_heartbeat_interval=HEARTBEAT_S,
+            stalled_worker_timeout=SILENT_S,
+        )
+
+
+def _connector(database_url: str) -> PsycopgConnector:
+    return PsycopgConnector(
+        conninfo=database_url,
+        min_size=1,
+        max_size=3,
+        # Short, so that a worker whose database has gone ends soon when it is told to.
+        timeout=LONGEST_WAIT_S,
+        reconnect_timeout=LONGEST_WAIT_S,
+        kwargs={"application_name": "segmentd jobs", "connect_timeout": 5},
+    )
 
 
 def _reason(error: BaseException) -> str:

@@ -4,7 +4,7 @@ import asyncio
 from contextlib import closing
 from pathlib import Path
 
-from segmentd.jobs import Tasks, work
+from segmentd.jobs import REPORT_CONNECTIONS, Tasks, work
 from segmentd.replica.bell import listen
 from segmentd.replica.follower import Follower
 from segmentd.serve.child import Assignment, Duty, run_child
@@ -22,9 +22,10 @@ async def work_for_node(assignment: Assignment, duty: Duty) -> None:
     with traced() as tracing:
         async with (
             Database(url, pool_size=settings.pool_size, tracing=tracing) as database,
+            Database(url, pool_size=REPORT_CONNECTIONS, tracing=tracing) as builds,
             watched(database, metrics),
         ):
-            tasks = Tasks(database, report_files(settings), tracing, metrics)
+            tasks = Tasks(database, report_files(settings), tracing, metrics, builds)
             async with asyncio.TaskGroup() as group:
                 if assignment.replica_dir is not None:
                     follower = Follower(database, Path(assignment.replica_dir), metrics)
