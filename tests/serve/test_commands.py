@@ -127,6 +127,52 @@ def test_a_bad_variable_is_named(tmp_path: Path) -> None:
     assert "SEGMENTD_PORT" in line
 
 
+# What was given, or found, is shown without what a terminal obeys
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variables"),
+    [
+        (["check"], {"SEGMENTD_HOST": "a\x1b[2Jb\x9bc\u202e"}),
+        (["check", "--cors-origins", "\x1b]0;owned\x07"], {}),
+        (["serve", "--port", "\x1b[31m7"], {}),
+        (["serve", "--\x1b[31m"], {}),
+        (["check", "--config", "no\x1b[31mfile.toml"], {}),
+        (["serve", "--port", "0", "--data-dir", "a file/\x1b[31m"], {}),
+        (["check", "--database-url", "postgresql://u@127.0.0.1:1/a%1B%5B31m"], {}),
+    ],
+)
+def test_a_command_shows_no_control_characters(
+    tmp_path: Path, arguments: list[str], variables: dict[str, str]
+) -> None:
+    (tmp_path / "a file").write_text("")
+
+    ended = run(*arguments, cwd=tmp_path, env=variables)
+
+    for line in (ended.stdout + ended.stderr).split("\n"):
+        assert line.isprintable(), line
+
+
+def test_an_error_of_postgresql_is_shown_without_control_characters(
+    database_url: str, tmp_path: Path
+) -> None:
+    nowhere = with_database(database_url, "a%1B%5B31m%7F%C2%9B")
+    line = failure(run("migrate", "--database-url", nowhere, cwd=tmp_path))
+    assert line.isprintable()
+    assert r"a\x1b[31m\x7f\x9b" in line
+
+
+@pytest.mark.parametrize("name", ["[/red]", "[bold]x[/bold]", ":smile:", "[link=http://a]b", "\\"])
+def test_a_token_s_name_is_listed_as_it_is(database_url: str, tmp_path: Path, name: str) -> None:
+    made = run(
+        "token", "create", "--role", "reader", "--name", name, "--database-url", database_url, cwd=tmp_path
+    )
+    assert made.returncode == 0, made
+    listed = run("token", "list", "--database-url", database_url, cwd=tmp_path)
+    assert (listed.returncode, listed.stderr) == (0, "")
+    assert listed.stdout.splitlines()[1].startswith(f"{name} ")
+
+
 # Help and version
 
 

@@ -11,6 +11,7 @@ from segmentd.cli.tokens import key, token
 from segmentd.config import ConfigurationError
 from segmentd.domain.errors import SegmentdError
 from segmentd.observability.logs import set_up_logging
+from segmentd.observability.terminal import printable
 from segmentd.serve import run
 
 app: Final = App(
@@ -57,7 +58,7 @@ def check(*, flags: Settings = NO_FLAGS) -> None:
     """Show the configuration, and whether the database and its schema are usable."""
     set_up_logging("warning")
     for line in run.check(flags.loaded()):
-        print(line)
+        print(printable(line))
 
 
 def main() -> None:
@@ -71,5 +72,5 @@ def main() -> None:
 
 
 def _leave(code: int, line: str) -> None:
-    print(f"segmentd: {' '.join(line.split())}", file=sys.stderr)
+    print(f"segmentd: {printable(' '.join(line.split()))}", file=sys.stderr)
     sys.exit(code)

@@ -14,6 +14,7 @@ from segmentd.config import ConfigurationError
 from segmentd.domain.access import RESERVED_NAMES, Role, Token
 from segmentd.domain.instants import in_utc
 from segmentd.observability.logs import set_up_logging
+from segmentd.observability.terminal import printable
 from segmentd.serve import run
 
 token: Final = App(name="token", help="Make, list and revoke API tokens.")
@@ -56,10 +57,12 @@ def list_tokens(*, flags: Settings = NO_FLAGS) -> None:
     table = Table("name", "role", "made", "ends", "last used", "state", box=None, pad_edge=False)
     for each in tokens:
         table.add_row(
-            each.name, each.role, _day(each.created_at), _day(each.expires_at),
+            printable(each.name), each.role, _day(each.created_at), _day(each.expires_at),
             str(each.last_used_on or "–"), _state(each, now),
         )  # fmt: skip
-    Console(width=None if tokens and Console().is_terminal else 160).print(table)
+    # A name is shown as it is: rich would take [red] and :smile: for its own.
+    width = None if tokens and Console().is_terminal else 160
+    Console(width=width, markup=False, emoji=False, highlight=False).print(table)
 
 
 @token.command
@@ -67,7 +70,7 @@ def revoke(name: str, /, *, flags: Settings = NO_FLAGS) -> None:
     """End a token: every node refuses it within a second."""
     set_up_logging("warning")
     run.revoke_token(flags.loaded().settings, name)
-    print(f"revoked {name}")
+    print(f"revoked {printable(name)}")
 
 
 @key.command

@@ -1,9 +1,16 @@
 """Logs: JSON lines for machines, coloured lines on a terminal."""
 
+import json
 import logging
 import sys
+from collections.abc import Callable
+from io import StringIO
+from typing import TextIO
 
 import structlog
+from structlog.typing import EventDict, ExcInfo, WrappedLogger
+
+from segmentd.observability.terminal import printable
 
 
 def set_up_logging(level: str) -> None:
@@ -15,9 +22,9 @@ def set_up_logging(level: str) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     render: list[structlog.typing.Processor] = (
-        [structlog.dev.ConsoleRenderer()]
+        [_made_printable, structlog.dev.ConsoleRenderer(exception_formatter=_write_traceback)]
         if sys.stderr.isatty()
-        else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+        else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(_as_json)]
     )
     root = logging.getLogger()
     root.handlers = [
@@ -47,6 +54,29 @@ def set_up_logging(level: str) -> None:
         wrapper_class=structlog.make_filtering_bound_logger(level),
         cache_logger_on_first_use=True,
     )
+
+
+def _made_printable(_logger: WrappedLogger, _method: str, line: EventDict) -> EventDict:
+    """For a terminal: a path, a name or an error's text may hold what it would obey."""
+    return {
+        printable(name): value
+        if name == "exc_info"
+        else printable(value if isinstance(value, str) else repr(value))
+        for name, value in line.items()
+    }
+
+
+def _write_traceback(text: TextIO, exc_info: ExcInfo) -> None:
+    """For a terminal: indented, so that no message of an error looks like a line of the log."""
+    plain = StringIO()
+    structlog.dev.plain_traceback(plain, exc_info)
+    lines = plain.getvalue().strip("\n").split("\n")
+    text.writelines(f"\n    {printable(line)}" for line in lines)
+
+
+def _as_json(line: EventDict, default: Callable[[object], object]) -> str:
+    """ASCII alone; json leaves one control character as it is."""
+    return json.dumps(line, default=default).replace("\x7f", "\\u007f")
 
 
 def _handler(formatter: logging.Formatter) -> logging.Handler:
