@@ -13,7 +13,7 @@ COMPILE := .venv/bin/uv --quiet pip compile pyproject.toml --universal --python-
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help run test check format schema proof bench lock audit clean FORCE
+.PHONY: help run test check format schema configuration docs proof bench lock audit clean FORCE
 
 help: ## lists the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-7s %s\n", $$1, $$2 }' Makefile
@@ -52,8 +52,15 @@ lock: .venv/.dev ## writes the lock files anew; newer versions with ARGS=--upgra
 audit: .venv/.dev ## looks for known holes in the packages that segmentd runs with
 	@.venv/bin/python .ci/audit.py requirements-otel.lock
 
+configuration: .venv/.dev .venv/.package ## writes the page of settings, docs/configuration.md, from the code
+	@.venv/bin/python .ci/configuration.py > docs/configuration.md
+
+docs: .venv/.dev ## builds docs/ as a site for reading offline, with search, in build/docs
+	.venv/bin/zensical build --clean --strict
+	@echo "read it at http://localhost:8000 after: $(PYTHON) -m http.server --bind 127.0.0.1 --directory build/docs"
+
 clean: ## removes .venv and every cache, never ./data
-	rm -rf .venv .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build dist
+	rm -rf .venv .cache .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # "fit", or what is wrong with $(PYTHON). It must be readable to Python 2 as well.

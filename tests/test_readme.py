@@ -1,6 +1,8 @@
-"""The READMEs keep their word: each example is run, and each table is compared with the code it speaks of."""
+"""README and docs keep their word: each example is run, each table is compared with the code."""
 
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,10 +15,13 @@ from segmentd.config import described
 from tests.readme_examples import BLOCK, Play, blocks, examples, serving
 
 ROOT = Path(__file__).parent.parent
-ENGLISH = ROOT / "README.md"
-READMES = [ENGLISH, ROOT / "README.ru.md"]
+ENGLISH = [ROOT / "README.md", *sorted((ROOT / "docs/guide").glob("*.md"))]
+RUSSIAN = [ROOT / "README.ru.md", *sorted((ROOT / "docs/ru/guide").glob("*.md"))]
+# One story, told on one service from the first page to the last.
+STORY = [*ENGLISH, ROOT / "docs/errors.md", ROOT / "docs/operations.md"]
 DECISIONS = sorted((ROOT / "docs/decisions").glob("0*.md"))
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
+LONGEST_README = 250
 
 HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 LINK = re.compile(r"\]\(([^()\s]+)\)")
@@ -50,43 +55,59 @@ def rows(path: Path, columns: int, first: str) -> list[list[str]]:
     ]
 
 
-@pytest.mark.parametrize("readme", READMES, ids=by_name)
-def test_every_example_gives_the_answer_that_the_readme_shows(
-    readme: Path, database_url: str, tmp_path: Path
-) -> None:
+def test_every_example_gives_the_answer_that_its_page_shows(database_url: str, tmp_path: Path) -> None:
     with serving(database_url, tmp_path) as address, Play(address) as play:
-        for example in examples(text(readme)):
-            promised, real, came = play.run(example)
-            assert real == promised, (
-                f"{by_name(readme)}, line {example.line}\n\n{example.command}\n\n"
-                f"the README promises:\n{example.answer}\n\nthe service answers:\n{came}\n"
-            )
+        for page in STORY:
+            for example in examples(text(page)):
+                promised, real, came = play.run(example)
+                assert real == promised, (
+                    f"{by_name(page)}, line {example.line}\n\n{example.command}\n\n"
+                    f"the page promises:\n{example.answer}\n\nthe service answers:\n{came}\n"
+                )
         assert play.real.times_in_their_order() == play.told.times_in_their_order()
 
         with psycopg.connect(database_url) as connection:
-            for example in examples(text(readme), begins="SELECT ", answers=("text",)):
-                found = connection.execute(example.command.encode()).fetchall()
-                assert ["|".join(map(str, row)) for row in found] == example.answer.splitlines()
+            for page in STORY:
+                for example in examples(text(page), begins="SELECT ", answers=("text",)):
+                    found = connection.execute(example.command.encode()).fetchall()
+                    assert ["|".join(map(str, row)) for row in found] == example.answer.splitlines()
 
 
-def test_both_languages_have_the_same_blocks() -> None:
-    english, russian = (
-        [(block.language, block.text) for block in blocks(text(readme)) if block.language != "mermaid"]
-        for readme in READMES
+def test_the_story_has_its_examples() -> None:
+    assert sum(len(examples(text(page))) for page in STORY) > 50
+    assert sum(len(examples(text(page), begins="SELECT ", answers=("text",))) for page in STORY) == 1
+
+
+def test_every_page_is_there_in_both_languages() -> None:
+    assert [page.name for page in RUSSIAN[1:]] == [page.name for page in ENGLISH[1:]]
+
+
+@pytest.mark.parametrize(
+    ("english", "russian"), [*zip(ENGLISH, RUSSIAN, strict=True)], ids=map(by_name, ENGLISH)
+)
+def test_both_languages_have_the_same_blocks(english: Path, russian: Path) -> None:
+    in_english, in_russian = (
+        [(block.language, block.text) for block in blocks(text(page)) if block.language != "mermaid"]
+        for page in (english, russian)
     )
-    assert russian == english
-    assert len(examples(text(ENGLISH))) > 50
-    assert len(examples(text(ENGLISH), begins="SELECT ", answers=("text",))) == 1
+    assert in_russian == in_english
 
 
-def test_both_languages_have_the_same_build() -> None:
-    def build(readme: Path) -> Iterator[str]:
-        for line in prose(readme).splitlines():
-            if match := re.match(r"#+ |\| |\*\*(?=.+\?\*\*)", line):
+@pytest.mark.parametrize(
+    ("english", "russian"), [*zip(ENGLISH, RUSSIAN, strict=True)], ids=map(by_name, ENGLISH)
+)
+def test_both_languages_have_the_same_build(english: Path, russian: Path) -> None:
+    def build(page: Path) -> Iterator[str]:
+        for line in prose(page).splitlines():
+            if match := re.match(r"#+ |\| |- |\*\*(?=.+\?\*\*)", line):
                 yield match[0]
 
-    english, russian = map(build, READMES)
-    assert list(russian) == list(english)
+    assert list(build(russian)) == list(build(english))
+
+
+@pytest.mark.parametrize("readme", [ENGLISH[0], RUSSIAN[0]], ids=by_name)
+def test_a_readme_is_a_door(readme: Path) -> None:
+    assert len(text(readme).splitlines()) <= LONGEST_README
 
 
 @pytest.mark.parametrize("page", PAGES, ids=by_name)
@@ -101,37 +122,29 @@ def test_every_local_link_leads_somewhere(page: Path) -> None:
         assert not anchor or anchor in anchors(target), f"{by_name(page)} links to {link}"
 
 
-@pytest.mark.parametrize("readme", READMES, ids=by_name)
-def test_the_table_of_settings_is_that_of_the_code(readme: Path) -> None:
-    settings = [*described()]
-    shown = rows(readme, 4, r"`--[a-z-]+`")
-
-    assert [row[:3] for row in shown] == [[*setting[:3]] for setting in settings]
-    assert all(row[3] for row in shown)
-    if readme == ENGLISH:
-        assert [row[3] for row, setting in zip(shown, settings, strict=True) if setting[3]] == [
-            setting[3] for setting in settings if setting[3]
-        ]
+def test_the_page_of_settings_is_what_make_configuration_writes() -> None:
+    command = [sys.executable, str(ROOT / ".ci/configuration.py")]
+    written = subprocess.run(command, capture_output=True, encoding="utf-8", check=True).stdout
+    assert text(ROOT / "docs/configuration.md") == written
+    assert all(description for _, _, _, description in described())
 
 
-@pytest.mark.parametrize("readme", READMES, ids=by_name)
-def test_every_kind_of_problem_is_in_the_table(readme: Path) -> None:
+def test_every_kind_of_problem_is_in_the_table() -> None:
     kinds = {(problem.kind, str(problem.status)) for problem in (*PROBLEMS.values(), *HTTP_PROBLEMS.values())}
-    shown = [(kind, status) for kind, status, _ in rows(readme, 3, r"`[a-z-]+`") if status.isdecimal()]
+    page = ROOT / "docs/errors.md"
+    shown = [(kind, status) for kind, status, _ in rows(page, 3, r"`[a-z-]+`") if status.isdecimal()]
     assert sorted(shown) == sorted(kinds)
 
 
-@pytest.mark.parametrize("readme", READMES, ids=by_name)
-def test_every_command_is_in_the_readme(readme: Path) -> None:
+def test_every_command_is_on_the_page_for_operators() -> None:
     commands = {f"segmentd {name}" for name in cli.app if not name.startswith("-")}
-    assert {row[0] for row in rows(readme, 2, "`segmentd [a-z]+`")} == commands
+    assert {row[0] for row in rows(ROOT / "docs/operations.md", 2, "`segmentd [a-z]+`")} == commands
 
 
-@pytest.mark.parametrize("readme", READMES, ids=by_name)
-def test_what_the_readme_calls_make_is_a_target(readme: Path) -> None:
+@pytest.mark.parametrize("page", PAGES, ids=by_name)
+def test_what_a_page_calls_make_is_a_target(page: Path) -> None:
     targets = set(re.findall(r"^([a-z]+):", text(ROOT / "Makefile"), re.MULTILINE))
-    named = set(re.findall(r"(?:^|`)make ([a-z]+)", text(readme), re.MULTILINE))
-    assert {"run", "test", "check"} <= named <= targets
+    assert set(re.findall(r"(?:^|`)make ([a-z]+)", text(page), re.MULTILINE)) <= targets
 
 
 @pytest.mark.parametrize("page", DECISIONS, ids=by_name)
