@@ -380,11 +380,11 @@ async def test_an_idle_connection_is_not_closed_by_the_time_for_requests() -> No
 @pytest.mark.parametrize(
     ("begin", "before", "end", "received"),
     [
-        (b"GET /held HTTP/1.1\r\n\r\n", b"", b"", b"0"),
+        (b"GET /held HTTP/1.1\r\nHost: h\r\n\r\n", b"", b"", b"0"),
         (HELD_UPLOAD.replace(b"10", b"200000") + bytes(150_000), b"", bytes(50_000), b"200000"),
         (HELD_UPLOAD[:-2] + b"Expect: 100-continue\r\n\r\n", b"100", bytes(10), b"10"),
-        (b"GET /held HTTP/1.1\r\n\r\n" + UPLOAD, b"200", bytes(10), b"10"),
-        (b"GET /held HTTP/1.1\r\n\r\n" + UPLOAD[:9], b"200", UPLOAD[9:] + bytes(10), b"10"),
+        (b"GET /held HTTP/1.1\r\nHost: h\r\n\r\n" + UPLOAD, b"200", bytes(10), b"10"),
+        (b"GET /held HTTP/1.1\r\nHost: h\r\n\r\n" + UPLOAD[:9], b"200", UPLOAD[9:] + bytes(10), b"10"),
     ],
     ids=["answer", "unread_body", "invitation", "earlier_request", "earlier_request_amid_headers"],
 )  # fmt: skip
@@ -463,10 +463,10 @@ async def test_a_client_that_takes_its_answer_slowly_but_steadily_gets_all_of_it
     "sent",
     [
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03secret",
-        b"secret / HTTP/1.1\r\n\r\n",
+        b"secret / HTTP/1.1\r\nHost: h\r\n\r\n",
         b"GET /secret HTTP/9.9\r\n\r\n",
         b"GET /secret\x80\r\n\r\n",
-        b"GET http://[secret HTTP/1.1\r\n\r\n",
+        b"GET http://[secret HTTP/1.1\r\nHost: h\r\n\r\n",
         GET[:-2] + b"secret\x00: x\r\n\r\n",
         GET[:-2] + b"Content-Length: secret\r\n\r\n",
         CHUNKED + b"secret\r\n",

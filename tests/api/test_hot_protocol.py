@@ -18,6 +18,7 @@ from segmentd.replica.follower import Follower
 from segmentd.serve.http_worker import Server
 from segmentd.serve.wiring import near, service
 from segmentd.storage.database import Database
+from tests.api.wire import Wire
 from tests.client import Api
 from tests.door import entrance, open_to_all
 
@@ -170,6 +171,92 @@ async def test_unusual_requests_get_the_frameworks_answer(line: Line, request_li
     [in_pieces] = await line.say(request_line + rest[:-1], rest[-1:])
 
     assert without_times(at_once) == without_times(in_pieces)
+
+
+@pytest.mark.parametrize("host", [b"h", b"127.0.0.1:8080", b"[::1]:80", b"h:65535"])
+async def test_a_hot_read_for_any_host_is_answered_on_the_spot(line: Line, host: bytes) -> None:
+    for head in (
+        HOT.replace(b"segmentd", host),
+        HOT.replace(b"Host: segmentd\r\n", b"") + b"hOST:" + host + b" \r\n",
+    ):
+        [answer] = await line.say(head + b"\r\n")
+
+        assert answer.endswith(ANSWER)
+    assert line.hot_path.asked == 2
+
+
+@pytest.mark.parametrize(
+    "hosts",
+    [
+        b"",
+        b"Host:\r\n",
+        b"Host: h\r\nhost: h\r\n",
+        b"Host: a:b\r\n",
+        b"Host: a:99999\r\n",
+        b"Host: u@evil\r\n",
+        b"Host: [\r\n",
+        b"Host: %00\r\n",
+        b"Host: a, b\r\n",
+    ],
+)
+async def test_a_hot_read_without_one_good_host_is_refused(line: Line, hosts: bytes) -> None:
+    [answer] = await line.say(HOT.replace(b"Host: segmentd\r\n", hosts) + b"\r\n")
+
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert b"/problems/malformed" in answer
+    assert line.hot_path.asked == 0
+
+
+OFFER = b"Connection: Upgrade\r\nUpgrade: h2c\r\n"
+HIDDEN = HOT.replace(b"1000", b"4711") + b"\r\n"
+LENGTH = b"Content-Length: %d\r\n" % len(HIDDEN)
+
+
+@pytest.mark.parametrize(
+    ("headers", "body"),
+    [
+        (b"", b""),
+        (OFFER, b""),
+        (OFFER + LENGTH, HIDDEN),
+        (OFFER + b"Transfer-Encoding: chunked\r\n", b"%x\r\n%b\r\n0\r\n\r\n" % (len(HIDDEN), HIDDEN)),
+        (LENGTH, HIDDEN),
+        (b"Host: h\r\n", b""),
+        (b"X: \x01\r\n", b""),
+        (b"X: \x7f\r\n", b""),
+        (b"X: \xff\t\r\n", b""),
+        (b"X : y\r\n", b""),
+        (b" X: y\r\n", b""),
+        (b"X: y\n", b""),
+        (b"X\r\n", b""),
+    ],
+)
+async def test_hot_reads_are_the_same_however_their_bytes_arrive(
+    line: Line, headers: bytes, body: bytes
+) -> None:
+    wire = Wire(HotProtocol.answering_by(line.hot_path).within(LIMITS), line.hot_path)
+    stream = HOT + headers + b"\r\n" + body + HOT + b"\r\n"
+
+    ways = [await wire.say([stream[:at], stream[at:]], apart=True) for at in range(1, len(stream) + 1)]
+    ways.append(await wire.say([stream[at : at + 1] for at in range(len(stream))], apart=True))
+
+    [expected] = {re.sub(rb"(date|age): [^\r]*\r\n", b"", way) for way in ways}
+    assert b"4711" not in expected
+    assert expected.count(ANSWER) == (0 if b"HTTP/1.1 400" in expected else 2)
+
+
+@pytest.mark.parametrize("size", [1_000, 40_000])
+async def test_a_lookup_with_the_offer_of_http_2_is_answered_in_http_1(line: Line, size: int) -> None:
+    body = b'{"user_ids": [1000]}'.ljust(size)
+    head = (
+        b"POST /api/v1/lookup HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\nX-Request-Id: one\r\n"
+    )
+    whole = head + OFFER + b"HTTP2-Settings: AAMAAABk\r\nContent-Length: %d\r\n\r\n" % size + body
+
+    for pieces in ([whole, HOT + b"\r\n"], [whole[:-500], whole[-500:] + HOT + b"\r\n"]):
+        looked_up, read = await line.say(*pieces, answers=2)
+
+        assert looked_up.endswith(b'{"users":[%b]}' % ANSWER)
+        assert read.endswith(ANSWER)
 
 
 async def test_requests_one_after_the_other_and_all_at_once_are_answered_in_order(line: Line) -> None:

@@ -57,6 +57,7 @@ HTTP_PROBLEMS: Final[Mapping[int, Problem]] = {
     415: Problem("unsupported-media-type", "Unsupported media type", 415, "INVALID_ARGUMENT"),
     431: Problem("headers-too-large", "Headers too large", 431, "INVALID_ARGUMENT"),
     500: PROBLEMS[errors.SegmentdError],
+    501: Problem("not-implemented", "Not implemented", 501, "UNIMPLEMENTED"),
 }
 
 

@@ -10,11 +10,13 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import ClassVar, Final, Self, cast
 
+import httptools
 import msgspec
 import structlog
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
+from segmentd.api.http.framing import MALFORMED, BadFraming, accepted, parser_after
 from segmentd.api.http.problem_documents import document, head
 from segmentd.api.problems import HTTP_PROBLEMS, Problem
 from segmentd.observability.metrics import Refusal
@@ -124,10 +126,28 @@ class LimitedProtocol(HttpToolsProtocol):
                 )
                 return
             self._unsettled += min(room, len(data))
-            super().data_received(data[:room])
+            self._parse(data[:room])
             if not self._parsing:
                 self._unsettled = 0
             data = data[room:]
+
+    def _parse(self, data: bytes) -> None:
+        try:
+            while data:
+                try:
+                    self.parser.feed_data(data)
+                except httptools.HttpParserUpgrade as stop:
+                    keep_alive = self.parser.should_keep_alive()
+                    parser_after([*self.scope["headers"]], self, keep_alive=keep_alive)
+                    data = data[stop.args[0] :]
+                else:
+                    return
+        except httptools.HttpParserError as error:
+            fault = error.__context__
+            if isinstance(fault, BadFraming):
+                self._refuse(fault.problem, fault.detail)
+            else:  # a text for each fault of the parser would echo input
+                self._refuse(HTTP_PROBLEMS[400], MALFORMED)
 
     def on_message_begin(self) -> None:
         """From here to the message's end, what comes belongs to it."""
@@ -138,7 +158,9 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._unsettled = 0
+        self.headers[:] = accepted(self.parser.get_http_version(), self.url, self.headers)
         super().on_headers_complete()
+        self.headers = []  # for the trailers, which are no headers of the request
         self._has_head = True
         if self.expect_100_continue:
             # The client waits for the application, so its time stands still: see `ReadingFlow`.
@@ -149,7 +171,9 @@ class LimitedProtocol(HttpToolsProtocol):
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """The next byte begins another message."""
+        """The next byte begins another message, except after a head that asks for an upgrade."""
+        if self.parser.should_upgrade():
+            return
         self._unsettled = 0
         self._parsing = self._has_head = False
         super().on_message_complete()
@@ -165,10 +189,6 @@ class LimitedProtocol(HttpToolsProtocol):
     def resume_writing(self) -> None:
         self._unsent = 0
         super().resume_writing()
-
-    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - a text for each fault would echo input
-        """Refuses what is not HTTP."""
-        self._refuse(HTTP_PROBLEMS[400], "This is not a well-formed HTTP/1.1 request.")
 
     def _look(self) -> None:
         """Ends what took its time, and looks anew when the next time can be over.

@@ -13,16 +13,21 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from segmentd.api.http.access import AUTHORIZATION
 from segmentd.api.http.connection import LimitedProtocol
+from segmentd.api.http.framing import is_host
 from segmentd.api.http.hot_path import AFTER_ID, BEFORE_ID, PLAIN_ID, HotPath
 from segmentd.api.http.request_ids import HEADER
 
 # Headers about the connection, the body or an expectation are for the parser to judge; others do not matter.
 # The outer repetition is not possessive: up to Python 3.11.4 such a one goes on where a round of it failed.
+_HEADERS: Final = (
+    rb"(?:(?i:connection:[ \t]*keep-alive)\r\n"
+    rb"|(?!(?i:host|connection|content-length|transfer-encoding|upgrade|expect)[ \t]*:)"
+    rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++:[\t\x20-\x7e\x80-\xff]*+\r\n)*"
+)
+# The groups are the id and the one Host.
 PLAIN: Final = re.compile(
     rb"GET " + f"{BEFORE_ID}({PLAIN_ID}){AFTER_ID}".encode() + rb" HTTP/1\.1\r\n"
-    rb"(?:(?i:connection:[ \t]*keep-alive)\r\n"
-    rb"|(?!(?i:connection|content-length|transfer-encoding|upgrade|expect)[ \t]*:)"
-    rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++:[^\r\n\0]*+\r\n)*\r\n"
+    rb"%b(?i:host):[ \t]*+([^ \t\r\n\0]++)[ \t]*+\r\n%b\r\n" % (_HEADERS, _HEADERS)
 )
 
 _NAMES: Final = (AUTHORIZATION, HEADER, b"origin")
@@ -57,7 +62,7 @@ class HotProtocol(LimitedProtocol):
     def data_received(self, data: bytes) -> None:
         """Answers a plain hot read, or hands everything to the parser."""
         small = len(data) <= self.limits.max_header_bytes
-        if small and not self._is_busy() and (plain := PLAIN.fullmatch(data)):
+        if small and not self._is_busy() and (plain := PLAIN.fullmatch(data)) and is_host(plain[2]):
             begun = time.perf_counter_ns()
             hot_path = self.hot_path
             headers = self.noted.findall(data)
