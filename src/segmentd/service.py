@@ -6,11 +6,11 @@ from datetime import datetime, timedelta
 from typing import Final, NamedTuple
 
 from segmentd.domain.access import Actor
-from segmentd.domain.audit import AuditEntry, AuditId
+from segmentd.domain.audit import AUDIT_KEYS, AuditEntry
 from segmentd.domain.errors import ReportExpired, ReportNotFound, ReportNotReady, Unavailable
 from segmentd.domain.identifiers import Slug, UserId
 from segmentd.domain.memberships import Change, Changed, Event, Evidence, Membership, UserSegments
-from segmentd.domain.pages import Page, decode_cursor, encode_cursor
+from segmentd.domain.pages import SLUG_KEYS, USER_KEYS, Page, decode_cursor, encode_cursor
 from segmentd.domain.reports import Report, ReportId, ReportOrder, Status
 from segmentd.domain.segments import NewSegment, Segment, SegmentUpdate
 from segmentd.domain.users import User
@@ -115,7 +115,7 @@ class Service:
 
     async def list_segments(self, limit: int, cursor: str | None) -> Page[Segment]:
         """A page of the living segments, by slug. Raises Invalid."""
-        after = decode_cursor("segments", cursor, Slug)
+        after = decode_cursor("segments", cursor, SLUG_KEYS)
         found = await segments.list_after(self._database, after, limit + 1)
         return Page[Segment].of(found, limit, lambda last: encode_cursor("segments", last.slug))
 
@@ -137,7 +137,7 @@ class Service:
     async def list_members(self, slug: Slug, limit: int, cursor: str | None) -> Page[UserId]:
         """A page of a segment's users, of those whom the service knows. Raises SegmentNotFound, Invalid."""
         listing = f"members of {slug}"
-        after = decode_cursor(listing, cursor, UserId)
+        after = decode_cursor(listing, cursor, USER_KEYS)
         page = await memberships.members_after(self._database, slug, after, limit)
         return Page(page.user_ids, None if page.walked_to is None else encode_cursor(listing, page.walked_to))
 
@@ -149,7 +149,7 @@ class Service:
 
     async def list_users(self, limit: int, cursor: str | None) -> Page[User]:
         """A page of the living users, by id. Raises Invalid."""
-        after = decode_cursor("users", cursor, UserId)
+        after = decode_cursor("users", cursor, USER_KEYS)
         found = await users.list_after(self._database, after, limit + 1)
         return Page[User].of(found, limit, lambda last: encode_cursor("users", last.id))
 
@@ -205,7 +205,7 @@ class Service:
     ) -> Page[Event]:
         """A page of the times that a user got in or out, oldest first. Raises Invalid."""
         listing = f"history of {user_id}"
-        after = decode_cursor(listing, cursor, history.HistoryKey)
+        after = decode_cursor(listing, cursor, history.HISTORY_KEYS)
         found = await history.events_after(self._database, user_id, period, after, limit + 1)
         return Page[Event].of(
             found,
@@ -264,7 +264,7 @@ class Service:
 
     async def list_audit_log(self, limit: int, cursor: str | None) -> Page[AuditEntry]:
         """A page of the audit log, the newest entries first. Raises Invalid."""
-        before = decode_cursor("audit log", cursor, AuditId)
+        before = decode_cursor("audit log", cursor, AUDIT_KEYS)
         found = await audit_log.list_before(self._database, before, limit + 1)
         return Page[AuditEntry].of(found, limit, lambda last: encode_cursor("audit log", last.id))
 

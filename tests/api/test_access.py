@@ -197,7 +197,7 @@ async def test_to_erase_a_user_needs_admin_and_to_delete_one_an_editor(
     door: Door, stored: Callable[[], list[tuple[str, str]]]
 ) -> None:
     before = stored()
-    for path in ("users/1000?erase=true", "users/1000?erase=1", "users/999?erase=true"):
+    for path in ("users/1000?erase=true", "users/1000?erase=%74rue", "users/999?erase=true"):
         for caller, status in {"no token": 401, "a reader": 403, "an editor": 403}.items():
             refused = await door.api.delete(path, headers=door.headers[caller])
             assert refused.status_code == status

@@ -2,11 +2,15 @@
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import NewType
+from typing import Final, NewType
 
 import msgspec
 
+from segmentd.domain.pages import RowKey
+
 AuditId = NewType("AuditId", int)
+
+AUDIT_KEYS: Final[msgspec.msgpack.Decoder[AuditId]] = msgspec.msgpack.Decoder(RowKey)
 
 
 class AuditEntry(msgspec.Struct, frozen=True):

@@ -3,15 +3,26 @@
 import base64
 import binascii
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from hashlib import blake2b
-from typing import Final, Generic, TypeVar
+from typing import Annotated, Final, Generic, TypeVar
 
 import msgspec
 
 from segmentd.domain.errors import Fault, Invalid
+from segmentd.domain.identifiers import INT64_MAX, SLUG_PATTERN, Slug, UserId
 
 Item = TypeVar("Item")
 Key = TypeVar("Key")
+
+# What the key of a list may be: whatever else a cursor holds never reaches the database.
+RowKey = Annotated[int, msgspec.Meta(ge=1, le=INT64_MAX)]
+UserIdKey = Annotated[UserId, msgspec.Meta(ge=1, le=INT64_MAX)]
+SlugKey = Annotated[Slug, msgspec.Meta(pattern=SLUG_PATTERN)]
+InstantKey = Annotated[datetime, msgspec.Meta(tz=True)]
+
+USER_KEYS: Final[msgspec.msgpack.Decoder[UserId]] = msgspec.msgpack.Decoder(UserIdKey)
+SLUG_KEYS: Final[msgspec.msgpack.Decoder[Slug]] = msgspec.msgpack.Decoder(SlugKey)
 
 LARGEST_PAGE: Final = 1000
 USUAL_PAGE: Final = 100
@@ -37,10 +48,11 @@ def encode_cursor(listing: str, key: object) -> str:
     return _sealed(listing, msgspec.msgpack.encode(key))
 
 
-def decode_cursor(listing: str, cursor: str | None, key_type: type[Key]) -> Key | None:
+def decode_cursor(listing: str, cursor: str | None, keys: msgspec.msgpack.Decoder[Key]) -> Key | None:
     """The key in a cursor, None for the list's beginning.
 
-    Raises Invalid for a cursor that this service did not make for this very list.
+    Raises Invalid for a cursor of another list, and for one whose key is none of `keys`: the seal is no
+    secret, so a cursor may hold anything.
     """
     if cursor is None:
         return None
@@ -49,7 +61,7 @@ def decode_cursor(listing: str, cursor: str | None, key_type: type[Key]) -> Key 
         payload = raw[_DIGEST_BYTES:]
         # Compared as text: the last character of base64 has bits that decoding overlooks.
         if cursor == _sealed(listing, payload):
-            return msgspec.msgpack.decode(payload, type=key_type)
+            return keys.decode(payload)
     except (binascii.Error, ValueError, msgspec.MsgspecError):
         pass  # falls through to the one answer for every kind of damage
     raise Invalid(Fault("/cursor", "not a cursor of this list; take next_cursor of a page, or leave it out"))
@@ -60,7 +72,7 @@ def _sealed(listing: str, payload: bytes) -> str:
 
 
 def _digest(listing: str, payload: bytes) -> bytes:
-    """Finds typing errors and cursors of other lists; a cursor holds no secret, so no key is needed."""
+    """Finds typing errors and cursors of other lists; anybody can make one up, so no key is trusted."""
     return blake2b(
         payload, digest_size=_DIGEST_BYTES, person=blake2b(listing.encode(), digest_size=16).digest()
     ).digest()

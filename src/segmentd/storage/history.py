@@ -8,17 +8,24 @@ import msgspec
 
 from segmentd.domain.errors import Fault, Invalid, SegmentNotFound
 from segmentd.domain.identifiers import Slug, UserId
+from segmentd.domain.instants import in_utc
 from segmentd.domain.memberships import Event, Evidence, Membership
+from segmentd.domain.pages import InstantKey, RowKey, SlugKey
 from segmentd.storage.database import Database
 
 
-class HistoryKey(msgspec.Struct, frozen=True, array_like=True):
+class HistoryKey(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """Where a page of history ended: events are ordered by time, then slug, then segment."""
 
-    at: datetime
-    slug: Slug
-    segment_id: int
+    at: InstantKey
+    slug: SlugKey
+    segment_id: RowKey
 
+    def __post_init__(self) -> None:
+        in_utc(self.at)  # raises ValueError for a time out of the years that there are
+
+
+HISTORY_KEYS: Final[msgspec.msgpack.Decoder[HistoryKey]] = msgspec.msgpack.Decoder(HistoryKey)
 
 EARLIEST: Final = datetime(1, 1, 1, tzinfo=UTC)
 
