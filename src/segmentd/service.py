@@ -16,7 +16,6 @@ from segmentd.domain.segments import NewSegment, Segment, SegmentUpdate
 from segmentd.domain.users import User
 from segmentd.observability.metrics import Metrics
 from segmentd.replica.bell import Bell
-from segmentd.replica.follower import catalog_state
 from segmentd.replica.replica import CopyMeasures, Replica
 from segmentd.replica.store import Unusable
 from segmentd.reports.files import ReportFiles
@@ -26,12 +25,12 @@ from segmentd.storage import (
     history,
     measures,
     memberships,
-    replication,
     reports,
     segments,
     users,
 )
 from segmentd.storage.database import Database
+from segmentd.storage.replication import OwnWrite
 
 # How often a waiting request looks whether its report is done.
 _LOOK_EVERY_S: Final = 0.1
@@ -110,7 +109,7 @@ class Service:
     async def create_segment(self, segment: NewSegment, actor: Actor) -> Segment:
         """Makes a segment. Raises SegmentExists."""
         created = await segments.create(self._database, segment, actor)
-        await self._show_catalog()
+        await self._show_segments()
         return created
 
     async def list_segments(self, limit: int, cursor: str | None) -> Page[Segment]:
@@ -126,13 +125,13 @@ class Service:
     async def update_segment(self, slug: Slug, update: SegmentUpdate, actor: Actor) -> Segment:
         """Renames, describes, changes or ends the percentage. Raises SegmentNotFound, SegmentExists."""
         updated = await segments.update(self._database, slug, update, actor)
-        await self._show_catalog()
+        await self._show_segments()
         return updated
 
     async def delete_segment(self, slug: Slug, actor: Actor) -> None:
         """Ends every membership in the segment at once, keeps its history. Raises SegmentNotFound."""
         await segments.delete(self._database, slug, actor)
-        await self._show_catalog()
+        await self._show_segments()
 
     async def list_members(self, slug: Slug, limit: int, cursor: str | None) -> Page[UserId]:
         """A page of a segment's users, of those whom the service knows. Raises SegmentNotFound, Invalid."""
@@ -191,9 +190,9 @@ class Service:
     async def change_memberships(self, user_id: UserId, change: Change, actor: Actor) -> Changed:
         """Adds and removes segments of one user, all or nothing. Raises Invalid, SegmentNotFound."""
         change.check()
-        changed, state = await memberships.change(self._database, user_id, change, actor)
+        changed, write = await memberships.change(self._database, user_id, change, actor)
         self._metrics.changed(changed)
-        self._show_user(user_id, state)
+        self._show_user(user_id, write)
         return changed
 
     async def explain(self, user_id: UserId, slug: Slug, at: datetime | None) -> Evidence:
@@ -270,22 +269,16 @@ class Service:
 
     # This node's copy and the others
 
-    def _show_user(self, user_id: UserId, state: bytes) -> None:
+    def _show_user(self, user_id: UserId, write: OwnWrite) -> None:
         if self._node is not None:
-            self._node.replica.show_user(user_id, state)
+            self._node.replica.show_user(user_id, write)
             self._node.bell.ring()
 
-    async def _show_catalog(self) -> None:
+    async def _show_segments(self) -> None:
         """The change is committed: what goes wrong here makes reads slower, not the change undone."""
-        if self._node is None:
-            return
-        try:
-            version, living = await replication.current_catalog(self._database)
-        except Unavailable:
-            self._node.replica.spoil()
-        else:
-            self._node.replica.show_catalog(catalog_state(version, living))
-        self._node.bell.ring()
+        if self._node is not None:
+            await self._node.replica.show_segments(self._database)
+            self._node.bell.ring()
 
 
 def _from_copy(replica: Replica, age: int | None, user_ids: Sequence[UserId]) -> Answer | None:

@@ -18,7 +18,7 @@ from segmentd.replica.catalog import CatalogState, ReplicatedSegment
 from segmentd.replica.follower import Follower
 from segmentd.replica.store import FORMAT, Store, Unusable
 from segmentd.storage.database import Database
-from segmentd.storage.replication import ERASURES_KEPT, Feed, Position, Snapshot
+from segmentd.storage.replication import ERASURES_KEPT, Feed, OwnWrite, Position, Snapshot
 from tests.client import Api
 from tests.clock import Clock
 from tests.postgres import new_database
@@ -373,11 +373,11 @@ async def test_a_copy_that_fails_while_it_is_followed_is_made_anew(
     failed = asyncio.Event()
     put = Store.put
 
-    def failing(store: Store, states: States, facts: Facts = ()) -> None:
+    def failing(store: Store, states: States, facts: Facts = (), catalog: CatalogState | None = None) -> None:
         if not failed.is_set():
             failed.set()
             raise lmdb.CorruptedError("what a bad disk leaves")
-        put(store, states, facts)
+        put(store, states, facts, catalog)
 
     monkeypatch.setattr(Store, "put", failing)
 
@@ -459,7 +459,9 @@ def test_facts_and_states_are_written_all_or_nothing(store: Store) -> None:
 
 def test_an_own_write_with_a_segment_that_the_copy_does_not_know_is_not_called_shown(store: Store) -> None:
     store.put_catalog(CatalogState(1, [ReplicatedSegment(1, "A", 0, None)]))
-    store.put_own(5, state(1, 1))
+    store.put([], [(b"snapshot", b"8:8:")])
+    store.put_own(5, OwnWrite(state(1, 1), xid=8, catalog_version=1))
 
     with pytest.raises(Unusable, match="segments"):
-        store.put_own(5, state(2, 1, 2))
+        store.put_own(5, OwnWrite(state(2, 1, 2), xid=9, catalog_version=2))
+    assert store.segments(5, 0) == [b'"A"']

@@ -4,7 +4,6 @@ They are kept for the whole run, as Python takes long to start; nodes are opened
 """
 
 import asyncio
-import base64
 import json
 import subprocess
 import sys
@@ -28,6 +27,7 @@ from segmentd.serve.http_door import http_door
 from segmentd.serve.wiring import gate, near, service
 from segmentd.service import Node
 from segmentd.storage.database import Database
+from segmentd.storage.replication import OwnWrite
 from tests.replica.asgi import JSON, Answer, Request, ask
 
 Json = Any
@@ -99,9 +99,14 @@ class Worker:
         found: list[list[str]] = await self._do("copied", user_ids)
         return found
 
-    async def show_user(self, user_id: int, state: bytes) -> None:
+    def copied_now(self, *user_ids: int) -> list[list[str]]:
+        """`copied` for whoever cannot wait."""
+        found: list[list[str]] = self._told(("copied", user_ids))
+        return found
+
+    async def show_user(self, user_id: int, write: OwnWrite) -> None:
         """An own write."""
-        await self._do("show_user", user_id, base64.b64encode(state).decode())
+        await self._do("show_user", user_id, msgspec.to_builtins(write))
 
     async def send(self, method: str, path: str, body: Json = None) -> Answer:
         """A request to the hot path, with the application behind it."""
@@ -191,8 +196,8 @@ class _Duty:
         found = self._here.node.replica.segments_of_many(user_ids)
         return [[slug.decode().strip('"') for slug in slugs] for slugs in found]
 
-    async def show_user(self, user_id: int, state: str) -> None:
-        self._here.node.replica.show_user(user_id, base64.b64decode(state))
+    async def show_user(self, user_id: int, write: Json) -> None:
+        self._here.node.replica.show_user(user_id, msgspec.convert(write, OwnWrite))
 
     async def send(self, method: str, path: str, text: str) -> Json:
         answer = await ask(self._here.app, Request(method, path, JSON if text else (), [text.encode()]))

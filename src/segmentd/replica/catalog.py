@@ -49,10 +49,6 @@ class Catalog:
         self._cells = bytearray(self._width)
         self._row = np.frombuffer(self._cells, dtype=np.bool_)
 
-    def knows(self, state: bytes) -> bool:
-        """Whether every segment of a state is among these."""
-        return all(word & SEGMENT_BITS in self._rank_of for word in words_of(state))
-
     def segments(self, user_id: int, state: bytes | None, now: int) -> list[bytes]:
         """The slugs, as JSON strings, that the user is in at `now` (microseconds since 1970), ascending."""
         row = self._row

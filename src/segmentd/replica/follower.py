@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -15,16 +15,13 @@ from segmentd.domain.errors import Unavailable
 from segmentd.domain.identifiers import UserId
 from segmentd.observability.metrics import Metrics
 from segmentd.replica.board import Board, boot_time
-from segmentd.replica.catalog import CatalogState, ReplicatedSegment
+from segmentd.replica.moments import BATCH_USERS, catalog_state, moment, newer_catalog, shown_by
 from segmentd.replica.replica import board_path, store_path
 from segmentd.replica.store import FORMAT, Store, Unusable, remove
 from segmentd.storage import replication
 from segmentd.storage.database import Database
-from segmentd.storage.replication import CatalogRow, Feed, Position, Snapshot
+from segmentd.storage.replication import Feed, Position, UserState
 
-# Users that are read and written at a time: a write into the copy takes a millisecond or two, so that the own
-# writes of the HTTP processes, which wait for it, stay quick.
-BATCH_USERS: Final = 500
 # Where a round has more users than this share of all, making the copy anew is cheaper.
 REBUILD_SHARE: Final = 0.3
 SMALLEST_REBUILD: Final = 50_000
@@ -119,18 +116,38 @@ class Follower:
         self._store = None
         store.delete()
 
-    async def _catch_up(self, store: Store, allowed: int | None = None) -> "Seen | None":
-        """Brings a copy up to one snapshot; None, and nothing done, when more than `allowed` changed."""
+    async def _catch_up(self, store: Store, allowed: int) -> "Seen | None":
+        """Brings a copy that is read up to one snapshot; None, and nothing done, where that is too much."""
         begun = boot_time()
         async with replication.feed(self._database) as feed:
             position = await feed.position()
-            shown = _shown_by(store, position)
+            shown = shown_by(store, position)
             seen = Seen(begun, await _clock_offset(feed))
-            changed = await feed.users_changed_since(shown, None if allowed is None else allowed + 1)
-            if allowed is not None and len(changed) > allowed:
+            changed = await feed.users_changed_since(shown, allowed + 1)
+            if len(changed) > allowed:
                 _log.info("more changes than a new copy costs", users_above=allowed)
                 return None
-            await self._renew_catalog(store, feed)
+            catalog = await newer_catalog(store, feed)
+            if catalog is None:
+                await self._renew_users(store, feed, changed)
+                store.put([], _facts_of(position))
+                return seen
+            newer = await moment(feed, catalog, changed)
+        if newer is None:
+            _log.info("segments changed, with more users than one transaction may hold", users=len(changed))
+            return None
+        store.put(map(_pair, newer.states), _facts_of(position), newer.catalog)
+        return seen
+
+    async def _catch_up_unread(self, store: Store) -> "Seen":
+        """Brings a copy that nobody reads yet up to one snapshot, whatever that takes."""
+        begun = boot_time()
+        async with replication.feed(self._database) as feed:
+            position = await feed.position()
+            seen = Seen(begun, await _clock_offset(feed))
+            changed = await feed.users_changed_since(shown_by(store, position), None)
+            if catalog := await newer_catalog(store, feed):
+                store.put_catalog(catalog)
             await self._renew_users(store, feed, changed)
         store.put([], _facts_of(position))
         return seen
@@ -146,16 +163,10 @@ class Follower:
         for batch in _batches(changed, BATCH_USERS):
             self._board.overdue = left
             states = await feed.states(batch)
-            store.put((state.user_id, state.state) for state in states)
+            store.put(map(_pair, states))
             left -= len(batch)
             await asyncio.sleep(0)
         self._board.overdue = 0
-
-    async def _renew_catalog(self, store: Store, feed: Feed) -> None:
-        version = await feed.catalog_version()
-        known = store.fact(b"catalog version")
-        if known is None or int.from_bytes(known, "big", signed=True) != version:
-            store.put_catalog(catalog_state(version, await feed.segments()))
 
     async def _rebuild(self) -> None:
         """Makes a new copy while the old one, or the database, serves; swaps it in when it has caught up."""
@@ -168,13 +179,11 @@ class Follower:
             users = await self._fill(store)
             # From here on own writes go into both; the catch-up that follows sees all that came before.
             self._board.filling = number
-            seen = await self._catch_up(store)
+            seen = await self._catch_up_unread(store)
         except BaseException:
             self._board.filling = 0
             store.delete()
             raise
-        if seen is None:
-            raise TypeError("a catch-up with no limit has an end")
         old, self._store, self._number = self._store, store, number
         self._publish(seen)
         self._board.filling = 0
@@ -208,11 +217,6 @@ class Seen(NamedTuple):
     clock_offset: int
 
 
-def catalog_state(version: int, segments: Iterable[CatalogRow]) -> CatalogState:
-    """The living segments as a copy keeps them."""
-    return CatalogState(version, [ReplicatedSegment(s.id, s.slug, s.salt, s.threshold) for s in segments])
-
-
 async def _clock_offset(feed: Feed) -> int:
     """Good to half of the time that the question takes."""
     before = boot_time()
@@ -233,7 +237,7 @@ def _usable(path: Path, position: Position) -> Store:
     """The copy, if this database can go on from it. Raises Unusable."""
     store = Store.checked(path)
     try:
-        _shown_by(store, position)
+        shown_by(store, position)
     except Unusable:
         store.close()
         raise
@@ -248,16 +252,5 @@ def _facts_of(position: Position) -> list[tuple[bytes, bytes]]:
     ]
 
 
-def _shown_by(store: Store, position: Position) -> Snapshot:
-    """The snapshot that a copy shows. Raises Unusable where the database cannot go on from it."""
-    source, snapshot, seen = map(store.fact, (b"source", b"snapshot", b"seen"))
-    if source is None or snapshot is None or seen is None:
-        raise Unusable("it was never finished")
-    if source != position.source.encode():
-        raise Unusable("it is a copy of another database")
-    if int(seen) < position.erasures_since:
-        raise Unusable("erasures may have passed it by")
-    shown = Snapshot.parsed(snapshot.decode())
-    if shown.xmax > Snapshot.parsed(position.snapshot).xmax:
-        raise Unusable("the database was set back behind it, as by a restored backup")
-    return shown
+def _pair(state: UserState) -> tuple[int, bytes]:
+    return state.user_id, state.state

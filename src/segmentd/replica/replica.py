@@ -5,11 +5,16 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 import lmdb
+import psycopg
 import structlog
 
+from segmentd.domain.errors import Unavailable
 from segmentd.replica.board import Board, boot_time
-from segmentd.replica.catalog import CatalogState
+from segmentd.replica.moments import MOMENT_USERS, Moment, moment, newer_catalog, shown_by
 from segmentd.replica.store import Store, Unusable
+from segmentd.storage import replication
+from segmentd.storage.database import Database
+from segmentd.storage.replication import OwnWrite
 
 MICROSECONDS: Final = 1_000_000
 
@@ -77,13 +82,47 @@ class Replica:
             users = None
         return CopyMeasures(None if age is None else age / MICROSECONDS, users, self.board.overdue)
 
-    def show_user(self, user_id: int, state: bytes) -> None:
+    def show_user(self, user_id: int, write: OwnWrite) -> None:
         """Makes the very next read on this node see a committed write."""
-        self._show(lambda store: store.put_own(user_id, state))
+        self._show(lambda store: store.put_own(user_id, write))
 
-    def show_catalog(self, catalog: CatalogState) -> None:
-        """Makes the very next read on this node see committed changes of segments."""
-        self._show(lambda store: store.put_catalog(catalog))
+    async def show_segments(self, database: Database) -> None:
+        """Makes the very next read on this node see committed changes of segments.
+
+        With them come the users of the same moment, as in a round of the follower. Where that is too much, or
+        a copy is about to take the place of this one, reads ask the database until the follower has seen it.
+        """
+        if self.board.filling:
+            self.spoil()
+            return
+        if not (number := self.board.serving):
+            return
+        try:
+            newer = await self._newer_moment(number, database)
+            # A copy that has taken its place meanwhile was level with a later moment than the change.
+            if newer is not None and self.board.serving == number:
+                states = ((user.user_id, user.state) for user in newer.states)
+                self._store(number).put(states, catalog=newer.catalog)
+        except (Unavailable, Unusable, psycopg.Error, lmdb.Error, OSError) as error:
+            _log.warning("changed segments not shown, the copy is passed over", error=str(error))
+            self.spoil()
+        except BaseException:
+            self.spoil()
+            raise
+
+    async def _newer_moment(self, number: int, database: Database) -> Moment | None:
+        """What the copy lacks; None where it has the segments. Raises Unusable where it is too much."""
+        async with replication.feed(database) as feed:
+            position = await feed.position()
+            shown = shown_by(self._store(number), position)
+            changed = await feed.users_changed_since(shown, MOMENT_USERS + 1)
+            catalog = await newer_catalog(self._store(number), feed)
+            if catalog is None:
+                return None
+            newer = await moment(feed, catalog, changed)
+        if newer is None:
+            raise Unusable("too many users changed")
+        return newer
 
     def spoil(self) -> None:
         """Says that a write is not shown: reads ask the database until the follower has seen it."""

@@ -17,6 +17,7 @@ import msgspec
 
 from segmentd.replica.catalog import Catalog, CatalogState
 from segmentd.replica.states import version_of
+from segmentd.storage.replication import OwnWrite, Snapshot
 
 FORMAT: Final = b"segmentd replica 1"
 
@@ -24,6 +25,7 @@ FORMAT: Final = b"segmentd replica 1"
 _LARGEST_FILE: Final = 1 << 40
 _MOST_READERS: Final = 1024
 _KEY: Final = struct.Struct(">q")
+_NO_CATALOG: Final = _KEY.pack(-(1 << 63))
 _SYNCED: Final = b"synced"
 _NO_BOOT: Final = b"unknown"
 
@@ -119,26 +121,43 @@ class Store:
 
     # Writing
 
-    def put(self, states: Iterable[tuple[int, bytes]], facts: Iterable[tuple[bytes, bytes]] = ()) -> None:
-        """Writes states that are not older than what is there, and facts, all or nothing."""
+    def put(
+        self,
+        states: Iterable[tuple[int, bytes]],
+        facts: Iterable[tuple[bytes, bytes]] = (),
+        catalog: CatalogState | None = None,
+    ) -> None:
+        """Writes states and a catalog that are not older than what is there, and facts, all or nothing."""
         with self._env.begin(self._users, write=True) as transaction:
             for user_id, state in states:
                 key = _KEY.pack(user_id)
                 present = transaction.get(key)
                 if present is None or version_of(state) >= version_of(present):
                     transaction.put(key, state)
+            if catalog is not None:
+                self._put_catalog(transaction, catalog)
             for name, value in facts:
                 transaction.put(name, value, db=self._facts)
 
-    def put_own(self, user_id: int, state: bytes) -> None:
-        """Writes the state that a write of this node led to. Raises Unusable where it does not show yet.
+    def put_own(self, user_id: int, write: OwnWrite) -> None:
+        """Writes the state that a write of this node led to. Raises Unusable where it cannot show it yet.
 
-        So it is when the user is in a segment that another node made just now.
+        So it is when another node changed the segments just before. Where the copy has no state of the user,
+        there is no version to tell that it is the older one: the follower may have left out a user who has no
+        overrides any more. But then the copy is of a snapshot that saw the write.
         """
-        self.put([(user_id, state)])
-        with self._env.begin(self._users) as transaction:
-            if not self._current_catalog(transaction).knows(state):
-                raise Unusable("it does not know all segments yet")
+        with self._env.begin(self._users, write=True) as transaction:
+            if self._catalog_version_in(transaction) < write.catalog_version:
+                raise Unusable("it does not know the segments of that moment yet")
+            key = _KEY.pack(user_id)
+            present = transaction.get(key)
+            newer = (
+                not Snapshot.parsed(transaction.get(b"snapshot", b"", self._facts).decode()).saw(write.xid)
+                if present is None
+                else version_of(write.state) >= version_of(present)
+            )
+            if newer:
+                transaction.put(key, write.state)
 
     def append(self, states: Iterable[tuple[bytes, bytes]]) -> None:
         """Writes states of users above all that are there, by id: the quick way to fill a copy.
@@ -150,11 +169,7 @@ class Store:
 
     def put_catalog(self, catalog: CatalogState) -> None:
         """Writes a catalog that is not older than the one that is there."""
-        with self._env.begin(self._facts, write=True) as transaction:
-            present = transaction.get(b"catalog version")
-            if present is None or catalog.version >= _KEY.unpack(present)[0]:
-                transaction.put(b"catalog version", _KEY.pack(catalog.version))
-                transaction.put(b"catalog", msgspec.msgpack.encode(catalog))
+        self.put([], catalog=catalog)
 
     def forget_dead_readers(self) -> None:
         """Frees the places of processes that were killed while they read."""
@@ -176,6 +191,15 @@ class Store:
             self._catalog = Catalog(msgspec.msgpack.decode(encoded, type=CatalogState))
             self._catalog_version = bytes(version)
         return self._catalog
+
+    def _put_catalog(self, transaction: lmdb.Transaction, catalog: CatalogState) -> None:
+        if catalog.version >= self._catalog_version_in(transaction):
+            transaction.put(b"catalog version", _KEY.pack(catalog.version), db=self._facts)
+            transaction.put(b"catalog", msgspec.msgpack.encode(catalog), db=self._facts)
+
+    def _catalog_version_in(self, transaction: lmdb.Transaction) -> int:
+        version: int = _KEY.unpack(transaction.get(b"catalog version", _NO_CATALOG, self._facts))[0]
+        return version
 
     def _check(self) -> None:
         found = self.fact(b"format")

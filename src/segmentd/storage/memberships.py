@@ -11,21 +11,24 @@ from segmentd.domain.errors import Fault, Invalid, SegmentNotFound
 from segmentd.domain.identifiers import Slug, UserId
 from segmentd.domain.memberships import Change, Changed, UserSegments
 from segmentd.storage.database import Database
+from segmentd.storage.replication import WRITTEN, OwnWrite
 
 # How many candidates one page of a segment's users looks at: a page's cost is bounded, also where a small
 # percentage covers few of them.
 SCANNED_USERS: Final = 10_000
 
 
-async def change(database: Database, user_id: UserId, change: Change, actor: Actor) -> tuple[Changed, bytes]:
-    """Adds and removes segments of one user, all or nothing; returns also the user's state for copies.
+async def change(
+    database: Database, user_id: UserId, change: Change, actor: Actor
+) -> tuple[Changed, OwnWrite]:
+    """Adds and removes segments of one user, all or nothing; returns also what copies are to show.
 
     Raises SegmentNotFound with every unknown slug, Invalid for a term that is not ahead, Unavailable.
     """
     try:
         [row] = await database.all(
             _ChangedRow,
-            "SELECT segments, added, removed, updated, unchanged, state FROM change_memberships("
+            f"SELECT segments, added, removed, updated, unchanged, state, {WRITTEN} FROM change_memberships("
             "  %(user_id)s, %(slugs)s::text[], %(adds)s::boolean[],"
             "  %(untils)s::timestamptz[], %(ttls)s::bigint[], %(actor)s, %(reason)s, %(on_behalf_of)s)",
             {
@@ -42,7 +45,7 @@ async def change(database: Database, user_id: UserId, change: Change, actor: Act
     except psycopg.DatabaseError as error:
         raise _refusal(error, change) from None
     changed = Changed(user_id, row.segments, row.added, row.removed, row.updated, row.unchanged)
-    return changed, row.state
+    return changed, OwnWrite(row.state, row.xid, row.catalog_version)
 
 
 async def segments_of(database: Database, user_ids: Sequence[UserId]) -> Sequence[UserSegments]:
@@ -145,6 +148,8 @@ class _ChangedRow(msgspec.Struct, frozen=True):
     updated: Sequence[Slug]
     unchanged: Sequence[Slug]
     state: bytes
+    xid: int
+    catalog_version: int
 
 
 class _SegmentRow(msgspec.Struct, frozen=True):

@@ -24,6 +24,9 @@ COPY_TRAILER: Final = b"\xff\xff"
 
 CHANNEL: Final = "segmentd_changes"
 
+# The rest of an OwnWrite, in the statement that writes: as columns beside the state.
+WRITTEN: Final[LiteralString] = "pg_current_xact_id()::text::bigint AS xid, catalog_version()"
+
 # The planner cannot know that next to nothing is newer than the snapshot, and would read the whole history.
 HOLD_TO_INDEXES: Final[LiteralString] = """
     SET LOCAL enable_seqscan = off;
@@ -87,6 +90,10 @@ class Snapshot(NamedTuple):
             raise ValueError(f"{text!r} is not a snapshot")
         return cls(int(match[2]), [int(xid) for xid in match[3].split(",") if xid])
 
+    def saw(self, xid: int) -> bool:
+        """Whether a reader under it saw what this transaction did, if that was committed at all."""
+        return xid < self.xmax and xid not in self.xip
+
 
 class Position(msgspec.Struct, frozen=True):
     """A snapshot, as PostgreSQL writes it; the database that it means something in; when it was taken."""
@@ -100,6 +107,16 @@ class Position(msgspec.Struct, frozen=True):
     def erasures_since(self) -> int:
         """Since when no erasure was forgotten, in microseconds since 1970."""
         return self.instant - (ERASURES_KEPT - ERASURES_MARGIN) // timedelta(microseconds=1)
+
+
+class OwnWrite(msgspec.Struct, frozen=True):
+    """What a write of this node led to: the user's state, to be shown in its copy."""
+
+    state: bytes
+    xid: int
+    """The transaction that wrote it."""
+    catalog_version: int
+    """Of the segments under which it was written."""
 
 
 class UserState(msgspec.Struct, frozen=True):
@@ -209,29 +226,6 @@ async def feed(database: Database) -> AsyncIterator[Feed]:
         yield Feed(connection)
 
 
-async def current_catalog(database: Database) -> tuple[int, Sequence[CatalogRow]]:
-    """The version of the catalog and all living segments, of one snapshot. Raises Unavailable."""
-    rows = await database.all(
-        _VersionedRow,
-        "SELECT c.version, s.id, s.slug, s.salt, s.threshold"
-        " FROM catalog c LEFT JOIN replicated_segments s ON true",
-    )
-    segments = [
-        CatalogRow(row.id, row.slug, row.salt, row.threshold)
-        for row in rows
-        if row.id is not None and row.slug is not None and row.salt is not None
-    ]
-    return rows[0].version, segments
-
-
 async def notify(database: Database) -> None:
     """Wakes the followers of all nodes."""
     await database.execute("SELECT pg_notify(%s, '')", [CHANNEL])
-
-
-class _VersionedRow(msgspec.Struct, frozen=True):
-    version: int
-    id: int | None
-    slug: str | None
-    salt: int | None
-    threshold: int | None

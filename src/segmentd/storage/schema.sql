@@ -697,6 +697,13 @@ $$;
 CREATE OR REPLACE VIEW replicated_segments AS
 SELECT id, slug, salt, threshold FROM living_segments;
 
+-- The catalog's version as of now: the one that holds for a write that this very statement has just made. It
+-- has to be volatile, for a query that runs in a stable function sees what was there when the statement began,
+-- before the write waited for a change of segments.
+CREATE OR REPLACE FUNCTION catalog_version() RETURNS bigint
+    LANGUAGE sql VOLATILE
+    RETURN (SELECT c.version FROM catalog c);
+
 
 -----------------------------------------------------------------------------------------------------------------------
 -- functions/07_memberships.sql
@@ -1195,4 +1202,4 @@ $$;
 INSERT INTO schema_migrations (number, name) VALUES
     (1, '0001_tables.sql');
 INSERT INTO schema_functions (digest, version) VALUES
-    ('cf9309c88998a7d9fc5cebc324a57eb92741a82fb4909d3d3ebf231d32d0478c', '0.1.0');
+    ('a19b2ffc936ce95309b3604aa1045d5e41993e4425a498ecbc7c56a76a7099ed', '0.1.0');

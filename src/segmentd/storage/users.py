@@ -1,6 +1,7 @@
 """Users and their lives in PostgreSQL (functions/08_users.sql)."""
 
 from collections.abc import Sequence
+from typing import LiteralString
 
 import msgspec
 
@@ -9,6 +10,7 @@ from segmentd.domain.errors import UserExists, UserNotFound
 from segmentd.domain.identifiers import UserId
 from segmentd.domain.users import User
 from segmentd.storage.database import Database
+from segmentd.storage.replication import WRITTEN, OwnWrite
 
 
 async def register(database: Database, user_id: UserId | None, name: str | None) -> User:
@@ -41,27 +43,34 @@ async def list_after(database: Database, after: UserId | None, limit: int) -> Se
     )
 
 
-async def delete(database: Database, user_id: UserId, actor: Actor) -> bytes:
-    """Ends the life, the memberships and the exclusions; history stays. Returns the user's state for copies.
+async def delete(database: Database, user_id: UserId, actor: Actor) -> OwnWrite:
+    """Ends the life, the memberships and the exclusions; history stays. Returns what copies are to show.
 
     Raises UserNotFound, Unavailable.
     """
-    [row] = await database.all(_Deleted, "SELECT delete_user(%s, %s, %s) AS state", [user_id, *actor])
-    if row.state is None:
-        raise UserNotFound(user_id)
-    return row.state
+    return await _written(
+        database, user_id, f"SELECT state, {WRITTEN} FROM delete_user(%s, %s, %s) AS state", actor
+    )
 
 
-async def erase(database: Database, user_id: UserId, actor: Actor) -> bytes:
+async def erase(database: Database, user_id: UserId, actor: Actor) -> OwnWrite:
     """Removes all that is known of a user, living or not, and ends the links of reports that may name them.
 
-    Returns the user's state for copies. Raises UserNotFound, Unavailable.
+    Returns what copies are to show. Raises UserNotFound, Unavailable.
     """
-    [row] = await database.all(_Deleted, "SELECT erase_user(%s, %s, %s) AS state", [user_id, *actor])
+    return await _written(
+        database, user_id, f"SELECT state, {WRITTEN} FROM erase_user(%s, %s, %s) AS state", actor
+    )
+
+
+async def _written(database: Database, user_id: UserId, statement: LiteralString, actor: Actor) -> OwnWrite:
+    [row] = await database.all(_Ended, statement, [user_id, *actor])
     if row.state is None:
         raise UserNotFound(user_id)
-    return row.state
+    return OwnWrite(row.state, row.xid, row.catalog_version)
 
 
-class _Deleted(msgspec.Struct, frozen=True):
+class _Ended(msgspec.Struct, frozen=True):
     state: bytes | None
+    xid: int
+    catalog_version: int

@@ -44,3 +44,10 @@ $$;
 -- The living segments, each with its percentage if it has one, as copies keep them.
 CREATE OR REPLACE VIEW replicated_segments AS
 SELECT id, slug, salt, threshold FROM living_segments;
+
+-- The catalog's version as of now: the one that holds for a write that this very statement has just made. It
+-- has to be volatile, for a query that runs in a stable function sees what was there when the statement began,
+-- before the write waited for a change of segments.
+CREATE OR REPLACE FUNCTION catalog_version() RETURNS bigint
+    LANGUAGE sql VOLATILE
+    RETURN (SELECT c.version FROM catalog c);

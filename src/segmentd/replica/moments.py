@@ -1,0 +1,71 @@
+"""What a copy lacks of one moment of the database, which it has to be given in one transaction.
+
+Whoever saw the segments of one moment with the users of another would see what never was: somebody who was
+excluded before a percentage came would be in by it.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Final, NamedTuple
+
+from segmentd.domain.identifiers import UserId
+from segmentd.replica.catalog import CatalogState, ReplicatedSegment
+from segmentd.replica.store import Store, Unusable
+from segmentd.storage.replication import CatalogRow, Feed, Position, Snapshot, UserState
+
+# Users that are read at a time; and written, where no segment changed: a write into the copy takes a
+# millisecond or two, so that the own writes of the HTTP processes, which wait for it, stay quick.
+BATCH_USERS: Final = 500
+# What one transaction may hold: own writes wait for it for 0.1 s at most.
+MOMENT_USERS: Final = 20_000
+MOMENT_BYTES: Final = 16 << 20
+
+
+class Moment(NamedTuple):
+    """Segments and users of one snapshot of the database."""
+
+    catalog: CatalogState
+    states: Sequence[UserState]
+
+
+async def newer_catalog(store: Store, feed: Feed) -> CatalogState | None:
+    """The segments, where the copy has those of another version."""
+    version = await feed.catalog_version()
+    known = store.fact(b"catalog version")
+    if known is not None and int.from_bytes(known, "big", signed=True) == version:
+        return None
+    return catalog_state(version, await feed.segments())
+
+
+async def moment(feed: Feed, catalog: CatalogState, changed: Sequence[UserId]) -> Moment | None:
+    """The segments with the users that changed; None where that is more than one transaction may hold."""
+    if len(changed) > MOMENT_USERS:
+        return None
+    states: list[UserState] = []
+    size = 0
+    for begin in range(0, len(changed), BATCH_USERS):
+        batch = await feed.states(changed[begin : begin + BATCH_USERS])
+        states += batch
+        size += sum(len(state.state) for state in batch)
+        if size > MOMENT_BYTES:
+            return None
+    return Moment(catalog, states)
+
+
+def catalog_state(version: int, segments: Iterable[CatalogRow]) -> CatalogState:
+    """The living segments as a copy keeps them."""
+    return CatalogState(version, [ReplicatedSegment(s.id, s.slug, s.salt, s.threshold) for s in segments])
+
+
+def shown_by(store: Store, position: Position) -> Snapshot:
+    """The snapshot that a copy shows. Raises Unusable where the database cannot go on from it."""
+    source, snapshot, seen = map(store.fact, (b"source", b"snapshot", b"seen"))
+    if source is None or snapshot is None or seen is None:
+        raise Unusable("it was never finished")
+    if source != position.source.encode():
+        raise Unusable("it is a copy of another database")
+    if int(seen) < position.erasures_since:
+        raise Unusable("erasures may have passed it by")
+    shown = Snapshot.parsed(snapshot.decode())
+    if shown.xmax > Snapshot.parsed(position.snapshot).xmax:
+        raise Unusable("the database was set back behind it, as by a restored backup")
+    return shown
