@@ -299,6 +299,8 @@ async def test_pages_of_an_origin_that_is_named_may_call(
             assert answer.status_code == 200
             assert answer.headers["Access-Control-Allow-Origin"] == ORIGIN
             assert "origin" in answer.headers["Vary"].lower()
+            exposed = answer.headers["Access-Control-Expose-Headers"]
+            assert exposed == "Age, ETag, Location, Retry-After, X-Request-Id"
             # A page has no token when it asks whether it may send one.
             preflight = await api.options(path, headers={"Origin": ORIGIN, "Authorization": "", **PREFLIGHT})
             assert preflight.status_code == 204

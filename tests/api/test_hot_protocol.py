@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -44,7 +44,9 @@ class Line:
         self.hot_path = hot_path
         self._port = port
 
-    async def say(self, *pieces: bytes, answers: int = 1) -> list[bytes]:
+    async def say(
+        self, *pieces: bytes, answers: int = 1, bodies: Sequence[bool] | None = None
+    ) -> list[bytes]:
         """Sends the pieces, each on its own, and reads so many answers; dates and ages are left out."""
         reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
         try:
@@ -52,16 +54,16 @@ class Line:
                 writer.write(piece)
                 await writer.drain()
                 await asyncio.sleep(0.01)  # so that the server receives them apart; nothing depends on it
-            return [await _one_answer(reader) for _ in range(answers)]
+            return [await _one_answer(reader, has_body=has_body) for has_body in bodies or [True] * answers]
         finally:
             writer.close()
             await writer.wait_closed()
 
 
-async def _one_answer(reader: asyncio.StreamReader) -> bytes:
+async def _one_answer(reader: asyncio.StreamReader, *, has_body: bool) -> bytes:
     head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)
     length = re.search(rb"content-length: (\d+)", head)
-    body = await reader.readexactly(int(length[1])) if length else b""
+    body = await reader.readexactly(int(length[1])) if length and has_body else b""
     return re.sub(rb"(date|age): [^\r]*\r\n", b"", head) + body
 
 

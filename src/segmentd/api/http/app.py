@@ -1,8 +1,9 @@
 """The HTTP application: the routes under /api/v1 and the operations beside them."""
 
+from collections.abc import Awaitable, Callable
 from typing import Final
 
-from litestar import Litestar, Router
+from litestar import Litestar, Response, Router
 from litestar.config.cors import CORSConfig
 from litestar.di import Provide
 from litestar.routes import HTTPRoute
@@ -18,10 +19,14 @@ from segmentd.api.http.operations import OPENAPI, operations_router
 from segmentd.api.http.plain_values import PlainValues
 from segmentd.api.http.reports import reports_router
 from segmentd.api.http.segments import segments_router
+from segmentd.api.http.types import AnyRequest
 from segmentd.api.http.users import users_router
 from segmentd.auth.authenticator import Authenticator
 from segmentd.observability.metrics import Metrics
 from segmentd.service import Service
+
+# What a page of another origin may read beside the body.
+_EXPOSED: Final = ["Age", "ETag", "Location", "Retry-After", "X-Request-Id"]
 
 LARGEST_BODY_BYTES: Final = 2**20
 
@@ -59,7 +64,7 @@ def create_app(
         guards=[Guard(authenticator), PlainValues()],
         exception_handlers=EXCEPTION_HANDLERS,
         request_max_body_size=LARGEST_BODY_BYTES,
-        cors_config=CORSConfig(allow_origins=[*cors_origins]) if cors_origins else None,
+        cors_config=CORSConfig([*cors_origins], expose_headers=_EXPOSED) if cors_origins else None,
         openapi_config=OPENAPI,
         plugins=[Documented()],
         logging_config=None,
@@ -68,4 +73,17 @@ def create_app(
         if isinstance(route, HTTPRoute):
             for handler in route.route_handlers:
                 ROLES[operation_of(handler)]
+                if "OPTIONS" in handler.http_methods:
+                    handler.before_request = _options_of(route)
     return app
+
+
+def _options_of(route: HTTPRoute) -> Callable[[AnyRequest], Awaitable[Response[None]]]:
+    """Names all methods of an address; Litestar's own handler names those that were registered first."""
+    methods = route.methods | ({"HEAD"} if "GET" in route.methods else set())
+    allow = {"Allow": ", ".join(sorted(methods))}
+
+    async def options(_request: AnyRequest) -> Response[None]:
+        return Response(None, status_code=204, headers=allow)
+
+    return options

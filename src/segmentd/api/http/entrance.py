@@ -18,6 +18,7 @@ from segmentd.observability.metrics import Metrics, Refusal
 # Asked by those who watch over the service, above all when there is too much to do.
 _ALWAYS_ANSWERED: Final = frozenset({"/livez", "/readyz", "/metrics"})
 _ERROR: Final = 500
+_METHOD_NOT_ALLOWED: Final = 405
 # Nobody hears this status; it stands in the log and the metrics.
 _CLIENT_GONE: Final = 499
 _REFUSALS: Final = {401: Refusal.UNAUTHENTICATED, 403: Refusal.FORBIDDEN, 429: Refusal.RATE_LIMIT}
@@ -51,12 +52,18 @@ class Entrance:
         structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(request_id=request_id.decode())
         begun = time.perf_counter()
-        answer = _Answer(send, request_id)
+        answer = _Answer(send, request_id, scope["method"])
+        asked = scope
+        if scope["method"] == "HEAD":
+            # The framework has no routes for it: it is a GET without the body.
+            asked = {**scope, "method": "GET"}
         self._running += 1
         self._metrics.requests_in_progress.inc()
         try:
-            await self._limited(scope, receive, answer)
+            await self._limited(asked, receive, answer)
         finally:
+            if "path_template" in asked:  # what the framework calls the route
+                scope["path_template"] = asked["path_template"]
             self._running -= 1
             self._metrics.requests_in_progress.dec()
             self._note(scope, answer.status, time.perf_counter() - begun)
@@ -92,14 +99,16 @@ class Entrance:
 
 
 class _Answer:
-    """Sends an answer, notes its status, and names the request in it."""
+    """Sends an answer, notes its status, and names the request in it; the answer to a HEAD has no body."""
 
     limit: asyncio.Timeout
 
-    def __init__(self, send: Send, request_id: bytes) -> None:
+    def __init__(self, send: Send, request_id: bytes, method: str) -> None:
         self._send = send
         self._request_id = request_id
+        self._method = method
         self._client_gone = False
+        self._ended = False
         self.status: int | None = None
 
     def heard(self, receive: Receive) -> Receive:
@@ -118,7 +127,19 @@ class _Answer:
             self.status = _CLIENT_GONE if self._client_gone else message["status"]
             self.limit.reschedule(None)
             message["headers"] = [(HEADER, self._request_id), *message["headers"]]
-        await self._send(message)
+            if self.status == _METHOD_NOT_ALLOWED:
+                message["headers"] = [(name, _with_head(name, value)) for name, value in message["headers"]]
+            await self._send(message)
+        elif message["type"] == "http.response.body" and self._method == "HEAD":
+            await self._end()
+        else:
+            await self._send(message)
+
+    async def _end(self) -> None:
+        """Ends the answer before its body; an application that streams one hears that nobody listens."""
+        if not self._ended:
+            self._ended = True
+            await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def refuse(self, detail: str) -> None:
         """Answers in the place of the framework."""
@@ -127,4 +148,12 @@ class _Answer:
         self.status = problem.status
         headers = [(HEADER, self._request_id), *head(problem, len(body))]
         await self._send({"type": "http.response.start", "status": problem.status, "headers": headers})
-        await self._send({"type": "http.response.body", "body": body, "more_body": False})
+        await self({"type": "http.response.body", "body": body, "more_body": False})
+
+
+def _with_head(name: bytes, value: bytes) -> bytes:
+    """The value of a header; where `Allow` has GET, HEAD too."""
+    methods = value.decode().split(", ")
+    if name.lower() != b"allow" or "GET" not in methods:
+        return value
+    return ", ".join(sorted({*methods, "HEAD"})).encode()
