@@ -1,4 +1,5 @@
 import re
+from importlib import resources
 
 import jsonschema_rs
 import pytest
@@ -177,3 +178,46 @@ async def test_nothing_but_the_metrics_tells_the_version(api: Api, path: str) ->
 )
 async def test_the_documentation_serves_its_own_assets_and_nothing_else(api: Api, name: str) -> None:
     assert (await api.get(f"/docs/{name}")).status_code == 404
+
+
+@pytest.mark.parametrize("name", ["swagger-ui-bundle.js", "swagger-ui.css"])
+async def test_an_asset_is_held_once_and_compressed_and_known_by_its_tag(api: Api, name: str) -> None:
+    content = resources.files("swagger_ui").joinpath("static", name).read_bytes()
+    plain = await api.get(f"/docs/{name}", headers={"Accept-Encoding": "identity"})
+    packed = await api.get(f"/docs/{name}", headers={"Accept-Encoding": "br;q=1, gzip;q=0.5"})
+
+    assert plain.content == packed.content == content
+    assert "Content-Encoding" not in plain.headers
+    assert packed.headers["Content-Encoding"] == "gzip"
+    assert int(packed.headers["Content-Length"]) * 3 < len(content)
+    assert plain.headers["Vary"] == packed.headers["Vary"] == "Accept-Encoding"
+    assert plain.headers["ETag"] != packed.headers["ETag"]
+    for answer, coding in ((plain, "identity"), (packed, "gzip")):
+        known = {"Accept-Encoding": coding, "If-None-Match": f'"x", W/{answer.headers["ETag"]}'}
+        again = await api.get(f"/docs/{name}", headers=known)
+        assert (again.status_code, again.content) == (304, b"")
+        assert again.headers["ETag"] == answer.headers["ETag"]
+
+
+@pytest.mark.parametrize(
+    ("accepted", "coding"),
+    [
+        ("gzip", "gzip"),
+        ("GZIP", "gzip"),
+        ("deflate, gzip;q=1.0, *;q=0.5", "gzip"),
+        ("br,gzip ; q=0.001", "gzip"),
+        ("*", "gzip"),
+        ("", None),
+        ("gzip;q=0", None),
+        ("gzip; q=0.000", None),
+        ("*, gzip;q=0", None),
+        ("notgzip", None),
+        ("br", None),
+    ],
+)
+async def test_an_asset_is_compressed_for_those_who_take_it(
+    api: Api, accepted: str, coding: str | None
+) -> None:
+    answer = await api.get("/docs/swagger-ui.css", headers={"Accept-Encoding": accepted})
+
+    assert answer.headers.get("Content-Encoding") == coding

@@ -1,6 +1,5 @@
 """What operators ask: is the process alive, can it serve; and the documentation."""
 
-from importlib import resources
 from typing import Final
 
 from litestar import MediaType, Response, Router, get
@@ -11,9 +10,10 @@ from litestar.openapi.spec import Components, SecurityScheme
 from litestar.params import FromPath
 from msgspec import Struct
 
+from segmentd.api.http.assets import Asset
 from segmentd.api.http.documented import BEARER
 from segmentd.api.http.problem_documents import SECURITY_HEADERS
-from segmentd.api.http.types import UseCases
+from segmentd.api.http.types import AnyRequest, UseCases
 
 API_VERSION: Final = "1"
 """Of /api/v1; which segmentd serves it is nobody's business but that of /metrics."""
@@ -96,14 +96,14 @@ async def docs() -> Response[str]:
 
 
 @get("/docs/{name:str}", include_in_schema=False)
-async def docs_asset(name: FromPath[str]) -> Response[bytes]:
+async def docs_asset(request: AnyRequest, name: FromPath[str]) -> Response[bytes]:
     """What the page loads."""
     if name == "start.js":
         return Response(_START_SCRIPT.encode(), media_type="text/javascript")
     if name not in _ASSETS:
         raise NotFoundException
-    content = resources.files("swagger_ui").joinpath("static", name).read_bytes()
-    return Response(content, media_type=_ASSETS[name], headers={"Cache-Control": "max-age=86400"})
+    asset = Asset.of_package("swagger_ui", f"static/{name}", _ASSETS[name])
+    return asset.answer(request.headers.get("Accept-Encoding", ""), request.headers.get("If-None-Match"))
 
 
 operations_router = Router("/", route_handlers=[livez, readyz, docs, docs_asset])

@@ -13,6 +13,7 @@ from litestar.response import Stream
 from msgspec import Meta, Struct, field
 
 from segmentd.api.http.documented import problems
+from segmentd.api.http.entity_tags import names
 from segmentd.api.http.strict_json import StrictJson
 from segmentd.api.http.types import (
     AnyRequest,
@@ -160,7 +161,7 @@ async def get_report_file(
         "Cache-Control": "private, no-cache",
         "Content-Disposition": f'attachment; filename="segmentd-{report.begins_at:%Y-%m-%d}-{report.id}.csv"',
     }
-    if none_match is not None and _names(none_match, headers["ETag"]):
+    if none_match is not None and names(none_match, headers["ETag"]):
         return Response(b"", status_code=304, headers=headers)
     span = _span(byte_range, size) if if_range in {None, headers["ETag"]} else None
     if span is not None and not span:
@@ -205,13 +206,6 @@ def _wait(prefer: str | None) -> int:
     """The seconds of `Prefer: wait=N` (RFC 7240), 0 without one; other preferences are passed over."""
     match = re.search(r"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,9})", prefer or "", re.IGNORECASE)
     return min(int(match[1]), LONGEST_WAIT_S) if match else 0
-
-
-def _names(field_value: str, etag: str) -> bool:
-    """Whether `If-None-Match` names the entity tag (RFC 9110, weak comparison)."""
-    return field_value.strip() == "*" or etag in {
-        tag.strip().removeprefix("W/") for tag in field_value.split(",")
-    }
 
 
 def _span(byte_range: str | None, size: int) -> range | None:

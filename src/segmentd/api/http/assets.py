@@ -1,0 +1,53 @@
+"""Files that are the same for everybody: held once in a process, compressed too, and sent to all from there."""
+
+import gzip
+import hashlib
+import re
+from functools import cache
+from importlib import resources
+from typing import Final, Self
+
+from litestar import Response
+
+from segmentd.api.http.entity_tags import names
+from segmentd.api.http.send_buffer import SharedBytes
+
+_NOTHING: Final = re.compile(r"q=0(\.0*)?")
+_ONE_DAY: Final = "max-age=86400"
+
+
+class Asset:
+    """The content of a file, and the same compressed."""
+
+    def __init__(self, content: bytes, media_type: str) -> None:
+        digest = hashlib.sha256(content).hexdigest()[:32]
+        self._media_type = media_type
+        self._plain = SharedBytes(content), f'"{digest}"'
+        # Without the time, so that the processes of all nodes give the same bytes under the same tag.
+        self._packed = SharedBytes(gzip.compress(content, mtime=0)), f'"{digest}-gzip"'
+
+    @classmethod
+    @cache
+    def of_package(cls, package: str, path: str, media_type: str) -> Self:
+        """A file that comes with a package."""
+        return cls(resources.files(package).joinpath(path).read_bytes(), media_type)
+
+    def answer(self, accept_encoding: str, none_match: str | None) -> Response[bytes]:
+        """The content as the client can take it; 304 where it has it already."""
+        packed = _takes_gzip(accept_encoding)
+        content, etag = self._packed if packed else self._plain
+        headers = {"ETag": etag, "Cache-Control": _ONE_DAY, "Vary": "Accept-Encoding"}
+        if none_match is not None and names(none_match, etag):
+            return Response(b"", status_code=304, media_type=self._media_type, headers=headers)
+        if packed:
+            headers["Content-Encoding"] = "gzip"
+        return Response(content, media_type=self._media_type, headers=headers)
+
+
+def _takes_gzip(accept_encoding: str) -> bool:
+    """Whether the header names gzip, or whatever there is, and not with the weight 0 (RFC 9110, 12.5.3)."""
+    weights: dict[str, str] = {}
+    for part in accept_encoding.lower().replace(" ", "").split(","):
+        coding, _, weights[coding] = part.partition(";")
+    weight = weights.get("gzip", weights.get("*"))
+    return weight is not None and not _NOTHING.fullmatch(weight)
