@@ -3,13 +3,15 @@
 import os
 import tomllib
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Final, NamedTuple
 from urllib.parse import urlsplit, urlunsplit
 
 import msgspec
 from msgspec import Meta, Struct
+
+from segmentd.domain.addresses import networks, public_address
 
 Port = Annotated[int, Meta(ge=0, le=65535)]
 
@@ -86,13 +88,21 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     ] = 30.0
     keep_alive_seconds: Annotated[
         float, Meta(gt=0, le=3600, description="Time for which a connection may be idle.")
-    ] = 5.0
+    ] = 75.0
     unready_seconds: Annotated[
         float, Meta(ge=0, le=3600, description="Time between /readyz saying no and the stop, on SIGTERM.")
     ] = 1.0
     shutdown_seconds: Annotated[
         float, Meta(ge=0, le=3600, description="Time for running requests at a stop.")
     ] = 10.0
+    public_url: Annotated[
+        str | None,
+        Meta(description="Where clients find the service, https://host[:port][/path]; else as they call it."),
+    ] = None
+    trusted_proxies: Annotated[
+        str,
+        Meta(description="Networks of proxies whose X-Forwarded-Proto, -Host, -Prefix count, or none."),
+    ] = "127.0.0.0/8,::1"
     cors_origins: Annotated[
         str | None, Meta(description="Origins whose pages may call, divided by commas; * is all.")
     ] = None
@@ -117,6 +127,11 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 SECRETS: Final = frozenset({"database_url", "report_key", "report_key_before", "admin_token", "jwt_key"})
+# Settings with a form of their own: what reads them raises ValueError.
+_READERS: Final[Mapping[str, Callable[[str], object]]] = {
+    "public_url": public_address,
+    "trusted_proxies": networks,
+}
 PREFIX: Final = "SEGMENTD_"
 _HIDDEN: Final = "***"
 
@@ -222,9 +237,16 @@ def _converted(name: str, value: object, source: str) -> object:
     if field is None:
         raise ConfigurationError(f"{source}: there is no setting named {name}")
     try:
-        return msgspec.convert(value, field.type, strict=False)
+        converted: object = msgspec.convert(value, field.type, strict=False)
     except msgspec.ValidationError as error:
         raise ConfigurationError(f"{source}: {hidden(name, value)!r} is not acceptable: {error}") from None
+    if isinstance(converted, str) and name in _READERS:
+        try:
+            _READERS[name](converted)
+        except ValueError as error:
+            # Without the value: somebody may have put a password into it.
+            raise ConfigurationError(f"{source}: {name} is not acceptable: {error}") from None
+    return converted
 
 
 def _description(annotation: object) -> str:

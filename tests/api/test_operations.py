@@ -154,7 +154,7 @@ async def test_the_documentation_may_load_nothing_from_elsewhere(api: Api) -> No
     assert "http" not in policy
     assert "*" not in policy
     assert "frame-ancestors 'none'" in policy
-    assert '"/openapi.json"' in (await api.get("/docs/start.js")).text
+    assert 'data-document="/openapi.json"' in (await api.get("/docs")).text
 
 
 async def test_the_documentation_is_not_to_be_taken_for_anything_else(api: Api) -> None:

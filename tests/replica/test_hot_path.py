@@ -345,6 +345,7 @@ def test_what_no_lookup_is_is_refused_as_by_the_framework(doors: Doors, body: by
         (b'\xef\xbb\xbf{"user_ids":[1]}', JSON),
         (b'{"\\u0075ser_ids":[1]}', JSON),
         (lookup(1), [*JSON, ("content-encoding", "identity")]),
+        (lookup(1), [*JSON, ("sec-fetch-site", "same-origin")]),
     ],
 )
 def test_an_unusual_lookup_is_the_framework_s(
@@ -354,6 +355,18 @@ def test_an_unusual_lookup_is_the_framework_s(
 
     assert not own
     assert (answer.status, json.loads(answer.body)["users"][0]["user_id"]) == (200, 1)
+
+
+@pytest.mark.parametrize(
+    "header", [("origin", "https://evil.example"), ("origin", "null"), ("sec-fetch-site", "cross-site")]
+)
+def test_a_lookup_of_a_foreign_page_is_refused_as_by_the_framework(
+    doors: Doors, header: tuple[str, str]
+) -> None:
+    answer, own = doors.ask(Request("POST", "/api/v1/lookup", [*JSON, header], [lookup(1)]))
+
+    assert not own
+    assert answer.status == 403
 
 
 @pytest.mark.parametrize("coding", ["gzip", "br", "zstd"])

@@ -38,6 +38,7 @@ PROBLEMS: Final[Mapping[type[errors.SegmentdError], Problem]] = {
     errors.Denied: Problem("denied", "Denied", 403, "PERMISSION_DENIED"),
     errors.Unauthenticated: Problem("unauthenticated", "Not authenticated", 401, "UNAUTHENTICATED"),
     errors.Forbidden: Problem("forbidden", "Not allowed", 403, "PERMISSION_DENIED"),
+    errors.ForeignOrigin: Problem("foreign-origin", "Foreign origin", 403, "PERMISSION_DENIED"),
     errors.TooManyRequests: Problem(
         "too-many-requests", "Too many requests", 429, "RESOURCE_EXHAUSTED", retry_after=1
     ),

@@ -45,6 +45,8 @@ class Flags:
     keep_alive_seconds: Annotated[str | None, setting("keep_alive_seconds")] = None
     unready_seconds: Annotated[str | None, setting("unready_seconds")] = None
     shutdown_seconds: Annotated[str | None, setting("shutdown_seconds")] = None
+    public_url: Annotated[str | None, setting("public_url")] = None
+    trusted_proxies: Annotated[str | None, setting("trusted_proxies")] = None
     cors_origins: Annotated[str | None, setting("cors_origins")] = None
     metrics: Annotated[bool | None, setting("metrics")] = None
     report_store: Annotated[str | None, setting("report_store")] = None

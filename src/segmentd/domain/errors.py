@@ -5,7 +5,7 @@ SegmentdError
 ├── NotFound ─── SegmentNotFound, UserNotFound, ReportNotFound, TokenNotFound
 ├── Conflict ─── SegmentExists, UserExists, TokenExists, ReportNotReady
 ├── Gone ─────── ReportExpired
-├── Denied ───── Unauthenticated, Forbidden
+├── Denied ───── Unauthenticated, Forbidden, ForeignOrigin
 ├── TooManyRequests
 ├── Unavailable ─ Overloaded
 └── StartupFailed
@@ -133,6 +133,10 @@ class Forbidden(Denied):
 
     def __init__(self, needed: str) -> None:
         super().__init__(f"This needs the role {needed}.", role=needed)
+
+
+class ForeignOrigin(Denied):
+    """A page of a foreign origin asks for this; cors_origins names such pages, public_url this service's."""
 
 
 class TooManyRequests(SegmentdError):

@@ -1,11 +1,13 @@
 """What stands between the network and the use cases, put together."""
 
+from segmentd.api.http.addresses import Addresses
 from segmentd.api.http.app import create_app
 from segmentd.api.http.entrance import Entrance, RequestLimits
 from segmentd.api.http.hot_path import HotPath
 from segmentd.api.http.request_ids import RequestIds
 from segmentd.auth.authenticator import Authenticator
 from segmentd.config import Settings
+from segmentd.domain.addresses import networks, public_address
 from segmentd.observability.metrics import Metrics
 from segmentd.replica.replica import Replica
 from segmentd.service import Service
@@ -20,9 +22,13 @@ def http_door(
 ) -> HotPath:
     """The hot path, and behind it the framework's application."""
     origins = tuple(origin.strip() for origin in (settings.cors_origins or "").split(",") if origin.strip())
+    addresses = Addresses(
+        None if settings.public_url is None else public_address(settings.public_url),
+        networks(settings.trusted_proxies),
+    )
     ids = RequestIds()
     entrance = Entrance(
-        create_app(use_cases, authenticator, metrics, origins),
+        create_app(use_cases, authenticator, metrics, origins, addresses),
         ids,
         RequestLimits(settings.max_requests, settings.request_seconds),
         metrics or Metrics(),

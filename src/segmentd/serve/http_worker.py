@@ -116,6 +116,7 @@ def _configured(app: ASGIApp, protocol: type[HotProtocol], settings: Settings) -
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=False,  # api/http/addresses.py hears them, where something depends on them
         timeout_graceful_shutdown=int(settings.shutdown_seconds),
     )
 

@@ -5,17 +5,20 @@ from typing import Final
 
 from litestar import Litestar, Response, Router
 from litestar.config.cors import CORSConfig
+from litestar.datastructures import State
 from litestar.di import Provide
 from litestar.routes import HTTPRoute
 
 from segmentd.api.access import ROLES
 from segmentd.api.http.access import Guard, operation_of
+from segmentd.api.http.addresses import Addresses
 from segmentd.api.http.audit import audit_router
 from segmentd.api.http.documented import Documented
 from segmentd.api.http.errors import EXCEPTION_HANDLERS
 from segmentd.api.http.memberships import memberships_router
 from segmentd.api.http.metrics import metrics_router
 from segmentd.api.http.operations import OPENAPI, operations_router
+from segmentd.api.http.own_pages import OwnPages
 from segmentd.api.http.plain_values import PlainValues
 from segmentd.api.http.reports import reports_router
 from segmentd.api.http.segments import segments_router
@@ -36,12 +39,14 @@ def create_app(
     authenticator: Authenticator,
     metrics: Metrics | None = None,
     cors_origins: tuple[str, ...] = (),
+    addresses: Addresses | None = None,
 ) -> Litestar:
     """The application that serves these use cases to whom the authenticator knows.
 
     /metrics is there where something is measured. Raises LookupError for a handler that has no row in the
     table of roles.
     """
+    addresses = addresses or Addresses()
     app = Litestar(
         route_handlers=[
             Router(
@@ -61,7 +66,8 @@ def create_app(
             "service": Provide(lambda: service, sync_to_thread=False),
             "meters": Provide(lambda: metrics, sync_to_thread=False),
         },
-        guards=[Guard(authenticator), PlainValues()],
+        guards=[Guard(authenticator), OwnPages(addresses, cors_origins), PlainValues()],
+        state=State({"addresses": addresses}),
         exception_handlers=EXCEPTION_HANDLERS,
         request_max_body_size=LARGEST_BODY_BYTES,
         cors_config=CORSConfig([*cors_origins], expose_headers=_EXPOSED) if cors_origins else None,

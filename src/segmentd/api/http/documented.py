@@ -14,10 +14,12 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from segmentd.api.access import ROLES
 from segmentd.api.http.access import operation_of
+from segmentd.api.http.own_pages import SAFE_METHODS
 from segmentd.api.http.problem_documents import PROBLEM_JSON
 from segmentd.api.problems import HTTP_PROBLEMS, Problem, problem_of
 from segmentd.domain.errors import (
     Forbidden,
+    ForeignOrigin,
     Invalid,
     Overloaded,
     SegmentdError,
@@ -106,6 +108,7 @@ def _problems_of_every(handler: HTTPRouteHandler) -> list[Problem]:
             else []
         ),
         *([HTTP_PROBLEMS[400], HTTP_PROBLEMS[413], HTTP_PROBLEMS[415]] if has_body else []),
+        *([problem_of(ForeignOrigin)] if handler.http_methods - SAFE_METHODS else []),
         *([problem_of(Invalid)] if has_values else []),
         *([problem_of(Unavailable), problem_of(Overloaded)] if "service" in parameters else []),
     ]

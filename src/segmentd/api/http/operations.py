@@ -1,5 +1,6 @@
 """What operators ask: is the process alive, can it serve; and the documentation."""
 
+from html import escape
 from typing import Final
 
 from litestar import MediaType, Response, Router, get
@@ -10,6 +11,7 @@ from litestar.openapi.spec import Components, SecurityScheme
 from litestar.params import FromPath
 from msgspec import Struct
 
+from segmentd.api.http.addresses import address, location
 from segmentd.api.http.assets import Asset
 from segmentd.api.http.documented import BEARER
 from segmentd.api.http.problem_documents import SECURITY_HEADERS
@@ -33,22 +35,27 @@ _DOCS_PAGE: Final = """<!doctype html>
   <meta name="viewport" content="width=device-width, initial-scale=1">
   <title>segmentd API</title>
   <link rel="icon" href="data:,">
-  <link rel="stylesheet" href="/docs/swagger-ui.css">
+  <link rel="stylesheet" href="{root}/docs/swagger-ui.css">
 </head>
 <body>
   <div id="swagger-ui"></div>
-  <script src="/docs/swagger-ui-bundle.js"></script>
-  <script src="/docs/start.js"></script>
+  <script src="{root}/docs/swagger-ui-bundle.js"></script>
+  <script src="{root}/docs/start.js" data-document="{root}/openapi.json"></script>
 </body>
 </html>
 """
 _START_SCRIPT: Final = (
-    'SwaggerUIBundle({url: "/openapi.json", dom_id: "#swagger-ui", deepLinking: true, validatorUrl: null});\n'
+    "SwaggerUIBundle({url: document.currentScript.dataset.document, "
+    'dom_id: "#swagger-ui", deepLinking: true, validatorUrl: null});\n'
 )
 
 
 class _DocumentAlone(JsonRenderPlugin):
-    """/openapi.json without what Litestar puts beside it: HTML for every unknown address below its path."""
+    """/openapi.json, with the address called, and without Litestar's HTML for every unknown one below it."""
+
+    def render(self, request: AnyRequest, openapi_schema: dict[str, object]) -> bytes:
+        """The document for whom it says where to call."""
+        return super().render(request, {**openapi_schema, "servers": [{"url": location(request, "") or "/"}]})
 
     def receive_router(self, router: Router) -> None:
         router.routes[:] = [route for route in router.routes if self.has_path(route.path)]
@@ -90,9 +97,10 @@ async def readyz(service: UseCases) -> Status:
 
 
 @get("/docs", media_type=MediaType.HTML, include_in_schema=False)
-async def docs() -> Response[str]:
+async def docs(request: AnyRequest) -> Response[str]:
     """The API's documentation as a page."""
-    return Response(_DOCS_PAGE, headers={**SECURITY_HEADERS, "Content-Security-Policy": DOCS_CSP})
+    page = _DOCS_PAGE.format(root=escape(address(request).prefix))
+    return Response(page, headers={**SECURITY_HEADERS, "Content-Security-Policy": DOCS_CSP})
 
 
 @get("/docs/{name:str}", include_in_schema=False)

@@ -12,6 +12,7 @@ from litestar.params import HeaderParameter, JSONBody, PathParameter, QueryParam
 from litestar.response import Stream
 from msgspec import Meta, Struct, field
 
+from segmentd.api.http.addresses import address, location
 from segmentd.api.http.documented import problems
 from segmentd.api.http.entity_tags import names
 from segmentd.api.http.strict_json import StrictJson
@@ -116,7 +117,7 @@ async def order_report(
 ) -> Response[ReportBody]:
     """Order a report. The link is in the answer at once; the file is there when the status is done."""
     report = await service.order_report(data.to_order())
-    headers = {"Location": f"/api/v1/reports/{report.id}"}
+    headers = {"Location": location(request, f"/api/v1/reports/{report.id}")}
     if seconds := _wait(prefer):
         report = await service.wait_for_report(report.id, seconds)
         headers["Preference-Applied"] = f"wait={seconds}"
@@ -192,7 +193,7 @@ async def _all(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]
 
 async def _link(request: AnyRequest, service: Service, report: Report) -> str:
     signature = await service.sign_report(report.id)
-    return f"{str(request.base_url).rstrip('/')}/api/v1/reports/{report.id}/file?signature={signature}"
+    return f"{address(request).url}/api/v1/reports/{report.id}/file?signature={signature}"
 
 
 def _id(text: str) -> ReportId:

@@ -8,6 +8,7 @@ from litestar.params import JSONBody
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from segmentd.api.http.access import actor
+from segmentd.api.http.addresses import location
 from segmentd.api.http.documented import problems
 from segmentd.api.http.strict_json import StrictJson
 from segmentd.api.http.types import (
@@ -93,7 +94,9 @@ async def create_segment(
         ),
         actor(request),
     )
-    return Response(SegmentBody.of(segment), headers={"Location": f"/api/v1/segments/{segment.slug}"})
+    return Response(
+        SegmentBody.of(segment), headers={"Location": location(request, f"/api/v1/segments/{segment.slug}")}
+    )
 
 
 @get("/")

@@ -9,6 +9,7 @@ from msgspec import Meta, Struct
 
 from segmentd.api.access import check
 from segmentd.api.http.access import actor, principal
+from segmentd.api.http.addresses import location
 from segmentd.api.http.documented import problems
 from segmentd.api.http.strict_json import StrictJson
 from segmentd.api.http.types import (
@@ -59,10 +60,12 @@ class UserPage(Struct, frozen=True):
 
 
 @post("/", dto=StrictJson[Registration], responses=problems(UserExists))
-async def register_user(data: JSONBody[Registration], service: UseCases) -> Response[UserBody]:
+async def register_user(
+    request: AnyRequest, data: JSONBody[Registration], service: UseCases
+) -> Response[UserBody]:
     """Register a user. Nobody has to: the first change of a user's segments does it."""
     user = await service.register_user(data.id, data.name)
-    return Response(UserBody.of(user), headers={"Location": f"/api/v1/users/{user.id}"})
+    return Response(UserBody.of(user), headers={"Location": location(request, f"/api/v1/users/{user.id}")})
 
 
 @get("/")
