@@ -1,3 +1,4 @@
+import hashlib
 import re
 from importlib import resources
 
@@ -180,9 +181,22 @@ async def test_the_documentation_serves_its_own_assets_and_nothing_else(api: Api
     assert (await api.get(f"/docs/{name}")).status_code == 404
 
 
+@pytest.mark.parametrize(
+    ("name", "digest"),
+    [
+        ("LICENSE", "cfc7749b96f63bd31c3c42b5c471bf756814053e847c10f3eb003417bc523d30"),
+        ("swagger-ui-bundle.js", "e6a898692f2d768e807c3ba4626068a69a2c5dd960dd6c76f3e4d3a3de180af2"),
+        ("swagger-ui.css", "5ed08757e53da3e026d6cbecc61fe5d43585c9560b302d534ad56692519a273d"),
+    ],
+)
+def test_the_files_of_swagger_ui_are_those_of_its_release(name: str, digest: str) -> None:
+    content = resources.files("segmentd.api.http").joinpath("swagger_ui", name).read_bytes()
+    assert hashlib.sha256(content).hexdigest() == digest
+
+
 @pytest.mark.parametrize("name", ["swagger-ui-bundle.js", "swagger-ui.css"])
 async def test_an_asset_is_held_once_and_compressed_and_known_by_its_tag(api: Api, name: str) -> None:
-    content = resources.files("swagger_ui").joinpath("static", name).read_bytes()
+    content = resources.files("segmentd.api.http").joinpath("swagger_ui", name).read_bytes()
     plain = await api.get(f"/docs/{name}", headers={"Accept-Encoding": "identity"})
     packed = await api.get(f"/docs/{name}", headers={"Accept-Encoding": "br;q=1, gzip;q=0.5"})
 

@@ -1,4 +1,4 @@
-"""Files that are the same for everybody: held once in a process, compressed too, and sent to all from there."""
+"""Files that are the same for everybody: a process holds each once, compressed too, for all answers."""
 
 import gzip
 import hashlib

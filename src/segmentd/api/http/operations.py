@@ -25,7 +25,7 @@ DOCS_CSP: Final = (
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 
-# The assets of Swagger UI come with the package swagger-ui-py, so the page works without the internet.
+# Swagger UI 5.35.0 lies in swagger_ui/, so the page works without the internet (docs/decisions/0008).
 _ASSETS: Final = {"swagger-ui-bundle.js": "text/javascript", "swagger-ui.css": "text/css"}
 
 _DOCS_PAGE: Final = """<!doctype html>
@@ -110,7 +110,7 @@ async def docs_asset(request: AnyRequest, name: FromPath[str]) -> Response[bytes
         return Response(_START_SCRIPT.encode(), media_type="text/javascript")
     if name not in _ASSETS:
         raise NotFoundException
-    asset = Asset.of_package("swagger_ui", f"static/{name}", _ASSETS[name])
+    asset = Asset.of_package("segmentd.api.http", f"swagger_ui/{name}", _ASSETS[name])
     return asset.answer(request.headers.get("Accept-Encoding", ""), request.headers.get("If-None-Match"))
 
 
