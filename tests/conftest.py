@@ -22,6 +22,11 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts long tests first: at the end, the other processes would have nothing left to do beside them."""
+    items.sort(key=lambda item: item.get_closest_marker("timeout") is None)
+
+
 # An example may take as long as it takes: tests assert no times.
 settings.register_profile(
     "patient",
