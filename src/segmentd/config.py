@@ -94,7 +94,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     ] = 1.0
     shutdown_seconds: Annotated[
         float, Meta(ge=0, le=3600, description="Time for running requests at a stop.")
-    ] = 10.0
+    ] = 4.0
     public_url: Annotated[
         str | None,
         Meta(description="Where clients find the service, https://host[:port][/path]; else as they call it."),

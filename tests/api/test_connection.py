@@ -15,7 +15,7 @@ from structlog.testing import capture_logs
 
 from segmentd.api.http.connection import ConnectionLimits, LimitedProtocol
 from segmentd.observability.metrics import Refusal
-from segmentd.serve.http_worker import Server
+from segmentd.serve.http_server import Server
 from tests.client import Json
 
 # Not how long something may take, but when a test gives up.

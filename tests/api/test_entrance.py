@@ -267,7 +267,7 @@ async def door_for(database: Database, folder: Path, origins: str | None) -> Asy
         secret = await new_token(database, "page", Role.EDITOR)
         await authenticator.look()
         use_cases = service(database, settings, node)
-        door = http_door(use_cases, settings, authenticator, node.replica, Metrics())
+        door, _ = http_door(use_cases, settings, authenticator, node.replica, Metrics())
         async with Api(door) as api:
             api.headers.update(bearer(secret))
             yield api

@@ -15,7 +15,7 @@ from segmentd.api.http.request_ids import RequestIds
 from segmentd.config import Settings
 from segmentd.observability.metrics import Metrics
 from segmentd.replica.follower import Follower
-from segmentd.serve.http_worker import Server
+from segmentd.serve.http_server import Server
 from segmentd.serve.wiring import near, service
 from segmentd.storage.database import Database
 from tests.api.wire import Wire

@@ -4,13 +4,16 @@ import signal
 import socket
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx
 import pytest
 
-from tests.serve.processes import Serving, eventually, failure, is_alive, run, serving
+from segmentd.config import Settings
+from segmentd.serve.supervisor import SPARE_SECONDS
+from tests.serve.processes import PATIENCE_S, Serving, eventually, failure, is_alive, run, serving
 from tests.storage.rows import Rows, rows_of
 
 # Whoever writes takes this lock, shared (catalog_lock).
@@ -84,7 +87,7 @@ def test_a_request_that_runs_is_answered_before_the_end(
         eventually(lambda: rows(SOMEBODY_WAITS))
 
         send(service.pid, number)
-        eventually(lambda: not is_served_at(service.url))
+        eventually(lambda: is_refused_at(service.url))
         assert not running.done()
         rows("SELECT pg_advisory_unlock(%s)", WRITERS_LOCK)
 
@@ -94,12 +97,147 @@ def test_a_request_that_runs_is_answered_before_the_end(
         assert "process died" not in service.errors
 
 
-def is_served_at(url: str) -> bool:
-    """Whether new connections are still answered."""
+def place(url: str) -> tuple[str, int]:
+    """The address and port of a URL."""
+    parts = urlsplit(url)
+    return parts.hostname or "", parts.port or 0
+
+
+def is_refused_at(url: str) -> bool:
+    """Whether a new connection is refused at once."""
     try:
-        return httpx.get(f"{url}/livez", timeout=0.5).status_code == 200
-    except httpx.TransportError:
+        with socket.create_connection(place(url), timeout=0.5):
+            return False
+    except ConnectionRefusedError:
+        return True
+    except OSError:
         return False
+
+
+BEGUN = b"GET /livez HTTP/1.1\r\n"
+REST = b"Host: a\r\n\r\n"
+POSTED = (
+    b"POST /api/v1/segments HTTP/1.1\r\nHost: a\r\n"
+    b"Content-Type: application/json\r\nContent-Length: 99\r\n\r\n{"
+)
+LOOKED_UP = POSTED.replace(b"segments", b"lookup")
+
+
+def connected(service: Serving, sent: bytes) -> socket.socket:
+    """A connection on which these bytes were sent."""
+    connection = socket.create_connection(place(service.url), timeout=PATIENCE_S)
+    connection.sendall(sent)
+    return connection
+
+
+def heard(connection: socket.socket) -> bytes:
+    """All that comes until the other side ends the connection."""
+    with connection:
+        return b"".join(iter(lambda: connection.recv(65536), b""))
+
+
+def test_while_it_stops_the_port_is_closed_and_each_client_has_its_answer_and_is_sent_away(
+    empty_database_url: str, rows: Rows, tmp_path: Path
+) -> None:
+    with (
+        serving("--database-url", empty_database_url, cwd=tmp_path, workers=2) as service,
+        ThreadPoolExecutor(1) as client,
+    ):
+        service.ready()
+        with service.client() as other:
+            other.post("segments", json={"slug": "A"})
+        rows("SELECT pg_advisory_lock(%s)", WRITERS_LOCK)
+        running: Future[httpx.Response] = client.submit(add, service, 1000, "A")
+        used = connected(service, BEGUN + REST)
+        assert used.recv(65536).startswith(b"HTTP/1.1 200 OK\r\n")
+        used.sendall(BEGUN)
+        fresh = connected(service, BEGUN)
+        eventually(lambda: rows(SOMEBODY_WAITS))
+
+        os.kill(service.pid, signal.SIGTERM)
+        eventually(lambda: is_refused_at(service.url))
+
+        for connection in (used, fresh):
+            connection.sendall(REST)
+            answer = heard(connection)
+            assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
+            assert b"\r\nconnection: close\r\n" in answer
+        rows("SELECT pg_advisory_unlock(%s)", WRITERS_LOCK)
+        assert running.result().status_code == 200
+        assert running.result().headers["connection"] == "close"
+        assert service.ended() == (0, "")
+        assert "Traceback" not in service.errors
+
+
+def test_clients_that_wait_to_be_let_in_when_it_stops_are_answered(
+    empty_database_url: str, tmp_path: Path
+) -> None:
+    at_once = {"SEGMENTD_UNREADY_SECONDS": "0"}
+    with serving("--database-url", empty_database_url, cwd=tmp_path, workers=2, env=at_once) as service:
+        service.ready()
+        workers = service.workers()
+        for pid in workers:
+            os.kill(pid, signal.SIGSTOP)
+        waiting = [connected(service, BEGUN + REST) for _ in range(20)]
+
+        os.kill(service.pid, signal.SIGTERM)
+        eventually(lambda: not sockets_of(service.pid))
+        for pid in workers:
+            os.kill(pid, signal.SIGCONT)
+
+        for connection in waiting:
+            assert heard(connection).startswith(b"HTTP/1.1 200 OK\r\n")
+        assert service.ended() == (0, "")
+        assert is_refused_at(service.url)
+
+
+def sockets_of(pid: int) -> list[str]:
+    """What a process has open of TCP, where the system says so."""
+    listed = Path(f"/proc/{pid}/net/tcp")
+    if not listed.exists():
+        pytest.skip("only Linux tells the sockets of another process")
+    inodes = {line.split()[9] for line in listed.read_text().splitlines()[1:]}
+    opened = []
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):  # closed meanwhile
+            opened.append(str(link.readlink()))
+    return [each for each in opened if each.removeprefix("socket:[").removesuffix("]") in inodes]
+
+
+def test_a_request_that_the_stop_cuts_off_is_503_and_the_end_fits_the_defaults(
+    empty_database_url: str, rows: Rows, tmp_path: Path
+) -> None:
+    with (
+        serving("--database-url", empty_database_url, cwd=tmp_path) as service,
+        ThreadPoolExecutor(1) as client,
+    ):
+        service.ready()
+        with service.client() as other:
+            other.post("segments", json={"slug": "A"})
+        rows("SELECT pg_advisory_lock(%s)", WRITERS_LOCK)
+        running: Future[httpx.Response] = client.submit(add, service, 1000, "A")
+        incomplete = [connected(service, sent) for sent in (BEGUN, POSTED, LOOKED_UP)]
+        eventually(lambda: rows(SOMEBODY_WAITS))
+
+        assert service.stop(signal.SIGTERM) == (0, "")
+
+        assert running.result().status_code == 503
+        assert running.result().headers["content-type"] == "application/problem+json"
+        assert running.result().headers["retry-after"] == "1"
+        assert running.result().json()["type"] == "/problems/unavailable"
+        assert running.result().json()["request_id"] in service.errors
+        for connection in incomplete:
+            answer = heard(connection)
+            assert answer.startswith(b"HTTP/1.1 503 "), answer
+            assert b'"/problems/unavailable"' in answer
+        assert "Traceback" not in service.errors
+    assert rows("SELECT count(*) FROM memberships") == [(0,)]
+
+
+def test_by_its_defaults_a_stop_is_over_before_docker_kills() -> None:
+    docker_s, of_postgresql_s = 10, 2
+    longest = Settings().unready_seconds + Settings().shutdown_seconds + SPARE_SECONDS
+    assert longest + of_postgresql_s < docker_s
 
 
 def test_an_http_process_that_is_killed_is_replaced_and_service_goes_on(

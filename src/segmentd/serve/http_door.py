@@ -19,8 +19,8 @@ def http_door(
     authenticator: Authenticator,
     replica: Replica,
     metrics: Metrics | None,
-) -> HotPath:
-    """The hot path, and behind it the framework's application."""
+) -> tuple[HotPath, Entrance]:
+    """The hot path, and what stands behind it, before the framework's application."""
     origins = tuple(origin.strip() for origin in (settings.cors_origins or "").split(",") if origin.strip())
     addresses = Addresses(
         None if settings.public_url is None else public_address(settings.public_url),
@@ -33,4 +33,5 @@ def http_door(
         RequestLimits(settings.max_requests, settings.request_seconds),
         metrics or Metrics(),
     )
-    return HotPath(entrance, replica, authenticator, ids, metrics, [b"origin"] if origins else [])
+    unusual = [b"origin"] if origins else []
+    return HotPath(entrance, replica, authenticator, ids, metrics, unusual), entrance

@@ -4,19 +4,16 @@ import asyncio
 import resource
 import socket
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
-
-import uvicorn
-from litestar.types import ASGIApp
 
 from segmentd.api.http.connection import ConnectionLimits
 from segmentd.api.http.hot_protocol import HotProtocol
 from segmentd.config import Settings
 from segmentd.serve.child import Assignment, Duty, run_child
 from segmentd.serve.http_door import http_door
+from segmentd.serve.http_server import Server, uvicorn_config
 from segmentd.serve.wiring import gate, measured, near, service, traced, watched
 from segmentd.service import Service
 from segmentd.storage.database import Database
@@ -48,12 +45,17 @@ async def serve_http(assignment: Assignment, duty: Duty) -> None:
             ) as authenticator,
         ):
             use_cases = service(database, settings, node, metrics)
-            hot_path = http_door(use_cases, settings, authenticator, node.replica, metrics)
+            hot_path, entrance = http_door(use_cases, settings, authenticator, node.replica, metrics)
             app = hot_path if tracing is None else tracing.wrap(hot_path)
             protocol = HotProtocol.answering_by(hot_path, tracing.headers if tracing else ()).within(
                 _limits(settings), metrics.refused if metrics else None
             )
-            server = Server(_configured(app, protocol, settings), duty.report_ready)
+            server = Server(
+                uvicorn_config(app, protocol),
+                duty.report_ready,
+                entrance.cut_off,
+                settings.shutdown_seconds,
+            )
             leaving = asyncio.create_task(
                 _leave(use_cases, duty.leaving), name="wait for the stop to be near"
             )
@@ -61,29 +63,6 @@ async def serve_http(assignment: Assignment, duty: Duty) -> None:
             await server.serve(sockets=[listener])
             leaving.cancel()
             stopping.cancel()
-
-
-class Server(uvicorn.Server):
-    """uvicorn that reports when it accepts connections, and leaves signals to the supervisor's protocol."""
-
-    def __init__(self, config: uvicorn.Config, report_ready: Callable[[], None]) -> None:
-        super().__init__(config)
-        self._report_ready = report_ready
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Reports once the sockets are served."""
-        await super().startup(sockets)
-        self._report_ready()
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """No signal handlers of its own."""
-        yield
-
-    async def exit_after(self, stop: asyncio.Event) -> None:
-        """Begins the orderly end once `stop` is set."""
-        await stop.wait()
-        self.should_exit = True
 
 
 def _allow_open_files() -> None:
@@ -104,20 +83,6 @@ def _limits(settings: Settings) -> ConnectionLimits:
         receive_seconds=settings.receive_seconds,
         send_seconds=settings.send_seconds,
         keep_alive_seconds=settings.keep_alive_seconds,
-    )
-
-
-def _configured(app: ASGIApp, protocol: type[HotProtocol], settings: Settings) -> uvicorn.Config:
-    return uvicorn.Config(
-        app,
-        http=protocol,
-        ws="none",
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,  # api/http/addresses.py hears them, where something depends on them
-        timeout_graceful_shutdown=int(settings.shutdown_seconds),
     )
 
 

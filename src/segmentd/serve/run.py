@@ -55,7 +55,11 @@ def work(settings: Settings) -> None:
     with any_database(settings) as (database_url, lives):
         asyncio.run(migrate(database_url))
         if not _supervise(
-            [Kept(NODE_WORKER, Assignment(settings, database_url))], "segmentd worker is ready", lives
+            [Kept(NODE_WORKER, Assignment(settings, database_url))],
+            "segmentd worker is ready",
+            lives,
+            unready_seconds=0,
+            close_port=lambda: None,
         ):
             raise StartupFailed("the embedded PostgreSQL died")
 
@@ -78,7 +82,7 @@ def _serve_once(settings: Settings, listener: socket.socket, folder: Path, ready
         )
         kept = [Kept(HTTP_WORKER, http) for _ in range(worker_count(settings))]
         node = Kept(NODE_WORKER, Assignment(settings, database_url, str(folder), metrics_dir=metrics_dir))
-        return _supervise([*kept, node], ready_line, lives, settings.unready_seconds)
+        return _supervise([*kept, node], ready_line, lives, settings.unready_seconds, listener.close)
 
 
 def migrate_once(settings: Settings) -> int:
@@ -130,10 +134,14 @@ def check(configuration: Configuration) -> Iterator[str]:
 
 
 def _supervise(
-    kept: Sequence[Kept], ready_line: str | None, lives: Callable[[], bool], unready_seconds: float = 0
+    kept: Sequence[Kept],
+    ready_line: str | None,
+    lives: Callable[[], bool],
+    unready_seconds: float,
+    close_port: Callable[[], None],
 ) -> bool:
     try:
-        return asyncio.run(supervise(kept, ready_line, lives, unready_seconds))
+        return asyncio.run(supervise(kept, ready_line, lives, unready_seconds, close_port))
     except* StartupFailed as group:
         raise group.exceptions[0] from None
 

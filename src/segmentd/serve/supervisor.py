@@ -25,17 +25,22 @@ HEALTHY_AFTER_S: Final = 30.0
 # How often the supervisor looks whether the embedded PostgreSQL lives.
 LOOK_EVERY_S: Final = 0.5
 # What a child may take on top of the time for running requests, before it is killed.
-SPARE_SECONDS: Final = 5.0
+SPARE_SECONDS: Final = 2.5
 
 _log = structlog.get_logger(__name__)
 
 
 async def supervise(
-    kept: Sequence["Kept"], ready_line: str | None, needed: Callable[[], bool], unready_seconds: float
+    kept: Sequence["Kept"],
+    ready_line: str | None,
+    needed: Callable[[], bool],
+    unready_seconds: float,
+    close_port: Callable[[], None],
 ) -> bool:
     """Keeps processes alive until SIGTERM or SIGINT; prints the line, if any, once all are ready.
 
     On SIGTERM they say that they are not ready for so long before they stop; a second signal cuts that short.
+    Then `close_port` closes what this process holds of the listening socket: each child closes its own.
     False: it stopped because what they need was gone. Raises StartupFailed when one dies before it was ready.
     """
     stop = Stop()
@@ -51,6 +56,7 @@ async def supervise(
         was_asked = stop.asked.is_set()
         if was_asked:
             await _within(unready_seconds, stop.now)
+            close_port()
         stop.order()
         announcing.cancel()
     return was_asked

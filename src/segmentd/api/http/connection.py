@@ -18,7 +18,8 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from segmentd.api.http.framing import MALFORMED, BadFraming, accepted, parser_after
 from segmentd.api.http.problem_documents import document, head
-from segmentd.api.problems import HTTP_PROBLEMS, Problem
+from segmentd.api.problems import HTTP_PROBLEMS, Problem, problem_of
+from segmentd.domain.errors import Unavailable
 from segmentd.observability.metrics import Refusal
 
 # What the system takes ahead of the client. It would take megabytes, and until a slow client has a third of
@@ -70,6 +71,8 @@ class LimitedProtocol(HttpToolsProtocol):
     """
 
     limits: ClassVar[ConnectionLimits]
+    leaving: ClassVar[bool] = False
+    """Whether each connection ends with its next answer, for the process is about to stop."""
 
     flow: ReadingFlow
 
@@ -162,6 +165,8 @@ class LimitedProtocol(HttpToolsProtocol):
         super().on_headers_complete()
         self.headers = []  # for the trailers, which are no headers of the request
         self._has_head = True
+        if self.leaving:
+            self.cycle.keep_alive = False
         if self.expect_100_continue:
             # The client waits for the application, so its time stands still: see `ReadingFlow`.
             self.flow.pause_reading()
@@ -189,6 +194,24 @@ class LimitedProtocol(HttpToolsProtocol):
     def resume_writing(self) -> None:
         self._unsent = 0
         super().resume_writing()
+
+    def leave(self) -> None:
+        """Ends the connection with the answer that is under way, if one is."""
+        cycle: RequestResponseCycle | None = self.cycle
+        if cycle is not None and not cycle.response_complete:
+            cycle.keep_alive = False
+
+    def shutdown(self) -> None:
+        """Ends the connection now if nothing is due to the client, else with the answer."""
+        if not self._parsing:
+            super().shutdown()
+
+    def cut_off(self) -> None:
+        """Refuses what is being received, and ends the connection."""
+        if self._parsing and not self._refusing and not self.transport.is_closing():
+            self._refuse(problem_of(Unavailable), "The service stopped before it had the whole request.")
+        else:
+            self.transport.close()
 
     def _look(self) -> None:
         """Ends what took its time, and looks anew when the next time can be over.

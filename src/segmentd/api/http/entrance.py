@@ -12,7 +12,7 @@ from litestar.types.asgi_types import ReceiveMessage
 from segmentd.api.http.problem_documents import document, head
 from segmentd.api.http.request_ids import HEADER, RequestIds
 from segmentd.api.problems import problem_of
-from segmentd.domain.errors import Overloaded
+from segmentd.domain.errors import Overloaded, Unavailable
 from segmentd.observability.metrics import Metrics, Refusal
 
 # Asked by those who watch over the service, above all when there is too much to do.
@@ -41,7 +41,7 @@ class Entrance:
         self._ids = ids
         self._limits = limits
         self._metrics = metrics
-        self._running = 0
+        self._running: set[_Answer] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != ScopeType.HTTP:
@@ -57,19 +57,25 @@ class Entrance:
         if scope["method"] == "HEAD":
             # The framework has no routes for it: it is a GET without the body.
             asked = {**scope, "method": "GET"}
-        self._running += 1
+        self._running.add(answer)
         self._metrics.requests_in_progress.inc()
         try:
             await self._limited(asked, receive, answer)
         finally:
             if "path_template" in asked:  # what the framework calls the route
                 scope["path_template"] = asked["path_template"]
-            self._running -= 1
+            self._running.discard(answer)
             self._metrics.requests_in_progress.dec()
             self._note(scope, answer.status, time.perf_counter() - begun)
 
+    async def cut_off(self) -> None:
+        """Answers for all that is worked on and has no answer yet, because the process has to end."""
+        detail = "The service stopped before the request was done; try again shortly."
+        refusals = [answer.refuse(detail, Unavailable) for answer in self._running if answer.status is None]
+        await asyncio.gather(*refusals)
+
     async def _limited(self, scope: HTTPScope, receive: Receive, answer: "_Answer") -> None:
-        if self._running > self._limits.most_requests and scope["path"] not in _ALWAYS_ANSWERED:
+        if len(self._running) > self._limits.most_requests and scope["path"] not in _ALWAYS_ANSWERED:
             self._metrics.refused(Refusal.OVERLOAD)
             await answer.refuse("This process has too many requests to work on; try again shortly.")
             return
@@ -81,6 +87,9 @@ class Entrance:
                 raise
             self._metrics.refused(Refusal.TIMEOUT)
             await answer.refuse("The request took longer than it may; try again shortly.")
+        except asyncio.CancelledError:
+            if answer.status is None:  # else it was cut off
+                raise
 
     def _note(self, scope: HTTPScope, status: int | None, seconds: float) -> None:
         shown = status or _CLIENT_GONE
@@ -109,6 +118,7 @@ class _Answer:
         self._method = method
         self._client_gone = False
         self._ended = False
+        self.is_refused = False
         self.status: int | None = None
 
     def heard(self, receive: Receive) -> Receive:
@@ -123,6 +133,8 @@ class _Answer:
         return heard
 
     async def __call__(self, message: Message) -> None:
+        if self.is_refused:  # and the framework was about to answer
+            return
         if message["type"] == "http.response.start":
             self.status = _CLIENT_GONE if self._client_gone else message["status"]
             self.limit.reschedule(None)
@@ -141,14 +153,16 @@ class _Answer:
             self._ended = True
             await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    async def refuse(self, detail: str) -> None:
+    async def refuse(self, detail: str, error: type[Unavailable] = Overloaded) -> None:
         """Answers in the place of the framework."""
-        problem = problem_of(Overloaded)
+        self.is_refused = True
+        problem = problem_of(error)
         body = document(problem, detail, self._request_id.decode())
         self.status = problem.status
         headers = [(HEADER, self._request_id), *head(problem, len(body))]
         await self._send({"type": "http.response.start", "status": problem.status, "headers": headers})
-        await self({"type": "http.response.body", "body": body, "more_body": False})
+        body = b"" if self._method == "HEAD" else body
+        await self._send({"type": "http.response.body", "body": body, "more_body": False})
 
 
 def _with_head(name: bytes, value: bytes) -> bytes:

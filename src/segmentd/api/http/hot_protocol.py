@@ -61,7 +61,7 @@ class HotProtocol(LimitedProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Answers a plain hot read, or hands everything to the parser."""
-        small = len(data) <= self.limits.max_header_bytes
+        small = len(data) <= self.limits.max_header_bytes and not self.leaving
         if small and not self._is_busy() and (plain := PLAIN.fullmatch(data)) and is_host(plain[2]):
             begun = time.perf_counter_ns()
             hot_path = self.hot_path

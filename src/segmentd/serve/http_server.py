@@ -1,0 +1,152 @@
+"""The HTTP server of a process, and its orderly end."""
+
+import asyncio
+import socket
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Final
+
+import structlog
+import uvicorn
+from litestar.types import ASGIApp
+
+from segmentd.api.http.connection import LimitedProtocol
+
+# For which an idle connection stays open when the end begins: a request may be on its way in it.
+LINGER_S: Final = 0.5
+# For the refusals of what was cut off, until they are with the system.
+_CUT_OFF_S: Final = 0.5
+_LOOK_EVERY_S: Final = 0.02
+
+_log = structlog.get_logger(__name__)
+
+
+class Server(uvicorn.Server):
+    """uvicorn that leaves signals to the supervisor's protocol, and whose end loses no request.
+
+    `cut_off` answers for the requests that have no answer after `seconds` of the end.
+    """
+
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        report_ready: Callable[[], None],
+        cut_off: Callable[[], Awaitable[None]] | None = None,
+        seconds: float = 0,
+    ) -> None:
+        super().__init__(config)
+        self._report_ready = report_ready
+        self._cut_off = cut_off
+        self._seconds = seconds
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Reports once the sockets are served."""
+        await super().startup(sockets)
+        self._report_ready()
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """No signal handlers of its own."""
+        yield
+
+    async def exit_after(self, stop: asyncio.Event) -> None:
+        """Begins the orderly end once `stop` is set."""
+        await stop.wait()
+        self.should_exit = True
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Closes the port, lets requests end for a while, and answers for those that did not."""
+        self._protocol.leaving = True
+        await self._close_port(sockets or [])
+        for connection in self._connections():
+            connection.leave()
+        linger = min(LINGER_S, self._seconds)
+        await self._is_empty_within(linger)
+        for connection in self._connections():
+            connection.shutdown()
+        if not await self._is_empty_within(self._seconds - linger):
+            await self._end_the_rest()
+
+    async def _close_port(self, sockets: Iterable[socket.socket]) -> None:
+        """Stops listening, and takes in the clients that the system has let in already.
+
+        It would reset their connections otherwise. The port is closed when the last process that shares the
+        socket has done so.
+        """
+        listening = [each.dup() for each in sockets]
+        for server in self.servers:
+            server.close()
+        for each in sockets:
+            each.close()
+        waiting = [connection for each in listening for connection in _accepted(each)]
+        loop = asyncio.get_running_loop()
+        for connection in waiting:
+            with suppress(OSError):  # it has gone meanwhile
+                await loop.connect_accepted_socket(self._new_protocol, connection)
+
+    async def _end_the_rest(self) -> None:
+        _log.warning("requests were cut off by the stop", connections=len(self.server_state.connections))
+        if self._cut_off is not None:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._cut_off(), _CUT_OFF_S)
+        for connection in self._connections():
+            connection.cut_off()
+        for task in list(self.server_state.tasks):
+            task.cancel()
+        await self._is_empty_within(_CUT_OFF_S)
+        for connection in self._connections():
+            connection.transport.abort()
+
+    async def _is_empty_within(self, seconds: float) -> bool:
+        """Waits until no client is connected and nothing is worked on; whether that came true."""
+        loop = asyncio.get_running_loop()
+        give_up = loop.time() + seconds
+        while self.server_state.connections or self.server_state.tasks:
+            if loop.time() >= give_up:
+                return False
+            await asyncio.sleep(_LOOK_EVERY_S)
+        return True
+
+    @property
+    def _protocol(self) -> type[LimitedProtocol]:
+        protocol = self.config.http_protocol_class
+        if not issubclass(protocol, LimitedProtocol):
+            raise TypeError("the server's protocol is ours")
+        return protocol
+
+    def _new_protocol(self) -> LimitedProtocol:
+        return self._protocol(
+            config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+        )
+
+    def _connections(self) -> list[LimitedProtocol]:
+        return [each for each in self.server_state.connections if isinstance(each, LimitedProtocol)]
+
+
+def uvicorn_config(app: ASGIApp, protocol: type[LimitedProtocol]) -> uvicorn.Config:
+    """Uvicorn's settings."""
+    return uvicorn.Config(
+        app,
+        http=protocol,
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,  # api/http/addresses.py hears them, where something depends on them
+    )
+
+
+def _accepted(listening: socket.socket) -> Iterator[socket.socket]:
+    """The connections that wait at this socket; then it is closed."""
+    with listening:
+        listening.settimeout(0)
+        while True:
+            try:
+                connection, _ = listening.accept()
+            except ConnectionAbortedError:
+                continue
+            except OSError:  # there is none, or no room for one
+                return
+            connection.settimeout(0)
+            yield connection
