@@ -111,6 +111,17 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         str | None,
         Meta(description="Where report files are, such as s3://bucket/reports; else in data_dir."),
     ] = None
+    report_store_bytes: Annotated[
+        int, Meta(ge=0, description="Bytes of the files of all reports together, at most; 0 is no limit.")
+    ] = 10 * 2**30
+    reports_per_caller: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=100_000,
+            description="Reports of a caller that are not done, at most; of all callers, ten times as many.",
+        ),
+    ] = 100
     report_days: Annotated[float, Meta(gt=0, le=3650, description="How long a report's link works.")] = 7.0
     report_key: Annotated[
         Annotated[str, Meta(min_length=32)] | None,

@@ -17,11 +17,11 @@ from procrastinate import App, JobContext, PsycopgConnector, RetryStrategy
 from procrastinate.exceptions import ConnectorException
 from procrastinate.jobs import Status as JobStatus
 
-from segmentd.domain.errors import SegmentdError
-from segmentd.domain.reports import ReportId, Status
+from segmentd.domain.errors import ReportStoreFull, SegmentdError
+from segmentd.domain.reports import Report, ReportId, ReportLimits, Status, store_full
 from segmentd.observability.metrics import Metrics
 from segmentd.observability.traces import Tracing
-from segmentd.reports.build import build
+from segmentd.reports.build import Claim, build
 from segmentd.reports.files import ReportFiles
 from segmentd.storage import reports, upkeep
 from segmentd.storage.database import Database
@@ -51,7 +51,8 @@ _log = structlog.get_logger(__name__)
 class Tasks:
     """What the tasks do, apart from the queue that calls them.
 
-    `builds` are connections for the making of reports, which keeps them for long.
+    `builds` are connections for the making of reports, which keeps them for long. The files of all reports
+    have `store_bytes` at most, where that is not 0.
     """
 
     def __init__(
@@ -61,9 +62,11 @@ class Tasks:
         tracing: Tracing | None = None,
         metrics: Metrics | None = None,
         builds: Database | None = None,
+        store_bytes: int = ReportLimits().store_bytes,
     ) -> None:
         self._database = database
         self._builds = builds or database
+        self._store_bytes = store_bytes
         self._files = files
         self._tracing = tracing
         self._metrics = metrics or Metrics()
@@ -77,15 +80,20 @@ class Tasks:
             _log.info("settled", users_with_ended_terms=terms, users_in_deleted_segments=closed)
 
     async def keep_house(self) -> None:
-        """Keeps the history's partitions three months ahead, and forgets what every copy has heard of."""
+        """Keeps the history's partitions three months ahead, and forgets what nobody asks for any more."""
         await upkeep.make_partitions(self._database)
         await upkeep.forget_erasures(self._database)
+        await reports.forget(self._database)
 
     async def build_report(self, report_id: ReportId, *, last_attempt: bool) -> None:
         """Makes a report's file; on the last attempt an error is noted for whoever ordered it."""
         try:
             with contextlib.nullcontext() if self._tracing is None else self._tracing.job(BUILD_REPORT):
                 await self._build(report_id)
+        except ReportStoreFull as error:  # so it will be in some seconds, too
+            self._metrics.report_failed()
+            await reports.fail(self._builds, report_id, error.detail)
+            _log.warning("report given up", report=str(report_id), reason=error.detail)
         except BaseException as error:  # a stop of the worker, too, may end the last attempt
             if last_attempt:
                 self._metrics.report_failed()
@@ -97,10 +105,25 @@ class Tasks:
         if report.status is Status.DONE:
             return
         begun = time.monotonic()
-        built = await build(self._builds, self._files, report)
+        built = await build(self._builds, self._files, report, self._claim(report))
         await reports.finish(self._builds, report_id, built)
         self._metrics.report_made(time.monotonic() - begun, built.rows)
         _log.info("report done", report=str(report_id), rows=built.rows, bytes=built.size)
+
+    def _claim(self, report: Report) -> Claim | None:
+        if not self._store_bytes:
+            return None
+
+        async def claim(size: int) -> int:
+            for attempt in range(2):
+                if attempt:
+                    await self.purge_reports()  # what has expired makes room, the oldest first
+                claimed = await reports.claim(self._builds, report.id, size, self._store_bytes)
+                if claimed is not None:
+                    return claimed
+            raise ReportStoreFull(store_full(self._store_bytes))
+
+        return claim
 
     async def purge_reports(self) -> None:
         """Removes the files of expired reports, and what killed builds left of them."""
@@ -176,8 +199,11 @@ def report_queue() -> reports.Enqueue:
     """Puts reports into the queue, each in its caller's transaction."""
     app = App(connector=PsycopgConnector())  # never opened: each call brings its connection
 
-    async def enqueue(connection: psycopg.AsyncConnection, report_id: ReportId) -> None:
-        task = app.configure_task(BUILD_REPORT, connection=connection, queue=REPORTS.name)
+    async def enqueue(connection: psycopg.AsyncConnection, report_id: ReportId, under_way: int) -> None:
+        # Callers take turns: the first report of one comes before the hundredth of another.
+        task = app.configure_task(
+            BUILD_REPORT, connection=connection, queue=REPORTS.name, priority=-under_way
+        )
         await task.defer_async(report_id=str(report_id))
 
     return enqueue

@@ -11,7 +11,7 @@ from segmentd.domain.errors import ReportExpired, ReportNotFound, ReportNotReady
 from segmentd.domain.identifiers import Slug, UserId
 from segmentd.domain.memberships import Change, Changed, Event, Evidence, Membership, UserSegments
 from segmentd.domain.pages import SLUG_KEYS, USER_KEYS, Page, decode_cursor, encode_cursor
-from segmentd.domain.reports import Report, ReportId, ReportOrder, Status
+from segmentd.domain.reports import Report, ReportId, ReportLimits, ReportOrder, Status
 from segmentd.domain.segments import NewSegment, Segment, SegmentUpdate
 from segmentd.domain.users import User
 from segmentd.observability.metrics import Metrics
@@ -20,6 +20,7 @@ from segmentd.replica.replica import CopyMeasures, Replica
 from segmentd.replica.store import Unusable
 from segmentd.reports.files import ReportFiles
 from segmentd.reports.links import is_signed, sign
+from segmentd.reports.waiting import Waiting
 from segmentd.storage import (
     audit_log,
     history,
@@ -32,8 +33,8 @@ from segmentd.storage import (
 from segmentd.storage.database import Database
 from segmentd.storage.replication import OwnWrite
 
-# How often a waiting request looks whether its report is done.
-_LOOK_EVERY_S: Final = 0.1
+# Orders that a process takes at a time: hundreds at once leave the connections to other requests.
+ORDERS_AT_ONCE: Final = 2
 
 
 class ReportDesk(NamedTuple):
@@ -42,8 +43,18 @@ class ReportDesk(NamedTuple):
     files: ReportFiles
     enqueue: reports.Enqueue
     lifetime: timedelta
+    limits: ReportLimits = ReportLimits()
+    longest_wait_s: float = 60.0
+    """After which an order is answered, however long it would wait for its report."""
     signing_keys: Sequence[bytes] = ()
     """In place of the keys in the database: the first one signs."""
+
+
+class SignedReport(NamedTuple):
+    """A report, and the signature of its link."""
+
+    report: Report
+    signature: str
 
 
 class Node(NamedTuple):
@@ -68,6 +79,8 @@ class Measured(NamedTuple):
     """None where the database did not answer in time."""
     copy: CopyMeasures | None
     """None where this process has no copy at hand."""
+    report_bytes_limit: int
+    """Which the files of all reports may have; 0: as many as they like."""
 
 
 class Service:
@@ -80,11 +93,14 @@ class Service:
         self._desk = desk
         self._node = node
         self._metrics = metrics or Metrics()
+        self._orders = asyncio.Semaphore(ORDERS_AT_ONCE)
+        self._waiting = Waiting(database, self._metrics)
         self._leaving = False
 
     def leave(self) -> None:
-        """Says from now on that the service is not ready, for it is about to stop."""
+        """Says from now on that the service is not ready, for it is about to stop; nobody waits any more."""
         self._leaving = True
+        self._waiting.end()
 
     async def check_ready(self) -> None:
         """Raises Unavailable, with the reason, when neither the database nor the copy can answer."""
@@ -102,7 +118,8 @@ class Service:
             found = await measures.measure(self._database)
         except Unavailable:
             found = None
-        return Measured(found, None if self._node is None else self._node.replica.measure())
+        copy = None if self._node is None else self._node.replica.measure()
+        return Measured(found, copy, self._desk.limits.store_bytes)
 
     # Segments
 
@@ -214,27 +231,27 @@ class Service:
 
     # Reports
 
-    async def order_report(self, order: ReportOrder) -> Report:
-        """Orders a report; it is made in the background. Raises Invalid, UserNotFound, SegmentNotFound."""
-        return await reports.order(self._database, order, self._desk.lifetime, self._desk.enqueue)
+    async def order_report(self, order: ReportOrder, actor: Actor, wait_s: float = 0) -> SignedReport:
+        """Orders a report, made in the background, and waits up to so many seconds until it is final.
 
-    async def get_report(self, report_id: ReportId) -> Report:
+        Whatever goes wrong with the waiting, the answer is the order as it stands. Raises Invalid,
+        UserNotFound, SegmentNotFound, TooManyReports, ReportStoreFull.
+        """
+        clock, desk = asyncio.get_running_loop().time, self._desk
+        give_up = clock() + desk.longest_wait_s
+        async with self._orders:
+            keys = await self._signing_keys()  # before the order: once that stands, nothing may fail any more
+            report = await reports.order(
+                self._database, order, actor.name, desk.limits, desk.lifetime, desk.enqueue
+            )
+        if (seconds := min(wait_s, give_up - clock())) > 0:
+            report = await self._waiting.wait(report.id, seconds) or report
+        return SignedReport(report, sign(report.id, keys[0]))
+
+    async def get_report(self, report_id: ReportId) -> SignedReport:
         """How far a report is. Raises ReportNotFound."""
-        return await reports.get(self._database, report_id)
-
-    async def wait_for_report(self, report_id: ReportId, seconds: float) -> Report:
-        """The report once it is done or failed, or as it is after so many seconds. Raises ReportNotFound."""
-        loop = asyncio.get_running_loop()
-        give_up = loop.time() + seconds
-        report = await self.get_report(report_id)
-        while not report.status.final and loop.time() < give_up:
-            await asyncio.sleep(_LOOK_EVERY_S)
-            report = await self.get_report(report_id)
-        return report
-
-    async def sign_report(self, report_id: ReportId) -> str:
-        """The signature of a report's link."""
-        return sign(report_id, (await self._signing_keys())[0])
+        keys = await self._signing_keys()
+        return SignedReport(await reports.get(self._database, report_id), sign(report_id, keys[0]))
 
     async def get_report_file(self, report_id: ReportId, signature: str) -> Report:
         """A report whose file is there, by its link.
@@ -243,7 +260,7 @@ class Service:
         """
         if not is_signed(report_id, signature, await self._signing_keys()):
             raise ReportNotFound
-        report = await self.get_report(report_id)
+        report = await reports.get(self._database, report_id)
         if report.expires_at <= await history.instant(self._database):
             raise ReportExpired
         if report.status is not Status.DONE:

@@ -11,7 +11,7 @@ import psycopg
 import pytest
 from obstore.store import MemoryStore
 
-from segmentd.jobs import ATTEMPTS, Tasks, work
+from segmentd.jobs import ATTEMPTS, REPORTS_AT_ONCE, Tasks, work
 from segmentd.reports.files import ReportFiles
 from segmentd.storage.database import Database
 from tests.client import Json
@@ -255,6 +255,32 @@ HOLD_BACK: LiteralString = """
 END_WHO_WAITS_FOR: LiteralString = """
     SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE %s = ANY (pg_blocking_pids(pid))
 """
+
+
+async def test_reports_that_take_long_do_not_hold_up_the_upkeep(
+    office: Office, database_url: str, clock: Clock, rows: Rows
+) -> None:
+    await office.api.create("A")
+    await office.api.add(1, {"slug": "A", "ttl_seconds": 60})
+    rows.run(HOLD_BACK)
+    ordered = [await office.order() for _ in range(6)]
+
+    async def as_many_are_made_as_can_be() -> bool:
+        waiting = rows.column("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted")
+        return waiting == [REPORTS_AT_ONCE]
+
+    async def is_settled() -> bool:
+        return rows.column("SELECT count(*) FROM memberships WHERE ended_at IS NULL") == [0]
+
+    with psycopg.connect(database_url, autocommit=True) as other:
+        other.execute("SELECT pg_advisory_lock(1)")
+        async with worker(database_url, office.tasks):
+            await until(as_many_are_made_as_can_be)
+            clock.advance(days=1)
+            await until(is_settled)
+            other.execute("SELECT pg_advisory_unlock(1)")
+            for report in ordered:
+                assert (await final(office, report))["status"] == "done"
 
 
 async def test_a_report_whose_worker_was_killed_is_made_whole_by_another(

@@ -42,6 +42,12 @@ PROBLEMS: Final[Mapping[type[errors.SegmentdError], Problem]] = {
     errors.TooManyRequests: Problem(
         "too-many-requests", "Too many requests", 429, "RESOURCE_EXHAUSTED", retry_after=1
     ),
+    errors.TooManyReports: Problem(
+        "too-many-reports", "Too many reports", 429, "RESOURCE_EXHAUSTED", retry_after=5
+    ),
+    errors.ReportStoreFull: Problem(
+        "report-store-full", "Report store full", 429, "RESOURCE_EXHAUSTED", retry_after=600
+    ),
     errors.Unavailable: Problem("unavailable", "Unavailable", 503, "UNAVAILABLE", retry_after=1),
     errors.Overloaded: Problem("overloaded", "Overloaded", 503, "UNAVAILABLE", retry_after=1),
     errors.StartupFailed: Problem("internal", "Internal error", 500, "INTERNAL"),

@@ -6,7 +6,7 @@ SegmentdError
 ├── Conflict ─── SegmentExists, UserExists, TokenExists, ReportNotReady
 ├── Gone ─────── ReportExpired
 ├── Denied ───── Unauthenticated, Forbidden, ForeignOrigin
-├── TooManyRequests
+├── TooManyRequests ─ TooManyReports, ReportStoreFull
 ├── Unavailable ─ Overloaded
 └── StartupFailed
 """
@@ -142,9 +142,17 @@ class ForeignOrigin(Denied):
 class TooManyRequests(SegmentdError):
     """The caller sends more requests than this node allows; slow down."""
 
-    def __init__(self, retry_after: int | None = None) -> None:
-        super().__init__()
+    def __init__(self, detail: str | None = None, *, retry_after: int | None = None) -> None:
+        super().__init__(detail)
         self.retry_after = retry_after
+
+
+class TooManyReports(TooManyRequests):
+    """As many reports are under way as there may be; wait for one to be done, then order again."""
+
+
+class ReportStoreFull(TooManyRequests):
+    """The files of reports take all the room that they may take."""
 
 
 class Unavailable(SegmentdError):

@@ -8,7 +8,7 @@ from uuid import UUID
 
 import msgspec
 
-from segmentd.domain.errors import Fault, Invalid
+from segmentd.domain.errors import Fault, Invalid, ReportStoreFull, TooManyReports
 from segmentd.domain.identifiers import Slug, UserId
 from segmentd.domain.instants import LAST_INSTANT
 
@@ -63,6 +63,48 @@ class ReportOrder(msgspec.Struct, frozen=True):
     user_id: UserId | None
     segment: Slug | None
     header: bool
+
+
+class ReportLoad(msgspec.Struct, frozen=True):
+    """The reports that are not final, of one caller and of all, and the bytes of all files."""
+
+    of_caller: int
+    of_all: int
+    stored_bytes: int
+
+
+class ReportLimits(NamedTuple):
+    """How many reports may be under way, and how many bytes their files may have; 0 bytes are no limit."""
+
+    of_caller: int = 100
+    store_bytes: int = 10 * 2**30
+
+    @property
+    def of_all(self) -> int:
+        """Of all callers together."""
+        return 10 * self.of_caller
+
+    def check(self, load: ReportLoad) -> None:
+        """Whether one more may be ordered. Raises TooManyReports, ReportStoreFull."""
+        if load.of_caller >= self.of_caller:
+            raise TooManyReports(
+                f"{load.of_caller} of your reports are not done yet, as many as a caller may have; wait for"
+                " one of them (GET /api/v1/reports/ID), then order again."
+            )
+        if load.of_all >= self.of_all:
+            raise TooManyReports(
+                f"{load.of_all} reports wait to be made, as many as this service takes; order again later."
+            )
+        if self.store_bytes and load.stored_bytes >= self.store_bytes:
+            raise ReportStoreFull(store_full(self.store_bytes))
+
+
+def store_full(most_bytes: int) -> str:
+    """What is said when there is no room for another file, or for more of one."""
+    return (
+        f"The files of reports take all of the {most_bytes} bytes that they may take; order again when some"
+        " have expired, order a shorter period, or have the setting report_store_bytes raised."
+    )
 
 
 class Report(msgspec.Struct, frozen=True):

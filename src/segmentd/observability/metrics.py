@@ -28,7 +28,7 @@ _REPORT_BUCKETS_S: Final = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600
 
 
 class Refusal(StrEnum):
-    """Why a request was turned away before it reached a use case."""
+    """Why a request was turned away."""
 
     UNAUTHENTICATED = "unauthenticated"
     FORBIDDEN = "forbidden"
@@ -37,6 +37,8 @@ class Refusal(StrEnum):
     TIMEOUT = "timeout"
     SLOW_CLIENT = "slow-client"
     HEADERS_TOO_LARGE = "headers-too-large"
+    TOO_MANY_REPORTS = "too-many-reports"
+    REPORT_STORE_FULL = "report-store-full"
 
 
 class Metrics:
@@ -92,6 +94,7 @@ class Metrics:
             "segmentd_report_seconds", "Time to make a report.", buckets=_REPORT_BUCKETS_S
         )
         self._report_rows = counter("report_rows", "Rows of the reports that were made.")
+        self.report_waiters = gauge("report_waiters", "Requests that wait for a report.")
         self._reports_failed = counter("reports_failed", "Reports that were given up.")
 
     # Requests

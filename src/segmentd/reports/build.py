@@ -1,6 +1,6 @@
 """The making of a report: one COPY, streamed into its file."""
 
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from datetime import datetime
 from hashlib import sha256
@@ -13,6 +13,9 @@ from segmentd.domain.reports import Built, Report
 from segmentd.reports.files import CHUNK_BYTES, ReportFiles
 from segmentd.storage.copying import batches
 from segmentd.storage.database import Database
+
+Claim = Callable[[int], Awaitable[int]]
+"""Given how many bytes a file has: how many it may have before it is asked again. Raises ReportStoreFull."""
 
 HEADER: Final = b"user_id;segment;operation;time\n"
 
@@ -38,11 +41,15 @@ _SESSION: Final = """
 """
 
 
-async def build(database: Database, files: ReportFiles, report: Report) -> Built:
-    """Makes the file of a report and returns what is known of it. Raises Unavailable, OSError."""
+async def build(database: Database, files: ReportFiles, report: Report, claim: Claim | None = None) -> Built:
+    """Makes the file of a report and returns what is known of it.
+
+    Every byte is claimed before it is written; without `claim` there is no bound. Raises ReportStoreFull,
+    Unavailable, OSError.
+    """
     as_of = await cut_off(database)
     file_name = replace(report, as_of=as_of).file_name
-    recorder = _Recorder()
+    recorder = _Recorder(claim)
     async with database.transaction() as connection:
         await connection.execute(_SESSION)
         # Where the store breaks off, the query is ended before its transaction is.
@@ -87,9 +94,11 @@ async def _chunks(connection: AsyncConnection, report: Report, as_of: datetime) 
 
 
 class _Recorder:
-    """Counts and hashes what goes through."""
+    """Counts and hashes what goes through, and stops what there is no room for."""
 
-    def __init__(self) -> None:
+    def __init__(self, claim: Claim | None) -> None:
+        self._claim = claim
+        self._claimed = 0
         self.rows = 0
         self.size = 0
         self.digest = sha256()
@@ -98,5 +107,7 @@ class _Recorder:
         async for chunk in chunks:
             self.rows += chunk.count(b"\n")
             self.size += len(chunk)
+            if self._claim is not None and self.size > self._claimed:
+                self._claimed = await self._claim(self.size)
             self.digest.update(chunk)
             yield chunk

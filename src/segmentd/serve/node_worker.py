@@ -25,7 +25,9 @@ async def work_for_node(assignment: Assignment, duty: Duty) -> None:
             Database(url, pool_size=REPORT_CONNECTIONS, tracing=tracing) as builds,
             watched(database, metrics),
         ):
-            tasks = Tasks(database, report_files(settings), tracing, metrics, builds)
+            tasks = Tasks(
+                database, report_files(settings), tracing, metrics, builds, settings.report_store_bytes
+            )
             async with asyncio.TaskGroup() as group:
                 if assignment.replica_dir is not None:
                     follower = Follower(database, Path(assignment.replica_dir), metrics)

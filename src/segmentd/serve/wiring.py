@@ -12,6 +12,7 @@ from segmentd import __version__
 from segmentd.auth.authenticator import AccessRules, Authenticator
 from segmentd.auth.rate_limit import RateLimit
 from segmentd.config import Settings
+from segmentd.domain.reports import ReportLimits
 from segmentd.jobs import report_queue
 from segmentd.observability.metrics import Metrics
 from segmentd.observability.traces import Tracing, set_up_tracing
@@ -24,6 +25,8 @@ from segmentd.storage.database import Database
 
 # How often a process tells what its pool of connections does, and adds up its hot calls.
 MEASURE_EVERY_S: Final = 0.25
+# Of the time until an answer must have begun: the rest is for taking the order.
+WAITING_SHARE: Final = 6 / 7
 
 
 def service(
@@ -34,6 +37,8 @@ def service(
         files=report_files(settings),
         enqueue=report_queue(),
         lifetime=timedelta(days=settings.report_days),
+        limits=ReportLimits(settings.reports_per_caller, settings.report_store_bytes),
+        longest_wait_s=settings.request_seconds * WAITING_SHARE,
         signing_keys=[key.encode() for key in (settings.report_key, settings.report_key_before) if key],
     )
     return Service(database, desk, node, metrics)

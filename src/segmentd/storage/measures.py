@@ -34,6 +34,8 @@ class Measures(msgspec.Struct, frozen=True):
 
     jobs: Sequence[JobMeasures]
     reports: Sequence[ReportMeasures]
+    report_bytes: int
+    """Of the files of all reports."""
     terms_due: int
     """Terms that ended and are not written down; counted up to 100,000."""
     term_due_oldest_seconds: float
@@ -54,6 +56,7 @@ async def measure(database: Database, patience_s: float = PATIENCE_S) -> Measure
 # stands in memberships_due, in reports_to_purge and in PostgreSQL's own statistics.
 MEASURES: Final[LiteralString] = """
     SELECT coalesce(jobs.found, '[]') AS jobs, coalesce(kept.found, '[]') AS reports,
+           report_bytes() AS report_bytes,
            due.terms AS terms_due, due.oldest AS term_due_oldest_seconds, written.events AS events_written
     FROM (
         SELECT jsonb_agg(j) AS found

@@ -9,13 +9,20 @@ import msgspec
 import psycopg
 
 from segmentd.domain.access import Actor
-from segmentd.domain.errors import ReportNotFound, SegmentNotFound
-from segmentd.domain.reports import Built, Report, ReportId, ReportOrder
+from segmentd.domain.errors import ReportNotFound, SegmentNotFound, Unavailable
+from segmentd.domain.reports import Built, Report, ReportId, ReportLimits, ReportLoad, ReportOrder
 from segmentd.storage import history, users
-from segmentd.storage.database import Database
+from segmentd.storage.database import Database, Parameters, Row, struct_row
 
-Enqueue = Callable[[psycopg.AsyncConnection, ReportId], Awaitable[None]]
-"""Puts the making of a report into the job queue, in the transaction of the connection."""
+Enqueue = Callable[[psycopg.AsyncConnection, ReportId, int], Awaitable[None]]
+"""Puts the making of a report into the job queue, in the transaction of the connection.
+
+The number is how many reports of the caller are under way: the more they are, the later comes its turn."""
+
+# An order is remembered for so long after its link has expired.
+REMEMBERED: Final = timedelta(days=365)
+# What a build sets aside at a time, beyond what it needs at once.
+CLAIMED_AHEAD_BYTES: Final = 16 * 2**20
 
 _COLUMNS: Final[LiteralString] = (
     "id, status, begins_at, ends_at, user_id, segment_id, header, as_of, rows, size, sha256, reason,"
@@ -23,38 +30,71 @@ _COLUMNS: Final[LiteralString] = (
 )
 
 
-async def order(database: Database, order: ReportOrder, lifetime: timedelta, enqueue: Enqueue) -> Report:
+async def order(
+    database: Database,
+    order: ReportOrder,
+    caller: str,
+    limits: ReportLimits,
+    lifetime: timedelta,
+    enqueue: Enqueue,
+) -> Report:
     """Takes an order and puts it into the job queue, both or neither.
 
-    Raises Invalid for its period, UserNotFound, SegmentNotFound, Unavailable.
+    Raises Invalid for its period, UserNotFound, SegmentNotFound, TooManyReports, ReportStoreFull,
+    Unavailable.
     """
     order.period.check(await history.instant(database))
     if order.user_id is not None:
         await users.get(database, order.user_id)
-    report_id = ReportId(uuid4())
     async with database.transaction() as connection:
-        cursor = await connection.execute(
-            "INSERT INTO reports"
-            "  (id, begins_at, ends_at, user_id, segment_id, header, created_at, expires_at)"
-            " SELECT %(id)s, %(begins_at)s, %(ends_at)s, %(user_id)s, s.id, %(header)s,"
-            "  t.now, t.now + %(lifetime)s"
-            " FROM (SELECT clock_instant() AS now) t"
-            " LEFT JOIN living_segment(%(segment)s) s ON true"
-            " WHERE %(segment)s::text IS NULL OR s.id IS NOT NULL",
-            {
-                "id": report_id,
-                "begins_at": order.period.begins_at,
-                "ends_at": order.period.ends_at,
-                "user_id": order.user_id,
-                "segment": order.segment,
-                "header": order.header,
-                "lifetime": lifetime,
-            },
-        )
-        if cursor.rowcount == 0 and order.segment is not None:
-            raise SegmentNotFound([order.segment])
-        await enqueue(connection, report_id)
-    return await get(database, report_id)
+        try:
+            load = await _row(connection, ReportLoad, "SELECT * FROM report_load(%s)", [caller])
+        except psycopg.errors.LockNotAvailable:
+            raise Unavailable from None
+        if load is None:
+            raise TypeError("report_load gives a row")
+        limits.check(load)
+        report = await _insert(connection, order, caller, lifetime)
+        await enqueue(connection, report.id, load.of_caller)
+    return report
+
+
+async def _insert(
+    connection: psycopg.AsyncConnection, order: ReportOrder, caller: str, lifetime: timedelta
+) -> Report:
+    report = await _row(
+        connection,
+        Report,
+        "INSERT INTO reports"
+        "  (id, begins_at, ends_at, user_id, segment_id, header, ordered_by, created_at, expires_at)"
+        " SELECT %(id)s, %(begins_at)s, %(ends_at)s, %(user_id)s, s.id, %(header)s, %(caller)s,"
+        "  t.now, t.now + %(lifetime)s"
+        " FROM (SELECT clock_instant() AS now) t"
+        " LEFT JOIN segments s ON s.slug = %(segment)s AND s.deleted_at IS NULL"
+        " WHERE %(segment)s::text IS NULL OR s.id IS NOT NULL"
+        f" RETURNING {_COLUMNS}",
+        {
+            "id": uuid4(),
+            "begins_at": order.period.begins_at,
+            "ends_at": order.period.ends_at,
+            "user_id": order.user_id,
+            "segment": order.segment,
+            "header": order.header,
+            "caller": caller,
+            "lifetime": lifetime,
+        },
+    )
+    if report is None:
+        raise SegmentNotFound([order.segment or ""])
+    return report
+
+
+async def _row(
+    connection: psycopg.AsyncConnection, row: type[Row], query: LiteralString, parameters: Parameters
+) -> Row | None:
+    async with connection.cursor(row_factory=struct_row(row)) as cursor:
+        await cursor.execute(query, parameters)
+        return await cursor.fetchone()
 
 
 async def get(database: Database, report_id: ReportId) -> Report:
@@ -65,17 +105,40 @@ async def get(database: Database, report_id: ReportId) -> Report:
     return report
 
 
+async def final(database: Database, report_ids: Sequence[ReportId]) -> Sequence[Report]:
+    """Those of these reports that are done or failed. Raises Unavailable."""
+    return await database.all(
+        Report,
+        f"SELECT {_COLUMNS} FROM reports WHERE id = ANY (%s) AND status IN ('done', 'failed')",
+        [report_ids],
+    )
+
+
 async def start(database: Database, report_id: ReportId) -> Report:
     """Marks a report as being made; one that is done stays so. Raises ReportNotFound, Unavailable."""
     report = await database.one(
         Report,
-        "UPDATE reports SET status = CASE WHEN status = 'done' THEN 'done' ELSE 'running' END, reason = NULL"
+        "UPDATE reports SET status = CASE WHEN status = 'done' THEN 'done' ELSE 'running' END, reason = NULL,"
+        "  size = CASE WHEN status = 'done' THEN size END"
         f" WHERE id = %s RETURNING {_COLUMNS}",
         [report_id],
     )
     if report is None:
         raise ReportNotFound
     return report
+
+
+async def claim(database: Database, report_id: ReportId, needed: int, most_bytes: int) -> int | None:
+    """Sets room aside for a file that has `needed` bytes by now, of `most_bytes` for all files.
+
+    Returns up to which size it may grow before it asks again; None: there is no room. Raises Unavailable.
+    """
+    claimed = await database.one(
+        _Claim,
+        "SELECT claim_report_bytes(%s, %s, %s, %s) AS bytes",
+        [report_id, needed, CLAIMED_AHEAD_BYTES, most_bytes],
+    )
+    return None if claimed is None else claimed.bytes
 
 
 async def finish(database: Database, report_id: ReportId, built: Built) -> None:
@@ -90,7 +153,7 @@ async def finish(database: Database, report_id: ReportId, built: Built) -> None:
 async def fail(database: Database, report_id: ReportId, reason: str) -> None:
     """Marks a report as failed, with a reason for people; one that is done stays so. Raises Unavailable."""
     await database.execute(
-        "UPDATE reports SET status = 'failed', reason = %s WHERE id = %s AND status <> 'done'",
+        "UPDATE reports SET status = 'failed', reason = %s, size = NULL WHERE id = %s AND status <> 'done'",
         [reason, report_id],
     )
 
@@ -111,6 +174,13 @@ async def mark_purged(database: Database, report_id: ReportId) -> None:
     await database.execute("UPDATE reports SET purged_at = clock_instant() WHERE id = %s", [report_id])
 
 
+async def forget(database: Database) -> None:
+    """Removes orders whose link expired long ago. Raises Unavailable."""
+    await database.execute(
+        "DELETE FROM reports WHERE purged_at IS NOT NULL AND expires_at < clock_instant() - %s", [REMEMBERED]
+    )
+
+
 async def signing_keys(database: Database) -> Sequence[bytes]:
     """The keys that links are good under, the one that signs first. Raises Unavailable."""
     rows = await database.all(
@@ -128,3 +198,7 @@ async def replace_signing_key(database: Database, keep: timedelta, actor: Actor)
 
 class _Key(msgspec.Struct, frozen=True):
     key: bytes
+
+
+class _Claim(msgspec.Struct, frozen=True):
+    bytes: int | None

@@ -156,9 +156,12 @@ CREATE TABLE reports (
     -- Everything that fell due before this instant is in the file.
     as_of      timestamptz,
     rows       bigint,
+    -- The bytes of the file; of one that is being made, those that are set aside for it.
     size       bigint,
     sha256     text,
     reason     text,
+    -- The name of the caller, whose reports that are not done have a bound.
+    ordered_by text        NOT NULL,
     created_at timestamptz NOT NULL,
     expires_at timestamptz NOT NULL CHECK (expires_at > created_at),
     purged_at  timestamptz,
@@ -166,7 +169,9 @@ CREATE TABLE reports (
         CHECK (status <> 'done' OR (as_of, rows, size, sha256) IS NOT NULL)
 );
 
-CREATE INDEX reports_to_purge ON reports (expires_at) WHERE purged_at IS NULL;
+CREATE INDEX reports_to_purge ON reports (expires_at) INCLUDE (size) WHERE purged_at IS NULL;
+CREATE INDEX reports_to_make ON reports (ordered_by, expires_at) WHERE status IN ('pending', 'running');
+CREATE INDEX reports_to_forget ON reports (expires_at) WHERE purged_at IS NOT NULL;
 
 -- The newest key signs; links signed by any of them are good. Two random UUIDs hold 244 random bits.
 CREATE TABLE signing_keys (
@@ -261,6 +266,8 @@ CREATE OR REPLACE FUNCTION bucket(user_id bigint, salt bigint) RETURNS bigint
 -- judged by the rollouts that hold at its instant, and no row lock on a popular segment queues.
 CREATE OR REPLACE FUNCTION catalog_lock() RETURNS bigint LANGUAGE sql IMMUTABLE RETURN 7236837901;
 CREATE OR REPLACE FUNCTION partition_lock() RETURNS bigint LANGUAGE sql IMMUTABLE RETURN 7236837902;
+-- Orders of reports, and builds that ask for room, come one after the other: each counts what those before it took.
+CREATE OR REPLACE FUNCTION report_lock() RETURNS bigint LANGUAGE sql IMMUTABLE RETURN 7236837904;
 
 
 -----------------------------------------------------------------------------------------------------------------------
@@ -1130,6 +1137,47 @@ BEGIN
 END
 $$;
 
+-- The bytes of all files of reports. Each counts as 16 KiB at least, so that a bound of bytes bounds their number too.
+CREATE OR REPLACE FUNCTION report_bytes() RETURNS bigint
+    LANGUAGE sql STABLE AS $$
+    SELECT coalesce(sum(greatest(r.size, 16384)), 0)::bigint FROM reports r WHERE r.purged_at IS NULL
+$$;
+
+-- What an order is judged by: the reports that are not final, of its caller and of all, and the bytes that are kept.
+-- Until the transaction ends no other order is judged.
+CREATE OR REPLACE FUNCTION report_load(
+    p_caller text, OUT of_caller bigint, OUT of_all bigint, OUT stored_bytes bigint
+)
+    LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM pg_advisory_xact_lock(report_lock());
+    SELECT count(*) FILTER (WHERE r.ordered_by = p_caller), count(*)
+    INTO of_caller, of_all
+    FROM reports r
+    WHERE r.status IN ('pending', 'running')
+      AND r.expires_at > clock_instant();
+    stored_bytes := report_bytes();
+END
+$$;
+
+-- Sets room aside for a file of `p_needed` bytes and for `p_ahead` more, or for as many more as there is room for.
+-- Returns for how many in all; null: there is no room.
+CREATE OR REPLACE FUNCTION claim_report_bytes(p_report_id uuid, p_needed bigint, p_ahead bigint, p_bound bigint)
+    RETURNS bigint
+    LANGUAGE plpgsql AS $$
+DECLARE
+    room bigint;
+BEGIN
+    PERFORM pg_advisory_xact_lock(report_lock());
+    SELECT p_bound - report_bytes() + greatest(r.size, 16384) INTO room FROM reports r WHERE r.id = p_report_id;
+    IF p_needed > room THEN
+        RETURN NULL;
+    END IF;
+    UPDATE reports SET size = least(room, p_needed + p_ahead) WHERE id = p_report_id RETURNING size INTO room;
+    RETURN room;
+END
+$$;
+
 
 -----------------------------------------------------------------------------------------------------------------------
 -- functions/11_tokens.sql
@@ -1202,4 +1250,4 @@ $$;
 INSERT INTO schema_migrations (number, name) VALUES
     (1, '0001_tables.sql');
 INSERT INTO schema_functions (digest, version) VALUES
-    ('a19b2ffc936ce95309b3604aa1045d5e41993e4425a498ecbc7c56a76a7099ed', '0.1.0');
+    ('0e4faacaa3d733bdc9994da27f341f040ca020da6ce92c96cab4fd5c4aec8b7c', '0.1.0');

@@ -21,7 +21,13 @@ _ERROR: Final = 500
 _METHOD_NOT_ALLOWED: Final = 405
 # Nobody hears this status; it stands in the log and the metrics.
 _CLIENT_GONE: Final = 499
-_REFUSALS: Final = {401: Refusal.UNAUTHENTICATED, 403: Refusal.FORBIDDEN, 429: Refusal.RATE_LIMIT}
+_REFUSALS: Final = {
+    "unauthenticated": Refusal.UNAUTHENTICATED,
+    "forbidden": Refusal.FORBIDDEN,
+    "too-many-requests": Refusal.RATE_LIMIT,
+    "too-many-reports": Refusal.TOO_MANY_REPORTS,
+    "report-store-full": Refusal.REPORT_STORE_FULL,
+}
 
 _log = structlog.get_logger(__name__)
 
@@ -93,8 +99,8 @@ class Entrance:
 
     def _note(self, scope: HTTPScope, status: int | None, seconds: float) -> None:
         shown = status or _CLIENT_GONE
-        if shown in _REFUSALS:
-            self._metrics.refused(_REFUSALS[shown])
+        if (problem := scope["state"].get("problem")) in _REFUSALS:
+            self._metrics.refused(_REFUSALS[problem])
         self._metrics.answered(scope["method"], scope.get("path_template"), shown, seconds)
         level = _log.warning if shown >= _ERROR else _log.debug if scope["method"] == "GET" else _log.info
         # Without the query: the links of reports have their signature there.

@@ -25,6 +25,7 @@ def problem_response(
     headers: Mapping[str, str] | None = None,
 ) -> Response[bytes]:
     """The problem as an answer; `extra` are the members that the kind adds."""
+    request.scope["state"]["problem"] = problem.kind  # for the metrics
     retry = {"Retry-After": str(problem.retry_after)} if problem.retry_after else {}
     return Response(
         document(problem, detail, request.scope["state"].get("request_id"), extra),

@@ -21,11 +21,12 @@ Meters = NamedDependency[Metrics]
 @get("/metrics", include_in_schema=False)
 async def metrics(request: AnyRequest, service: UseCases, meters: Meters) -> Response[bytes]:
     """All that is measured, in Prometheus's text format or as OpenMetrics."""
-    database, copy = await service.measure()
+    database, copy, report_bytes_limit = await service.measure()
     others = [
         _gauge("database_up", "Whether the database answered this scrape in time.", database is not None),
         *([] if database is None else _of_database(database)),
         *([] if copy is None else _of_copy(copy)),
+        _gauge("report_store_limit_bytes", "Bytes that the files of reports may have.", report_bytes_limit),
     ]
     meters.settle()
     # Hot reads go on while the files of all processes are added up.
@@ -57,6 +58,7 @@ def _of_database(found: Measures) -> Iterator[Metric]:
     for status in Status:
         reports.add_metric([status], counts.get(status, 0))
     yield from (jobs, oldest, reports)
+    yield _gauge("report_store_bytes", "Bytes of the files of all reports.", found.report_bytes)
     yield _gauge("terms_due", "Terms that ended and are not written down.", found.terms_due)
     yield _gauge("term_due_oldest_seconds", "Since when one of them is due.", found.term_due_oldest_seconds)
     yield CounterMetricFamily(

@@ -12,6 +12,7 @@ from litestar.params import HeaderParameter, JSONBody, PathParameter, QueryParam
 from litestar.response import Stream
 from msgspec import Meta, Struct, field
 
+from segmentd.api.http.access import actor
 from segmentd.api.http.addresses import address, location
 from segmentd.api.http.documented import problems
 from segmentd.api.http.entity_tags import names
@@ -31,12 +32,14 @@ from segmentd.domain.errors import (
     ReportExpired,
     ReportNotFound,
     ReportNotReady,
+    ReportStoreFull,
     SegmentNotFound,
+    TooManyReports,
+    TooManyRequests,
     UserNotFound,
 )
 from segmentd.domain.instants import in_utc, rfc3339
 from segmentd.domain.reports import Period, Report, ReportId, ReportOrder, Status
-from segmentd.service import Service
 
 LONGEST_WAIT_S: Final = 60
 _UUID: Final = re.compile("[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
@@ -106,7 +109,7 @@ class ReportBody(Struct, frozen=True):
     dto=StrictJson[Order],
     responses={
         200: ResponseSpec(ReportBody, generate_examples=False, description="done or failed in time"),
-        **problems(UserNotFound, SegmentNotFound),
+        **problems(UserNotFound, SegmentNotFound, TooManyRequests, TooManyReports, ReportStoreFull),
     },
 )
 async def order_report(
@@ -115,14 +118,18 @@ async def order_report(
     service: UseCases,
     prefer: Annotated[str | None, HeaderParameter(name="Prefer", description="wait=10: seconds")] = None,
 ) -> Response[ReportBody]:
-    """Order a report. The link is in the answer at once; the file is there when the status is done."""
-    report = await service.order_report(data.to_order())
+    """Order a report. The link is in the answer at once; the file is there when the status is done.
+
+    A caller may have a number of reports that are not done, 100 unless set otherwise. With `Prefer: wait=N`
+    the answer waits for the report; where it cannot, it is 202 with the report as it stands.
+    """
+    seconds = _wait(prefer)
+    report, signature = await service.order_report(data.to_order(), actor(request), seconds)
     headers = {"Location": location(request, f"/api/v1/reports/{report.id}")}
-    if seconds := _wait(prefer):
-        report = await service.wait_for_report(report.id, seconds)
+    if seconds:
         headers["Preference-Applied"] = f"wait={seconds}"
     return Response(
-        ReportBody.of(report, await _link(request, service, report)),
+        ReportBody.of(report, _link(request, report, signature)),
         status_code=200 if report.status.final else 202,
         headers=headers,
     )
@@ -131,8 +138,8 @@ async def order_report(
 @get("/{report_id:str}", responses=problems(ReportNotFound))
 async def get_report(request: AnyRequest, report_id: ReportIdParameter, service: UseCases) -> ReportBody:
     """Read how far a report is."""
-    report = await service.get_report(_id(report_id))
-    return ReportBody.of(report, await _link(request, service, report))
+    report, signature = await service.get_report(_id(report_id))
+    return ReportBody.of(report, _link(request, report, signature))
 
 
 @get(
@@ -191,8 +198,7 @@ async def _all(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]
         yield chunk
 
 
-async def _link(request: AnyRequest, service: Service, report: Report) -> str:
-    signature = await service.sign_report(report.id)
+def _link(request: AnyRequest, report: Report, signature: str) -> str:
     return f"{address(request).url}/api/v1/reports/{report.id}/file?signature={signature}"
 
 

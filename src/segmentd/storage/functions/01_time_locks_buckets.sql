@@ -19,3 +19,5 @@ CREATE OR REPLACE FUNCTION bucket(user_id bigint, salt bigint) RETURNS bigint
 -- judged by the rollouts that hold at its instant, and no row lock on a popular segment queues.
 CREATE OR REPLACE FUNCTION catalog_lock() RETURNS bigint LANGUAGE sql IMMUTABLE RETURN 7236837901;
 CREATE OR REPLACE FUNCTION partition_lock() RETURNS bigint LANGUAGE sql IMMUTABLE RETURN 7236837902;
+-- Orders of reports, and builds that ask for room, come one after the other: each counts what those before it took.
+CREATE OR REPLACE FUNCTION report_lock() RETURNS bigint LANGUAGE sql IMMUTABLE RETURN 7236837904;

@@ -147,9 +147,12 @@ CREATE TABLE reports (
     -- Everything that fell due before this instant is in the file.
     as_of      timestamptz,
     rows       bigint,
+    -- The bytes of the file; of one that is being made, those that are set aside for it.
     size       bigint,
     sha256     text,
     reason     text,
+    -- The name of the caller, whose reports that are not done have a bound.
+    ordered_by text        NOT NULL,
     created_at timestamptz NOT NULL,
     expires_at timestamptz NOT NULL CHECK (expires_at > created_at),
     purged_at  timestamptz,
@@ -157,7 +160,9 @@ CREATE TABLE reports (
         CHECK (status <> 'done' OR (as_of, rows, size, sha256) IS NOT NULL)
 );
 
-CREATE INDEX reports_to_purge ON reports (expires_at) WHERE purged_at IS NULL;
+CREATE INDEX reports_to_purge ON reports (expires_at) INCLUDE (size) WHERE purged_at IS NULL;
+CREATE INDEX reports_to_make ON reports (ordered_by, expires_at) WHERE status IN ('pending', 'running');
+CREATE INDEX reports_to_forget ON reports (expires_at) WHERE purged_at IS NOT NULL;
 
 -- The newest key signs; links signed by any of them are good. Two random UUIDs hold 244 random bits.
 CREATE TABLE signing_keys (
