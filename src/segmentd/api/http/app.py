@@ -13,6 +13,7 @@ from segmentd.api.access import ROLES
 from segmentd.api.http.access import Guard, operation_of
 from segmentd.api.http.addresses import Addresses
 from segmentd.api.http.audit import audit_router
+from segmentd.api.http.compression import COMPRESSION
 from segmentd.api.http.documented import Documented
 from segmentd.api.http.errors import EXCEPTION_HANDLERS
 from segmentd.api.http.memberships import memberships_router
@@ -72,6 +73,7 @@ def create_app(
         request_max_body_size=LARGEST_BODY_BYTES,
         cors_config=CORSConfig([*cors_origins], expose_headers=_EXPOSED) if cors_origins else None,
         openapi_config=OPENAPI,
+        compression_config=COMPRESSION,
         plugins=[Documented()],
         logging_config=None,
     )

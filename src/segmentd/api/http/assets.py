@@ -2,17 +2,16 @@
 
 import gzip
 import hashlib
-import re
 from functools import cache
 from importlib import resources
 from typing import Final, Self
 
 from litestar import Response
 
+from segmentd.api.http.compression import takes_gzip
 from segmentd.api.http.entity_tags import names
 from segmentd.api.http.send_buffer import SharedBytes
 
-_NOTHING: Final = re.compile(r"q=0(\.0*)?")
 _ONE_DAY: Final = "max-age=86400"
 
 
@@ -34,7 +33,7 @@ class Asset:
 
     def answer(self, accept_encoding: str, none_match: str | None) -> Response[bytes]:
         """The content as the client can take it; 304 where it has it already."""
-        packed = _takes_gzip(accept_encoding)
+        packed = takes_gzip(accept_encoding)
         content, etag = self._packed if packed else self._plain
         headers = {"ETag": etag, "Cache-Control": _ONE_DAY, "Vary": "Accept-Encoding"}
         if none_match is not None and names(none_match, etag):
@@ -42,12 +41,3 @@ class Asset:
         if packed:
             headers["Content-Encoding"] = "gzip"
         return Response(content, media_type=self._media_type, headers=headers)
-
-
-def _takes_gzip(accept_encoding: str) -> bool:
-    """Whether the header names gzip, or whatever there is, and not with the weight 0 (RFC 9110, 12.5.3)."""
-    weights: dict[str, str] = {}
-    for part in accept_encoding.lower().replace(" ", "").split(","):
-        coding, _, weights[coding] = part.partition(";")
-    weight = weights.get("gzip", weights.get("*"))
-    return weight is not None and not _NOTHING.fullmatch(weight)
