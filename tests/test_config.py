@@ -23,7 +23,7 @@ def test_with_nothing_set_every_value_is_the_default() -> None:
     assert set(configuration.sources.values()) == {"default"}
     assert (configuration.settings.host, configuration.settings.port) == ("127.0.0.1", 8080)
     assert configuration.settings.data_dir == "data"
-    assert configuration.settings.grpc_port == 0
+    assert configuration.settings.workers == 0
 
 
 def test_a_flag_outweighs_the_environment_that_the_file_and_that_the_default(tmp_path: Path) -> None:

@@ -20,7 +20,6 @@ class Flags:
 
     host: Annotated[str | None, setting("host")] = None
     port: Annotated[str | None, setting("port")] = None
-    grpc_port: Annotated[str | None, setting("grpc_port")] = None
     workers: Annotated[str | None, setting("workers")] = None
     data_dir: Annotated[str | None, setting("data_dir")] = None
     database_url: Annotated[str | None, setting("database_url")] = None
