@@ -237,7 +237,7 @@ def test_check_shows_where_each_value_comes_from_and_no_password(database_url: s
     assert "workers = 3  (segmentd.toml)" in lines
     assert "port = 2  (SEGMENTD_PORT)" in lines
     assert "data_dir = elsewhere  (--data-dir)" in lines
-    assert "workers = 0  (default)" in lines
+    assert "rate_limit = 0.0  (default)" in lines
     [shown] = [line for line in lines if line.startswith("database_url = ")]
     assert shown.endswith("  (SEGMENTD_DATABASE_URL)")
     assert ":***@" in shown
