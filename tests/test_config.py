@@ -131,16 +131,32 @@ def test_a_file_that_cannot_be_read_is_told(tmp_path: Path, content: bytes | Non
             "postgres://me:a-secret@[::1]:5432/db?sslmode=require",
             "postgres://me:***@[::1]:5432/db?sslmode=require",
         ),
-        ("postgresql://me:a-sec@ret@host/db", "postgresql://me:***@host/db"),
+        ("postgresql://me:a-sec@ret@host/db", "***"),
         ("postgresql://me:a-secret@%2Ftmp%2Fsocket/db", "postgresql://me:***@%2Ftmp%2Fsocket/db"),
         ("postgresql://me@host/db", "postgresql://me@host/db"),
         ("postgresql://host", "postgresql://host"),
         ("postgresql:///db?host=/tmp", "postgresql:///db?host=/tmp"),
-        ("postgresql://host/db?user=me&password=a-secret", "***"),
+        ("postgresql://me:a-sec?ret@host/db", "postgresql://me:***@host/db"),
+        ("postgresql://me:a-sec:ret@host/db", "postgresql://me:***@host/db"),
+        ("postgresql://me:a-sec#ret@host/db", "postgresql://me:***@host/db"),
+        ("postgresql://me:a-sec,ret@one,two:5433/db", "postgresql://me:***@one,two:5433/db"),
+        ("postgresql://host/db?user=me&password=a-secret", "postgresql://host/db?user=me&password=***"),
+        ("postgresql://host/db?%70assword=a-secret", "postgresql://host/db?%70assword=***"),
+        (
+            "postgresql://host/db?sslmode=require&sslpassword=a-secret",
+            "postgresql://host/db?sslmode=require&sslpassword=***",
+        ),
+        ("postgresql://host/db?options=-c%20my.key%3Da-secret", "postgresql://host/db?options=***"),
+        ("postgresql://me:12?user=/secret@host/db", "postgresql://me:12?user=***"),
         ("postgresql://host/db?sslPassword=a-secret", "***"),
         ("postgresql://me:a-sec/ret@host/db", "***"),
-        ("postgresql://me:a-sec#ret@host/db", "***"),
-        ("postgresql://[me:a-secret@host/db", "***"),
+        ("postgresql://me:12/secret@host/db", "***"),
+        ("postgresql://me:a-secret@host,you:a-secret@other/db", "***"),
+        ("postgresql://me:a@secret%40host/db", "***"),
+        ("postgresql://me:a-sec%zzret@host/db", "***"),
+        ("host=me:a-secret@host", "***"),
+        ("service=mine password=a-secret", "***"),
+        ("postgresql://[me:a-secret@host/db", "postgresql://[me:***@host/db"),
         ("postgres//me:a-secret@host/db", "***"),
         ("mysql://me:a-secret@host/db", "***"),
         ("host=host password=a-secret", "***"),
@@ -149,6 +165,22 @@ def test_a_file_that_cannot_be_read_is_told(tmp_path: Path, content: bytes | Non
 )
 def test_a_database_url_is_shown_without_its_password(url: str, shown: str) -> None:
     assert hidden("database_url", url) == shown
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "shown_as"),
+    [
+        ("report_store", "s3://bucket/reports", "s3://bucket/reports"),
+        ("report_store", "s3://key:a-secret@bucket/reports", "s3:***"),
+        ("report_store", "s3://key:a-sec/ret@bucket/reports", "s3:***"),
+        ("report_store", "https://account.example/container?sig=a-secret", "https:***"),
+        ("host", "postgresql://me:a-secret@host/db", "***"),
+        ("data_dir", "host=host user=me password=a-secret", "host=host user=me ***"),
+        ("data_dir", "/var/lib/segmentd", "/var/lib/segmentd"),
+    ],
+)
+def test_a_secret_in_another_setting_is_not_shown_either(name: str, value: str, shown_as: str) -> None:
+    assert hidden(name, value) == shown_as
 
 
 def test_no_secret_is_shown_nor_quoted_in_an_error() -> None:

@@ -6,12 +6,12 @@ import typing
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Final, NamedTuple
-from urllib.parse import urlsplit, urlunsplit
 
 import msgspec
 from msgspec import Meta, Struct
 
 from segmentd.domain.addresses import networks, public_address
+from segmentd.storage.database_url import HIDDEN, redacted, shown
 
 Port = Annotated[int, Meta(ge=0, le=65535)]
 
@@ -141,7 +141,6 @@ _READERS: Final[Mapping[str, Callable[[str], object]]] = {
     "trusted_proxies": networks,
 }
 PREFIX: Final = "SEGMENTD_"
-_HIDDEN: Final = "***"
 
 
 class ConfigurationError(Exception):
@@ -198,8 +197,12 @@ def hidden(name: str, value: object) -> str:
     if value is None:
         return "-"
     if name not in SECRETS:
-        return str(value)
-    return _without_password(str(value)) if name == "database_url" else _HIDDEN
+        # A store's URL may hold its keys, and what was pasted into the wrong setting may be a secret too.
+        text = str(value)
+        if name == "report_store" and {*"@?"} & {*text}:
+            return f"{text.partition(':')[0]}:{HIDDEN}"
+        return redacted(text)
+    return shown(str(value)) if name == "database_url" else HIDDEN
 
 
 def described() -> Iterator[tuple[str, str, str, str]]:
@@ -212,20 +215,6 @@ def described() -> Iterator[tuple[str, str, str, str]]:
             default,
             _description(field.type),
         )
-
-
-def _without_password(url: str) -> str:
-    """The URL with its password hidden; all of it is, where one cannot tell which part the password is."""
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        return _HIDDEN
-    login, at, host = parts.netloc.rpartition("@")
-    rest = url.partition(parts.netloc)[2] if parts.netloc else url
-    if parts.scheme not in {"postgresql", "postgres"} or "@" in rest or "password" in rest.lower():
-        return _HIDDEN
-    user, colon, _ = login.partition(":")
-    return urlunsplit(parts._replace(netloc=f"{user}:{_HIDDEN}{at}{host}")) if colon else url
 
 
 def _written(value: object) -> str:

@@ -25,6 +25,7 @@ from segmentd.reports.build import Claim, build
 from segmentd.reports.files import ReportFiles
 from segmentd.storage import reports, upkeep
 from segmentd.storage.database import Database
+from segmentd.storage.sessions import Reachability, Session
 
 SHORTEST_PAUSE_S: Final = 0.5
 LONGEST_PAUSE_S: Final = 5.0
@@ -44,6 +45,11 @@ ATTEMPTS: Final = 4
 REPORTS_AT_ONCE: Final = 2
 # A build holds one connection for as long as it takes, and asks short questions by another.
 REPORT_CONNECTIONS: Final = 2 * REPORTS_AT_ONCE
+# The pool of each queue; one more listens for its new jobs.
+QUEUE_CONNECTIONS: Final = 3
+# Of both queues and the making of reports: open from the start on, and with all pools at their full size.
+LEAST_CONNECTIONS: Final = 2 * (1 + 1) + 1
+MOST_CONNECTIONS: Final = 2 * (QUEUE_CONNECTIONS + 1) + REPORT_CONNECTIONS
 
 _log = structlog.get_logger(__name__)
 
@@ -260,11 +266,12 @@ def _connector(database_url: str) -> PsycopgConnector:
     return PsycopgConnector(
         conninfo=database_url,
         min_size=1,
-        max_size=3,
+        max_size=QUEUE_CONNECTIONS,
         # Short, so that a worker whose database has gone ends soon when it is told to.
         timeout=LONGEST_WAIT_S,
         reconnect_timeout=LONGEST_WAIT_S,
-        kwargs={"application_name": "segmentd jobs", "connect_timeout": 5},
+        connection_class=Session,
+        kwargs={"application_name": "segmentd jobs", "reachability": Reachability()},
     )
 
 

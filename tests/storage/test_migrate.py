@@ -11,7 +11,7 @@ import pytest
 from segmentd import __version__
 from segmentd.domain.errors import StartupFailed
 from segmentd.storage import migrate as migrating
-from segmentd.storage import schema
+from segmentd.storage import schema, server
 from segmentd.storage.migrate import migrate, pending_migrations
 from segmentd.storage.schema import Functions, SqlFile
 from tests.postgres import execute, new_database, with_database
@@ -300,7 +300,7 @@ async def test_what_is_no_url_is_refused_without_being_shown(url: str) -> None:
 async def test_a_postgresql_that_is_too_old_is_refused(
     empty_database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(migrating, "OLDEST_POSTGRESQL", 99)
+    monkeypatch.setattr(server, "OLDEST_POSTGRESQL", 99)
 
     line = await refusal(empty_database_url)
 
@@ -331,9 +331,3 @@ async def test_a_role_that_may_not_read_the_schema_is_told_so_in_one_line(
 ) -> None:
     line = await line_of(pending_migrations(with_login(database_url, *login_without_rights)))
     assert line.startswith("cannot use the database: permission denied for ")
-
-
-async def test_a_database_that_only_reads_is_told_so_in_one_line(empty_database_url: str) -> None:
-    url = f"{empty_database_url}?options={quote('-c default_transaction_read_only=on')}"
-    line = await line_of(migrate(url))
-    assert line.endswith("in a read-only transaction")

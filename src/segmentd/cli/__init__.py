@@ -13,6 +13,7 @@ from segmentd.domain.errors import SegmentdError
 from segmentd.observability.logs import set_up_logging
 from segmentd.observability.terminal import printable
 from segmentd.serve import run
+from segmentd.storage.database_url import redacted
 
 app: Final = App(
     name="segmentd",
@@ -66,7 +67,8 @@ def main() -> None:
     try:
         app(exit_on_error=False, print_error=False)
     except (CycloptsError, ConfigurationError) as error:
-        _leave(2, str(error))
+        # It quotes what was typed, which may be a database URL in the wrong place.
+        _leave(2, redacted(str(error)))
     except SegmentdError as error:
         _leave(1, error.detail)
 

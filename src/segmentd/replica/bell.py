@@ -9,6 +9,7 @@ import structlog
 from segmentd.domain.errors import Unavailable
 from segmentd.storage import replication
 from segmentd.storage.database import Database
+from segmentd.storage.sessions import Reachability, Session
 
 # Rings are bundled: a NOTIFY in each transaction would halve the throughput of writes.
 BUNDLE_SECONDS: Final = 0.02
@@ -50,17 +51,18 @@ async def listen(database_url: str, wake: asyncio.Event, stop: asyncio.Event) ->
 
 
 async def _keep_hearing(database_url: str, wake: asyncio.Event) -> None:
+    reachability = Reachability()
     while True:
         try:
-            await _hear(database_url, wake)
+            await _hear(database_url, wake, reachability)
         except psycopg.Error as error:
-            _log.info("cannot hear rings for now", error=str(error))
+            reachability.note_failure(error)
         await asyncio.sleep(PAUSE_SECONDS)
 
 
-async def _hear(database_url: str, wake: asyncio.Event) -> None:
-    async with await psycopg.AsyncConnection.connect(
-        database_url, autocommit=True, connect_timeout=5, application_name="segmentd follower"
+async def _hear(database_url: str, wake: asyncio.Event, reachability: Reachability) -> None:
+    async with await Session.connect(
+        database_url, autocommit=True, application_name="segmentd follower", reachability=reachability
     ) as connection:
         await connection.execute(f"LISTEN {replication.CHANNEL}")
         # Something may have been committed before we listened.

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Final
 
 import obstore
-from obstore.exceptions import NotFoundError
+from obstore.exceptions import BaseError, NotFoundError
 from obstore.store import LocalStore, ObjectStore, from_url
 
-from segmentd.domain.errors import ReportNotFound
+from segmentd.domain.errors import ReportNotFound, StartupFailed
 
 # What is held in memory of a file that is written or read, a few times over.
 CHUNK_BYTES: Final = 2**20
@@ -26,9 +26,17 @@ class ReportFiles:
 
     @classmethod
     def at(cls, place: str | None, folder: Path) -> "ReportFiles":
-        """At a URL such as `s3://bucket/reports` (its keys in the usual AWS_ variables), or in the folder."""
+        """At a URL such as `s3://bucket/reports` (its keys in the usual AWS_ variables), or in the folder.
+
+        Raises StartupFailed where it is no such URL.
+        """
         if place is not None:
-            return cls(from_url(place))
+            try:
+                return cls(from_url(place))
+            except (BaseError, ValueError):  # its message would quote the URL, which may hold keys
+                raise StartupFailed(
+                    "the setting report_store is no URL of an object store; it looks like s3://bucket/reports"
+                ) from None
         return cls(LocalStore(folder, mkdir=True))
 
     async def write(self, name: str, chunks: AsyncIterator[bytes]) -> None:

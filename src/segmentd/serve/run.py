@@ -21,9 +21,17 @@ from segmentd.observability.traces import exporters_asked_for
 from segmentd.serve import access
 from segmentd.serve.access import is_loopback, prepare_access
 from segmentd.serve.child import Assignment
+from segmentd.serve.connections import (
+    SPARE,
+    check_connections,
+    needs_of_node,
+    needs_of_worker,
+    warn_of_few_connections,
+)
 from segmentd.serve.supervisor import Kept, address, bind, listen, supervise, worker_count
 from segmentd.storage import embedded
-from segmentd.storage.migrate import connect, migrate, pending_migrations
+from segmentd.storage.migrate import migrate, pending_migrations
+from segmentd.storage.server import connected
 
 HTTP_WORKER: Final = "segmentd.serve.http_worker"
 NODE_WORKER: Final = "segmentd.serve.node_worker"
@@ -53,6 +61,7 @@ def work(settings: Settings) -> None:
     """Runs the background jobs alone until SIGTERM or SIGINT. Raises StartupFailed."""
     exporters_asked_for()
     with any_database(settings) as (database_url, lives):
+        asyncio.run(warn_of_few_connections(database_url, needs_of_worker(settings)))
         asyncio.run(migrate(database_url))
         if not _supervise(
             [Kept(NODE_WORKER, Assignment(settings, database_url))],
@@ -67,6 +76,7 @@ def work(settings: Settings) -> None:
 def _serve_once(settings: Settings, listener: socket.socket, folder: Path, ready_line: str | None) -> bool:
     may_be_open = is_loopback(listener) or settings.insecure_open
     with own_database(settings) as (database_url, lives):
+        asyncio.run(warn_of_few_connections(database_url, needs_of_node(settings)))
         asyncio.run(migrate(database_url))
         asyncio.run(prepare_access(database_url, settings, may_be_open=may_be_open))
         listen(listener, BACKLOG)
@@ -128,6 +138,7 @@ def check(configuration: Configuration) -> Iterator[str]:
         return
     with any_database(settings) as (database_url, _):
         yield f"database: PostgreSQL {asyncio.run(_server_version(database_url))}"
+        yield f"connections: {asyncio.run(check_connections(database_url, needs_of_node(settings)))}"
         if pending := asyncio.run(pending_migrations(database_url)):
             raise StartupFailed(f"the schema lacks {', '.join(pending)}: run `segmentd migrate`")
         yield "schema: up to date"
@@ -191,7 +202,7 @@ def own_database(settings: Settings) -> Iterator[tuple[str, Callable[[], bool]]]
     if settings.database_url is not None:
         yield settings.database_url, lambda: True
         return
-    postgres = embedded.start(Path(settings.data_dir))
+    postgres = embedded.start(Path(settings.data_dir), needs_of_node(settings).most + SPARE)
     try:
         yield postgres.url, postgres.is_running
     finally:
@@ -218,5 +229,5 @@ def any_database(settings: Settings) -> Iterator[tuple[str, Callable[[], bool]]]
 
 
 async def _server_version(database_url: str) -> str:
-    async with connect(database_url) as connection:
+    async with connected(database_url) as connection:
         return connection.info.parameter_status("server_version") or "of an unknown version"

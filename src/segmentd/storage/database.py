@@ -14,6 +14,7 @@ from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
 
 from segmentd.domain.errors import Unavailable
 from segmentd.observability.traces import Tracing
+from segmentd.storage.sessions import Reachability, Session, reason_of
 
 Row = TypeVar("Row")
 Result = TypeVar("Result")
@@ -29,6 +30,7 @@ _OUT_OF_REACH: Final = (
     psycopg.OperationalError,
     psycopg.InterfaceError,
     psycopg.errors.ReadOnlySqlTransaction,
+    psycopg.errors.IdleInTransactionSessionTimeout,
     PoolTimeout,
     PoolClosed,
 )
@@ -37,20 +39,6 @@ _LONGEST_WAIT_S: Final = 3.0
 # After a wait in vain in which the database answered nothing, who comes in this time, and before the next
 # answer, is told at once: under load the waiting would pile up.
 _AWAY_S: Final = 1.0
-
-# JIT costs more than these short statements. A request is over long before its statement may be.
-# Whatever the database's own default: times are read after locks, by statements with snapshots of their own.
-_SESSION: Final = (
-    "SET timezone = 'UTC'; SET jit = off; SET statement_timeout = '30s'; SET lock_timeout = '10s';"
-    "SET default_transaction_isolation = 'read committed'"
-)
-# A server that vanished without a word, as in a power cut: noticed within about ten seconds.
-_VANISHED: Final = {
-    "keepalives_idle": 5,
-    "keepalives_interval": 2,
-    "keepalives_count": 3,
-    "tcp_user_timeout": 10_000,
-}
 
 _log = structlog.get_logger(__name__)
 
@@ -73,7 +61,8 @@ class Database:
     """PostgreSQL behind a pool; every statement is a transaction of its own unless `transaction` is used."""
 
     def __init__(self, url: str, *, pool_size: int = 10, tracing: Tracing | None = None) -> None:
-        self._pool = AsyncConnectionPool(
+        self._reachability = Reachability()
+        self._pool: AsyncConnectionPool[Session] = AsyncConnectionPool(
             url,
             min_size=1,
             max_size=pool_size,
@@ -81,8 +70,8 @@ class Database:
             timeout=_LONGEST_WAIT_S,
             # Each attempt doubles its pause; short attempts that begin anew find a returned database at once.
             reconnect_timeout=_LONGEST_WAIT_S,
-            configure=_configure,
-            kwargs={"autocommit": True, "connect_timeout": 5, "application_name": "segmentd", **_VANISHED},
+            connection_class=Session,
+            kwargs={"autocommit": True, "reachability": self._reachability},
         )
         self._tracing = tracing
         self._checking: asyncio.Task[None] | None = None
@@ -138,6 +127,14 @@ class Database:
 
         return await self._insisting(query, run)
 
+    @property
+    def last_failure(self) -> str | None:
+        """Why the database cannot be reached, as PostgreSQL or the network said; None where it answered last.
+
+        One line with no secret in it, good for /readyz and logs.
+        """
+        return self._reachability.reason
+
     def load(self) -> PoolLoad:
         """What the pool's connections do now."""
         stats = self._pool.get_stats()
@@ -179,10 +176,7 @@ class Database:
         except _OUT_OF_REACH as error:
             if isinstance(error, PoolTimeout) and loop.time() - self._answered_at >= _LONGEST_WAIT_S:
                 self._away_until = loop.time() + _AWAY_S
-            _log.warning(
-                "database out of reach",
-                error=str(error).splitlines()[0] if str(error) else type(error).__name__,
-            )
+            self._note_failure(error)
             self._check_the_others()
             raise Unavailable from error
         except psycopg.Error:
@@ -191,8 +185,16 @@ class Database:
         else:
             self._note_answer()
 
+    def _note_failure(self, error: Exception) -> None:
+        """Where no connection came free, the reason is what PostgreSQL said when one was to be made."""
+        if not isinstance(error, PoolTimeout | PoolClosed):
+            self._reachability.note_failure(error)
+        elif self.last_failure is None:
+            self._reachability.say(reason_of(error))
+
     def _note_answer(self) -> None:
         """The database is there, whatever it said."""
+        self._reachability.note_success()
         self._answered_at = asyncio.get_running_loop().time()
         self._away_until = 0.0
 
@@ -215,7 +217,3 @@ def struct_row(row: type[Row]) -> Callable[[psycopg.AsyncCursor[Any]], RowMaker[
         return lambda values: msgspec.convert(dict(zip(names, values, strict=True)), row)
 
     return factory
-
-
-async def _configure(connection: psycopg.AsyncConnection) -> None:
-    await connection.execute(_SESSION)

@@ -35,6 +35,7 @@ from segmentd.storage.embedded_launch import (
     last_line,
     programs,
 )
+from segmentd.storage.sessions import pins
 
 _ROLE: Final = "segmentd"
 _DATABASE: Final = "segmentd"
@@ -44,9 +45,10 @@ _START_SECONDS: Final = 120
 _ORPHANS_SECONDS: Final = 30
 # Refusals that pass: a killed server's processes that are about to end, or one that starts at this moment.
 _PASSING: Final = ("pre-existing shared memory block", 'lock file "postmaster.pid"')
+_CONNECTIONS: Final = 200
 # They go to postgresql.conf, where a developer may change them. fsync stays on, as it is by default.
 _SETTINGS: Final = (
-    "max_connections=200",
+    f"max_connections={_CONNECTIONS}",
     "shared_buffers=192MB",
     "huge_pages=off",
     "timezone=UTC",
@@ -80,9 +82,10 @@ class EmbeddedPostgres:
         self._stop()
 
 
-def start(data_dir: Path) -> EmbeddedPostgres:
+def start(data_dir: Path, connections: int = 0) -> EmbeddedPostgres:
     """Starts PostgreSQL on `data_dir`, and returns when its database segmentd accepts connections.
 
+    Where more `connections` are needed than it usually allows, it allows so many.
     The first start makes the folder and the database. What a killed run left there is cleared away first.
     Raises StartupFailed with one line that says what to do.
     """
@@ -102,7 +105,7 @@ def start(data_dir: Path) -> EmbeddedPostgres:
             undo.callback(remove_socket_dir, socket_dir)
             lock.note(socket_dir)
 
-            program = _launch(folder, account, binaries / "postgres", socket_dir)
+            program = _launch(folder, account, binaries / "postgres", socket_dir, connections)
             undo.callback(_end, program)
             _create_database(password, socket_dir)
             return EmbeddedPostgres(_url(password, socket_dir, _DATABASE), program, undo.pop_all().close)
@@ -199,15 +202,18 @@ def _give(folder: Path, account: Account) -> None:
     os.chown(folder, account.uid, account.gid)  # last, so that a walk cut short is walked again
 
 
-def _launch(folder: DataFolder, account: Account, postgres: Path, socket_dir: str) -> Program:
+def _launch(
+    folder: DataFolder, account: Account, postgres: Path, socket_dir: str, connections: int
+) -> Program:
     """Starts the server and waits until it accepts connections."""
+    command = _command(folder, account, postgres, socket_dir, connections)
     log = folder.open_log()
     try:
         deadline = time.monotonic() + _ORPHANS_SECONDS
         while True:
             stale = folder.stop_leftover()
             written = os.fstat(log).st_size
-            program = Program(_command(folder, account, postgres, socket_dir), _environment(stale), log)
+            program = Program(command, _environment(stale), log)
             with contextlib.ExitStack() as undo:
                 undo.callback(_end, program)
                 if _comes_up(folder, program):
@@ -223,9 +229,13 @@ def _launch(folder: DataFolder, account: Account, postgres: Path, socket_dir: st
         os.close(log)
 
 
-def _command(folder: DataFolder, account: Account, postgres: Path, socket_dir: str) -> list[str]:
+def _command(
+    folder: DataFolder, account: Account, postgres: Path, socket_dir: str, connections: int
+) -> list[str]:
     # What is on the command line cannot be changed in postgresql.conf: only what we ourselves rely on.
-    fixed = ("listen_addresses=", f'unix_socket_directories="{socket_dir}"', "unix_socket_permissions=0700")
+    fixed = ["listen_addresses=", f'unix_socket_directories="{socket_dir}"', "unix_socket_permissions=0700"]
+    if connections > _CONNECTIONS:
+        fixed.append(f"max_connections={connections}")
     arguments = [argument for setting in fixed for argument in ("-c", setting)]
     return account.command(postgres, "-D", folder.pgdata, "-p", PORT, *arguments)
 
@@ -261,6 +271,7 @@ def _create_database(password: str, socket_dir: str) -> None:
         with psycopg.connect(
             _url(password, socket_dir, "postgres"), autocommit=True, connect_timeout=10
         ) as connection:
+            connection.execute(pins(connection.info.server_version))
             found = connection.execute("SELECT FROM pg_database WHERE datname = %s", [_DATABASE]).rowcount
             if not found:
                 connection.execute(f"CREATE DATABASE {_DATABASE}")

@@ -74,7 +74,7 @@ async def segments_at(database: Database, user_id: UserId, at: datetime | None) 
     """The user's segments at an instant (None: now) with their why, by slug. Raises Invalid, Unavailable."""
     return await database.all(
         Membership,
-        "SELECT slug, source, since, until FROM segments_at(%s, %s) ORDER BY slug",
+        'SELECT slug, source, since, until FROM segments_at(%s, %s) ORDER BY slug COLLATE "C"',
         [user_id, await _asked_instant(database, at)],
     )
 

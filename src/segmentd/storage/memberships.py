@@ -52,7 +52,7 @@ async def segments_of(database: Database, user_ids: Sequence[UserId]) -> Sequenc
     """Who is in what now, in the order asked, repetitions included. Raises Unavailable."""
     rows = await database.all(
         UserSegments,
-        "SELECT user_id, array_agg(slug ORDER BY slug) AS segments"
+        'SELECT user_id, array_agg(slug ORDER BY slug COLLATE "C") AS segments'
         " FROM current_segments(%s, reading_instant()) GROUP BY user_id",
         [[*dict.fromkeys(user_ids)]],
     )

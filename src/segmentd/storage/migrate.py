@@ -7,15 +7,14 @@ from typing import Final
 
 import psycopg
 import structlog
-from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import scalar_row
 
 from segmentd import __version__
 from segmentd.domain.errors import StartupFailed
 from segmentd.storage import job_queue, schema
 from segmentd.storage.schema import SqlFile
-
-OLDEST_POSTGRESQL: Final = 15
+from segmentd.storage.server import connected
+from segmentd.storage.sessions import reason_of
 
 # Two services that start at once on an empty database wait for each other here.
 _MIGRATION_LOCK: Final = 7236837900
@@ -31,14 +30,7 @@ async def migrate(database_url: str) -> int:
 
     Raises StartupFailed when the database cannot be used: unreachable, too old, or of a newer segmentd.
     """
-    async with connect(database_url) as connection:
-        await connection.execute(f"SET lock_timeout = '{_LOCK_TIMEOUT}'".encode())
-        try:
-            await connection.execute("SELECT pg_advisory_lock(%s)", [_MIGRATION_LOCK])
-        except psycopg.errors.LockNotAvailable:
-            raise StartupFailed(
-                f"another segmentd has been migrating this database for {_LOCK_TIMEOUT}"
-            ) from None
+    async with connected(database_url) as connection, _migrating(connection):
         pending = await _pending_tables(connection)
         functions_due = bool(pending) or await _functions_due(connection)
         if functions_due:
@@ -48,36 +40,26 @@ async def migrate(database_url: str) -> int:
 
 async def pending_migrations(database_url: str) -> list[str]:
     """The names of what the database still lacks; changes nothing. Raises StartupFailed."""
-    async with connect(database_url) as connection:
+    async with connected(database_url) as connection:
         pending = await _pending_tables(connection)
         functions_due = bool(pending) or await _functions_due(connection)
         return [*(file.name for file in pending), *(["functions"] if functions_due else [])]
 
 
 @asynccontextmanager
-async def connect(database_url: str) -> AsyncIterator[psycopg.AsyncConnection]:
-    """A connection in autocommit to a PostgreSQL that is new enough.
-
-    Raises StartupFailed, also for what goes wrong in the context; its one line never shows the password.
-    """
-    try:
-        conninfo_to_dict(database_url)
-    except psycopg.ProgrammingError:  # its message would quote the URL, or a piece of it
-        raise StartupFailed(
-            "the database URL is malformed; it looks like postgresql://USER:PASSWORD@HOST:PORT/DATABASE"
-        ) from None
-    try:
-        async with await psycopg.AsyncConnection.connect(
-            database_url, autocommit=True, connect_timeout=10
-        ) as connection:
-            version = connection.info.server_version // 10_000
-            if version < OLDEST_POSTGRESQL:
-                raise StartupFailed(
-                    f"PostgreSQL {OLDEST_POSTGRESQL} or newer is needed; the database runs {version}"
-                )
-            yield connection
-    except psycopg.Error as error:
-        raise StartupFailed(f"cannot use the database: {_reason(error)}") from error
+async def _migrating(connection: psycopg.AsyncConnection) -> AsyncIterator[None]:
+    """One transaction, which nobody else migrates beside; its lock goes with it, whatever becomes of us."""
+    async with connection.transaction():
+        await connection.execute(
+            f"SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = '{_LOCK_TIMEOUT}'".encode()
+        )
+        try:
+            await connection.execute("SELECT pg_advisory_xact_lock(%s)", [_MIGRATION_LOCK])
+        except psycopg.errors.LockNotAvailable:
+            raise StartupFailed(
+                f"another segmentd has been migrating this database for {_LOCK_TIMEOUT}"
+            ) from None
+        yield
 
 
 async def _pending_tables(connection: psycopg.AsyncConnection) -> list[SqlFile]:
@@ -139,9 +121,9 @@ async def _apply(connection: psycopg.AsyncConnection, pending: Sequence[SqlFile]
                 {"digest": functions.digest, "version": __version__},
             )
     except psycopg.errors.InvalidFunctionDefinition as error:
-        raise StartupFailed(f"migration {at_work} failed: {_reason(error)}; {_DROP_FIRST}") from error
+        raise StartupFailed(f"migration {at_work} failed: {reason_of(error)}; {_DROP_FIRST}") from error
     except psycopg.Error as error:
-        raise StartupFailed(f"migration {at_work} failed: {_reason(error)}") from error
+        raise StartupFailed(f"migration {at_work} failed: {reason_of(error)}") from error
     for file in pending:
         _log.info("migrated", migration=file.name)
     _log.info("functions_replaced", digest=functions.digest)
@@ -164,8 +146,4 @@ async def _install_job_queue(connection: psycopg.AsyncConnection) -> int:
     try:
         return await job_queue.install(connection)
     except psycopg.Error as error:
-        raise StartupFailed(f"the job queue's tables cannot be made: {_reason(error)}") from error
-
-
-def _reason(error: psycopg.Error) -> str:
-    return error.diag.message_primary or " ".join(str(error).split()) or type(error).__name__
+        raise StartupFailed(f"the job queue's tables cannot be made: {reason_of(error)}") from error

@@ -864,7 +864,7 @@ DECLARE
 BEGIN
     PERFORM pg_advisory_xact_lock_shared(catalog_lock());
 
-    SELECT jsonb_agg(slug ORDER BY slug)
+    SELECT jsonb_agg(slug ORDER BY slug COLLATE "C")
     INTO bad_slugs
     FROM unnest(p_slugs) AS wanted (slug)
     WHERE NOT EXISTS (SELECT FROM living_segment(wanted.slug));
@@ -1250,4 +1250,4 @@ $$;
 INSERT INTO schema_migrations (number, name) VALUES
     (1, '0001_tables.sql');
 INSERT INTO schema_functions (digest, version) VALUES
-    ('0e4faacaa3d733bdc9994da27f341f040ca020da6ce92c96cab4fd5c4aec8b7c', '0.1.0');
+    ('0dd3afd41d2518cbce84e1c32ab7253207bb9624e0da34bffdbd1b9da4f2ecc6', '0.1.0');

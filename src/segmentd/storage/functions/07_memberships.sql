@@ -147,7 +147,7 @@ DECLARE
 BEGIN
     PERFORM pg_advisory_xact_lock_shared(catalog_lock());
 
-    SELECT jsonb_agg(slug ORDER BY slug)
+    SELECT jsonb_agg(slug ORDER BY slug COLLATE "C")
     INTO bad_slugs
     FROM unnest(p_slugs) AS wanted (slug)
     WHERE NOT EXISTS (SELECT FROM living_segment(wanted.slug));

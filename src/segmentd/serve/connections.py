@@ -1,0 +1,78 @@
+"""How many connections to the database a node needs, and whether the server lets it have them."""
+
+from typing import Final, NamedTuple
+
+import structlog
+
+from segmentd import jobs
+from segmentd.config import Settings
+from segmentd.domain.errors import StartupFailed
+from segmentd.serve.supervisor import worker_count
+from segmentd.storage.server import allowed_connections, connected
+
+# Of each HTTP process, beside its pool: the one that looks for changes of the tokens.
+GATE: Final = 1
+# Of the node worker, beside its pool and the jobs: the one that listens for notifications.
+LISTENER: Final = 1
+# Of the embedded server, beside what its node needs: for commands, psql, a backup.
+SPARE: Final = 20
+
+_ADVICE: Final = "raise max_connections or the limit of the role, or lower the settings workers and pool_size"
+
+_log = structlog.get_logger(__name__)
+
+
+class Needs(NamedTuple):
+    """The connections that are open from the start on, and with every pool at its full size."""
+
+    least: int
+    most: int
+
+
+def needs_of_node(settings: Settings) -> Needs:
+    """Of `segmentd serve`."""
+    workers, worker = worker_count(settings), needs_of_worker(settings)
+    return Needs(
+        workers * (1 + GATE) + worker.least + LISTENER,
+        workers * (settings.pool_size + GATE) + worker.most + LISTENER,
+    )
+
+
+def needs_of_worker(settings: Settings) -> Needs:
+    """Of `segmentd worker`."""
+    return Needs(1 + jobs.LEAST_CONNECTIONS, settings.pool_size + jobs.MOST_CONNECTIONS)
+
+
+class Connections(NamedTuple):
+    """What a node needs, and how many the server lets all clients of its role have together."""
+
+    needs: Needs
+    allowed: int
+
+    @property
+    def suffice(self) -> bool:
+        """Whether all pools can grow to their full size, if nobody else takes part."""
+        return self.allowed >= self.needs.most
+
+    def __str__(self) -> str:
+        line = f"this node needs {self.needs.most} under load, and the server allows {self.allowed}"
+        return line if self.suffice else f"{line}, which is too few: {_ADVICE}"
+
+
+async def check_connections(database_url: str, needs: Needs) -> Connections:
+    """What is needed and what the server allows. Raises StartupFailed where it cannot do."""
+    async with connected(database_url) as connection:
+        allowed = await allowed_connections(connection)
+    if allowed < needs.least:
+        raise StartupFailed(
+            f"the server allows {allowed} connections, and this node opens {needs.least} at its start"
+            f" and up to {needs.most} under load: {_ADVICE}"
+        )
+    return Connections(needs, allowed)
+
+
+async def warn_of_few_connections(database_url: str, needs: Needs) -> None:
+    """Says in the log where the pools cannot grow to their full size. Raises StartupFailed."""
+    connections = await check_connections(database_url, needs)
+    if not connections.suffice:
+        _log.warning("few connections", detail=str(connections))

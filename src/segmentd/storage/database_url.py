@@ -1,0 +1,90 @@
+"""URLs of databases: which ones are understood, and how they are shown.
+
+libpq takes what stands before the first `@` for the login. Of a password with a raw `@` or `/` in it, a part
+so becomes the host, the port or the database, and error messages name those. Such a URL is refused whole.
+"""
+
+import re
+from typing import Final
+from urllib.parse import unquote
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict
+
+from segmentd.domain.errors import StartupFailed
+
+HIDDEN: Final = "***"
+
+_MALFORMED: Final = (
+    "the database URL is malformed; it looks like postgresql://USER:PASSWORD@HOST:PORT/DATABASE,"
+    " with %40 for @, %2F for /, %3A for : and %25 for % in the password"
+)
+_URL: Final = re.compile(
+    r"(?P<scheme>postgres(?:ql)?://)"
+    r"(?:(?P<user>[^:@/]*)(?P<password>:[^@/]*)?@)?"
+    r"(?P<place>[^@?]*)"
+    r"(?:\?(?P<query>.*))?",
+    re.DOTALL,
+)
+_HIGHEST_PORT: Final = 65_535
+# The parameters whose values say nothing secret; `options`, for one, can set anything.
+_SHOWN: Final = frozenset({
+    "application_name", "channel_binding", "connect_timeout", "dbname", "gssencmode", "host", "hostaddr",
+    "load_balance_hosts", "passfile", "port", "service", "sslcert", "sslkey", "sslmode", "sslnegotiation",
+    "sslrootcert", "target_session_attrs", "user",
+})  # fmt: skip
+# What in a text may be, or may hold, a connection string with its secret.
+_SUSPICIOUS: Final = re.compile(
+    r"postgres(?:ql)?:/|[a-z][a-z0-9+.-]*://[^\s/]*@|pass(?:word)?\s*=", re.IGNORECASE
+)
+
+
+def check_url(url: str) -> None:
+    """Raises StartupFailed, with nothing of the URL in it, where it is none or may be read in two ways."""
+    try:
+        parameters = conninfo_to_dict(url)
+    except psycopg.ProgrammingError:  # its message would quote the URL, or a piece of it
+        raise StartupFailed(_MALFORMED) from None
+    is_url = re.match(r"postgres(ql)?://", url)
+    hosts = str(parameters.get("host") or "").split(",")
+    ports = str(parameters.get("port") or "").split(",")
+    if (
+        (is_url and not _URL.fullmatch(url))
+        or "\0" in url
+        # A host that begins with @ is a socket in Linux' abstract namespace.
+        or any("@" in host[1:] for host in hosts)
+        or not all(_is_port(port) for port in ports)
+    ):
+        raise StartupFailed(_MALFORMED)
+
+
+def shown(url: str) -> str:
+    """The URL with its secrets hidden; all of it is, where one cannot tell which part they are."""
+    try:
+        check_url(url)
+    except StartupFailed:
+        return HIDDEN
+    found = _URL.fullmatch(url)
+    if found is None:  # key=value pairs
+        return HIDDEN
+    login = ""
+    if found["user"] is not None:
+        login = f"{found['user']}{f':{HIDDEN}' if found['password'] else ''}@"
+    query = "" if found["query"] is None else "?" + "&".join(map(_shown_pair, found["query"].split("&")))
+    return f"{found['scheme']}{login}{found['place']}{query}"
+
+
+def redacted(text: str) -> str:
+    """The text up to where something begins that may be a connection string with its secret."""
+    found = _SUSPICIOUS.search(text)
+    return text if found is None else text[: found.start()] + HIDDEN
+
+
+def _is_port(text: str) -> bool:
+    return not text or (text.isascii() and text.isdecimal() and 1 <= int(text) <= _HIGHEST_PORT)
+
+
+def _shown_pair(pair: str) -> str:
+    key, _, value = pair.partition("=")
+    harmless = unquote(key).lower() in _SHOWN and "@" not in unquote(value)
+    return pair if harmless else f"{key}={HIDDEN}"

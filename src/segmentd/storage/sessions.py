@@ -1,0 +1,159 @@
+"""How every connection to PostgreSQL is opened: with our settings, whatever the server's are.
+
+A database, a role, postgresql.conf, PGOPTIONS and the URL can each set how values are read and written, which
+tables a name means, when a statement is cut off. Nothing here relies on their defaults.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Final, Self
+
+import psycopg
+import structlog
+from psycopg.abc import AdaptContext, ConnParam
+from psycopg.rows import AsyncRowFactory, TupleRow
+
+from segmentd.storage.database_url import redacted
+
+OLDEST_POSTGRESQL: Final = 15
+
+PINNED: Final[Mapping[str, str]] = {
+    # How values are written and read.
+    "client_encoding": "UTF8",
+    "DateStyle": "ISO, MDY",
+    "IntervalStyle": "postgres",
+    "TimeZone": "UTC",
+    "array_nulls": "on",
+    "bytea_output": "hex",
+    "extra_float_digits": "1",
+    "standard_conforming_strings": "on",
+    "transform_null_equals": "off",
+    # Which tables a name means. Nobody's temporary table stands in for one of ours.
+    "search_path": "public, pg_temp",
+    # A policy that hides rows is an error, rather than a wrong answer.
+    "row_security": "off",
+    # Times are read after locks, by statements with snapshots of their own.
+    "default_transaction_isolation": "read committed",
+    "default_transaction_read_only": "off",
+    "default_transaction_deferrable": "off",
+    # A request is over long before its statement may be. A node that is stopped amid a transaction lets go of
+    # its locks; idle connections stay, for the listener and the pools live on them.
+    "statement_timeout": "30s",
+    "lock_timeout": "10s",
+    "idle_in_transaction_session_timeout": "60s",
+    "idle_session_timeout": "0",
+    "exit_on_error": "off",
+    # JIT costs more than these short statements.
+    "jit": "off",
+    "plan_cache_mode": "auto",
+}
+_PINNED_SINCE_17: Final[Mapping[str, str]] = {"transaction_timeout": "0"}
+_17: Final = 170_000
+
+# A server that vanished without a word, as in a power cut: noticed within about ten seconds.
+_VANISHED: Final = {
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 10_000,
+}
+_SAY_AGAIN_S: Final = 60.0
+
+_log = structlog.get_logger(__name__)
+
+
+def pins(server_version: int, scope: str = "SESSION") -> bytes:
+    """The statements that pin a session, or a transaction (LOCAL), of a server of this version: 180001."""
+    pinned = {**PINNED, **(_PINNED_SINCE_17 if server_version >= _17 else {})}
+    # A list of schemas is no string.
+    values = {name: value if name == "search_path" else f"'{value}'" for name, value in pinned.items()}
+    return "; ".join(f"SET {scope} {name} = {value}" for name, value in values.items()).encode()
+
+
+class Reachability:
+    """Why the database cannot be reached at present; the log has each reason once a minute."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.reason: str | None = None
+        """PostgreSQL's reason, in one line with no secret in it; None after any success."""
+        self._clock = clock
+        self._said: dict[str, float] = {}
+
+    def note_failure(self, error: Exception) -> None:
+        """A connection could not be made, or broke."""
+        self.reason = reason_of(error)
+        self.say(self.reason)
+
+    def note_success(self) -> None:
+        """A connection was made, or answered."""
+        self.reason = None
+
+    def say(self, reason: str) -> None:
+        """Logs a reason, unless it did so within this minute."""
+        now = self._clock()
+        self._said = {said: at for said, at in self._said.items() if now - at < _SAY_AGAIN_S}
+        if reason not in self._said:
+            self._said[reason] = now
+            _log.warning("database out of reach", error=reason)
+
+
+class Session(psycopg.AsyncConnection[TupleRow]):
+    """A connection with our settings. Pools make theirs by this class, others by its `connect`."""
+
+    @classmethod
+    async def connect(
+        cls,
+        conninfo: str = "",
+        *,
+        autocommit: bool = False,
+        prepare_threshold: int | None = 5,
+        context: AdaptContext | None = None,
+        row_factory: AsyncRowFactory[TupleRow] | None = None,
+        cursor_factory: type[psycopg.AsyncCursor[TupleRow]] | None = None,
+        # As wide as what psycopg's signature allows for any keyword.
+        reachability: Reachability | ConnParam = None,
+        pinned: ConnParam = True,
+        **kwargs: ConnParam,
+    ) -> Self:
+        """As that of psycopg; what becomes of it is noted where the caller asks for it."""
+        parameters: dict[str, ConnParam] = {
+            "application_name": "segmentd",
+            "connect_timeout": 5,
+            **_VANISHED,
+            **kwargs,
+        }
+        try:
+            connection = await super().connect(
+                conninfo,
+                autocommit=True,
+                prepare_threshold=prepare_threshold,
+                context=context,
+                row_factory=row_factory,
+                cursor_factory=cursor_factory,
+                **parameters,
+            )
+            if pinned:
+                await connection.pin()
+        except psycopg.Error as error:
+            if isinstance(reachability, Reachability):
+                reachability.note_failure(error)
+            raise
+        if isinstance(reachability, Reachability):
+            reachability.note_success()
+        await connection.set_autocommit(autocommit)
+        return connection
+
+    async def pin(self) -> None:
+        """Makes the settings ours. Not as startup parameters: poolers refuse those that they do not know."""
+        try:
+            await self.execute(pins(self.info.server_version))
+        except BaseException:
+            await self.close()
+            raise
+
+
+def reason_of(error: BaseException) -> str:
+    """An error's message, in one line; PostgreSQL's own words where it has any."""
+    diagnosed: Any = getattr(error, "diag", None)
+    primary = None if diagnosed is None else diagnosed.message_primary
+    return redacted(primary or " ".join(str(error).split()) or type(error).__name__)
