@@ -25,6 +25,7 @@ from segmentd.reports.build import Claim, build
 from segmentd.reports.files import ReportFiles
 from segmentd.storage import reports, upkeep
 from segmentd.storage.database import Database
+from segmentd.storage.job_queue import QUEUE_CONNECTIONS, REPORTS_AT_ONCE
 from segmentd.storage.sessions import Reachability, Session
 
 SHORTEST_PAUSE_S: Final = 0.5
@@ -42,14 +43,6 @@ EVERY_HOUR: Final = "0 * * * *"
 
 BUILD_REPORT: Final = "build_report"
 ATTEMPTS: Final = 4
-REPORTS_AT_ONCE: Final = 2
-# A build holds one connection for as long as it takes, and asks short questions by another.
-REPORT_CONNECTIONS: Final = 2 * REPORTS_AT_ONCE
-# The pool of each queue; one more listens for its new jobs.
-QUEUE_CONNECTIONS: Final = 3
-# Of both queues and the making of reports: open from the start on, and with all pools at their full size.
-LEAST_CONNECTIONS: Final = 2 * (1 + 1) + 1
-MOST_CONNECTIONS: Final = 2 * (QUEUE_CONNECTIONS + 1) + REPORT_CONNECTIONS
 
 _log = structlog.get_logger(__name__)
 

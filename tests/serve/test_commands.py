@@ -1,3 +1,4 @@
+import re
 import socket
 import subprocess
 import sys
@@ -57,6 +58,40 @@ def test_a_url_that_is_none_is_told_and_not_shown(tmp_path: Path, command: tuple
     line = failure(run(*command, "--database-url", "postgres//me:a-secret@host/db", cwd=tmp_path))
     assert line.startswith("the database URL is malformed")
     assert "a-secret" not in line
+
+
+# A password with a character that has to be written otherwise in a URL.
+RAW = ["a-sec@ret", "@a-secret", "a-sec/ret", "12/secret", "a-sec%zzret", "a-sec ret", "a-sec@ret:5432"]
+
+
+@pytest.mark.parametrize("command", ["migrate", "check"])
+def test_a_password_that_splits_the_url_is_shown_in_no_part(tmp_path: Path, command: str) -> None:
+    for password in RAW:
+        url = f"postgresql://me:{password}@127.0.0.1:1/db"
+        ended = run(command, "--database-url", url, cwd=tmp_path)
+        assert ended.returncode == 1
+        assert ended.stderr.startswith("segmentd: the database URL is malformed; it looks like ")
+        for part in re.split("[@/%: ]", password):
+            assert len(part) < 2 or part not in ended.stdout + ended.stderr.replace("5432", ""), password
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["serve", "postgresql://me:a-secret@host/db"],
+        ["postgresql://me:a-secret@host/db"],
+        ["serve", "--port", "postgresql://me:a-secret@host/db"],
+        ["serve", "--database-ur", "postgresql://me:a-secret@host/db"],
+        ["serve", "--database-ur=postgresql://me:a-secret@host/db"],
+        ["serve", "host=host", "password=a-sec", "secret"],
+        ["serve", "--workers", "host=host password=a-secret"],
+        ["serve", "--config", "postgresql://me:a-secret@host/db"],
+    ],
+)
+def test_a_url_in_the_wrong_place_is_not_shown_either(tmp_path: Path, arguments: list[str]) -> None:
+    ended = run(*arguments, cwd=tmp_path)
+    assert ended.returncode == 2
+    assert "sec" not in ended.stdout + ended.stderr
 
 
 @pytest.mark.parametrize("command", [("serve", "--port", "0"), ("migrate",)])

@@ -4,10 +4,10 @@ from typing import Final, NamedTuple
 
 import structlog
 
-from segmentd import jobs
 from segmentd.config import Settings
 from segmentd.domain.errors import StartupFailed
 from segmentd.serve.supervisor import worker_count
+from segmentd.storage import job_queue
 from segmentd.storage.server import allowed_connections, connected
 
 # Of each HTTP process, beside its pool: the one that looks for changes of the tokens.
@@ -40,7 +40,7 @@ def needs_of_node(settings: Settings) -> Needs:
 
 def needs_of_worker(settings: Settings) -> Needs:
     """Of `segmentd worker`."""
-    return Needs(1 + jobs.LEAST_CONNECTIONS, settings.pool_size + jobs.MOST_CONNECTIONS)
+    return Needs(1 + job_queue.LEAST_CONNECTIONS, settings.pool_size + job_queue.MOST_CONNECTIONS)
 
 
 class Connections(NamedTuple):

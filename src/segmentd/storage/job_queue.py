@@ -1,10 +1,19 @@
-"""The job queue's own tables: procrastinate brings and migrates them; segmentd says when."""
+"""The job queue's own tables, which procrastinate brings and segmentd migrates, and its connections."""
 
 from importlib import resources
 from typing import Final
 
 import psycopg
 from procrastinate.schema import SchemaManager
+
+REPORTS_AT_ONCE: Final = 2
+# A build holds one connection for as long as it takes, and asks short questions by another.
+REPORT_CONNECTIONS: Final = 2 * REPORTS_AT_ONCE
+# The pool of each queue; one more listens for its new jobs.
+QUEUE_CONNECTIONS: Final = 3
+# Of both queues and the making of reports: open from the start on, and with all pools at their full size.
+LEAST_CONNECTIONS: Final = 2 * (1 + 1) + 1
+MOST_CONNECTIONS: Final = 2 * (QUEUE_CONNECTIONS + 1) + REPORT_CONNECTIONS
 
 _NOTE: Final = "CREATE TABLE IF NOT EXISTS job_queue_migrations (name text PRIMARY KEY)"
 

@@ -1,0 +1,34 @@
+"""Slugs are compared and sorted by their bytes, whatever the locale of the database is."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.storage.rows import Rows
+from tests.storage.servers import binaries_with_icu, server
+from tests.storage.story import story
+
+ICU = binaries_with_icu()
+
+
+@pytest.mark.skipif(ICU is None, reason="no PostgreSQL with ICU is installed")
+@pytest.mark.parametrize("locale", ["tr-TR", "en-US-u-kf-upper"])
+def test_a_locale_with_another_small_i_or_another_order_changes_nothing(
+    empty_database_url: str, tmp_path: Path, locale: str
+) -> None:
+    """Turkish has a dotless small letter for `I`; English sorts `b` before `B` before `c`."""
+    assert ICU is not None
+    with server(ICU, "--locale-provider=icu", f"--icu-locale={locale}", "--locale=C.UTF-8") as url:
+        assert story(url, tmp_path / "icu") == story(empty_database_url, tmp_path / "usual")
+
+
+def test_every_index_of_slugs_and_the_column_itself_is_by_collation_c(rows: Rows) -> None:
+    assert rows.column(
+        "SELECT DISTINCT collname FROM pg_index i"
+        " CROSS JOIN LATERAL unnest(i.indcollation::oid[]) AS used (collation_id)"
+        " JOIN pg_collation c ON c.oid = used.collation_id WHERE i.indrelid = 'segments'::regclass"
+    ) == ["C"]
+    assert rows.column(
+        "SELECT collname FROM pg_attribute a JOIN pg_collation c ON c.oid = a.attcollation"
+        " WHERE attname = 'slug' AND attrelid = ANY (ARRAY['segments', 'living_segments']::regclass[])"
+    ) == ["C", "C"]
