@@ -61,7 +61,7 @@ def test_a_url_that_is_none_is_told_and_not_shown(tmp_path: Path, command: tuple
 
 
 # A password with a character that has to be written otherwise in a URL.
-RAW = ["a-sec@ret", "@a-secret", "a-sec/ret", "12/secret", "a-sec%zzret", "a-sec ret", "a-sec@ret:5432"]
+RAW = ["a-sec@ret", "@a-secret", "a-sec/ret", "4711/secret", "a-sec%zzret", "a-sec ret", "a-sec@ret:5432"]
 
 
 @pytest.mark.parametrize("command", ["migrate", "check"])

@@ -31,14 +31,14 @@ HOSTILE: Final = {
     "default_transaction_isolation": "serializable",
     "default_transaction_read_only": "on",
     "default_transaction_deferrable": "on",
-    "statement_timeout": "20ms",
+    "statement_timeout": "1s",
     "lock_timeout": "1ms",
-    "idle_in_transaction_session_timeout": "20ms",
-    "idle_session_timeout": "20ms",
+    "idle_in_transaction_session_timeout": "1s",
+    "idle_session_timeout": "1s",
     "exit_on_error": "on",
     "jit": "on",
     "plan_cache_mode": "force_generic_plan",
-    "transaction_timeout": "20ms",
+    "transaction_timeout": "1s",
 }
 
 
