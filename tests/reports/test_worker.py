@@ -11,9 +11,10 @@ import psycopg
 import pytest
 from obstore.store import MemoryStore
 
-from segmentd.jobs import ATTEMPTS, REPORTS_AT_ONCE, Tasks, work
+from segmentd.jobs import ATTEMPTS, Tasks, work
 from segmentd.reports.files import ReportFiles
 from segmentd.storage.database import Database
+from segmentd.storage.job_queue import REPORTS_AT_ONCE
 from tests.client import Json
 from tests.clock import Clock
 from tests.reports.office import ALL_TIMES, Office, until, worker_process
