@@ -18,6 +18,7 @@ INT64_MAX: Final = 2**63 - 1
 # `(?!\n)$` and not `$` alone: Python's `$` also matches before a line feed at the end, and the
 # pattern stands in the OpenAPI document too, where `\Z` means nothing.
 SLUG_PATTERN: Final = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}(?!\n)$"
+USER_ID_PATTERN: Final = r"^[1-9][0-9]{0,18}(?!\n)$"
 SALT_PATTERN: Final = r"^-?[0-9]{1,19}(?!\n)$"
 
 

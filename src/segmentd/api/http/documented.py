@@ -56,7 +56,7 @@ class ProblemBody(Struct, frozen=True):
         | UnsetType
     ) = UNSET
     slug: Annotated[str, Meta(description="of the kind segment-exists")] | UnsetType = UNSET
-    user_id: Annotated[int, Meta(description="of the kinds about users")] | UnsetType = UNSET
+    user_id: Annotated[int | str, Meta(description="of the kinds about users")] | UnsetType = UNSET
     role: Annotated[str, Meta(description="of the kind forbidden: what is needed")] | UnsetType = UNSET
     request_id: Annotated[str, Meta(description="names the request in the log")] | UnsetType = UNSET
 

@@ -9,7 +9,7 @@ from litestar.exceptions import HTTPException, ValidationException
 from litestar.types import ExceptionHandlersMap
 
 from segmentd.api.http.problem_documents import PROBLEM_JSON, SECURITY_HEADERS, document
-from segmentd.api.http.types import AnyRequest
+from segmentd.api.http.types import AnyRequest, Ids
 from segmentd.api.http.wording import in_words
 from segmentd.api.problems import HTTP_PROBLEMS, Problem, problem_of
 from segmentd.domain.errors import Fault, Invalid, SegmentdError, Unauthenticated
@@ -44,7 +44,10 @@ def refused(request: AnyRequest, error: SegmentdError) -> Response[bytes]:
         headers["WWW-Authenticate"] = 'Bearer realm="segmentd"' + (
             ', error="invalid_token"' if error.was_refused else ""
         )
-    return problem_response(request, problem_of(type(error)), error.detail, error.extra, headers)
+    extra = error.extra
+    if "user_id" in extra and request.query_params.get("ids") == Ids.STRING:
+        extra = {**extra, "user_id": str(extra["user_id"])}
+    return problem_response(request, problem_of(type(error)), error.detail, extra, headers)
 
 
 def invalid_parameter(request: AnyRequest, error: ValidationException) -> Response[bytes]:

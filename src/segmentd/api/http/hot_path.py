@@ -7,17 +7,19 @@ same bytes for the plain case.
 
 import re
 import time
-from collections.abc import Collection, Iterable, Mapping
-from typing import Final
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Annotated, Final
 
 import msgspec
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, HTTPScope, Receive, Scope, Send
 from litestar.types.asgi_types import HTTPRequestEvent, ReceiveMessage
+from msgspec import Meta
 
 from segmentd.api.http.access import AUTHORIZATION
-from segmentd.api.http.memberships import LookupRequest
+from segmentd.api.http.memberships import MOST_USERS
 from segmentd.api.http.request_ids import HEADER, RequestIds
+from segmentd.api.http.types import RequestBody, UserIdValue
 from segmentd.auth.authenticator import Authenticator
 from segmentd.domain.errors import SegmentdError
 from segmentd.domain.identifiers import INT64_MAX
@@ -45,6 +47,12 @@ _UNUSUAL_WITH_A_BODY: Final = frozenset({b"content-encoding", b"origin", b"sec-f
 _NOTED: Final = frozenset({AUTHORIZATION, b"content-type", HEADER}) | _UNUSUAL_WITH_A_BODY
 
 
+class _PlainLookup(RequestBody, frozen=True):
+    """A lookup whose ids are numbers."""
+
+    user_ids: Annotated[Sequence[UserIdValue], Meta(max_length=MOST_USERS)]
+
+
 class HotPath:
     """An ASGI application in front of the framework's; requests with an `unusual` header are not for it."""
 
@@ -60,7 +68,7 @@ class HotPath:
         self._app = app
         self._replica = replica
         self._authenticator = authenticator
-        self._lookups = msgspec.json.Decoder(LookupRequest)
+        self._lookups = msgspec.json.Decoder(_PlainLookup)
         self._unusual = frozenset(unusual)
         self.ids = ids
         self.reads = None if metrics is None else metrics.hot_reads

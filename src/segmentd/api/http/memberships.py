@@ -16,6 +16,8 @@ from segmentd.api.http.types import (
     INSTANT,
     AnyRequest,
     CursorParameter,
+    Ids,
+    IdsParameter,
     InstantParameter,
     InstantText,
     LimitParameter,
@@ -24,13 +26,13 @@ from segmentd.api.http.types import (
     SlugValue,
     UseCases,
     UserIdParameter,
-    UserIdValue,
+    WrittenId,
     instant,
     instant_text,
 )
 from segmentd.api.http.wording import NO_NUL
 from segmentd.domain.errors import Fault, Invalid, SegmentNotFound
-from segmentd.domain.identifiers import Slug, UserId
+from segmentd.domain.identifiers import Slug
 from segmentd.domain.instants import in_utc, rfc3339
 from segmentd.domain.memberships import (
     MOST_SLUGS,
@@ -42,7 +44,6 @@ from segmentd.domain.memberships import (
     Evidence,
     Membership,
     Source,
-    UserSegments,
 )
 from segmentd.domain.pages import USUAL_PAGE
 from segmentd.domain.segments import shortest
@@ -80,7 +81,7 @@ class MembershipChange(RequestBody, frozen=True):
 class ChangedBody(Struct, frozen=True):
     """What the user is in now, and what the change did."""
 
-    user_id: UserId
+    user_id: WrittenId
     segments: Sequence[Slug]
     added: Sequence[Slug]
     removed: Sequence[Slug]
@@ -88,10 +89,10 @@ class ChangedBody(Struct, frozen=True):
     unchanged: Sequence[Slug]
 
     @classmethod
-    def of(cls, changed: Changed) -> "ChangedBody":
+    def of(cls, changed: Changed, ids: Ids) -> "ChangedBody":
         """As clients see it."""
         return cls(
-            changed.user_id,
+            ids.write(changed.user_id),
             changed.segments,
             changed.added,
             changed.removed,
@@ -119,26 +120,33 @@ class MembershipBody(Struct, frozen=True):
 class UserSegmentsBody(Struct, frozen=True):
     """The segments that a user is in, by slug; with `detail=true` each with its why."""
 
-    user_id: UserId
+    user_id: WrittenId
     segments: Sequence[Slug | MembershipBody]
 
 
 class LookupRequest(RequestBody, frozen=True):
     """Whose segments are asked for."""
 
-    user_ids: Annotated[Sequence[UserIdValue], Meta(max_length=MOST_USERS)]
+    user_ids: Annotated[Sequence[WrittenId], Meta(max_length=MOST_USERS)]
+
+
+class UserFound(Struct, frozen=True):
+    """The segments that one user is in, by slug."""
+
+    user_id: WrittenId
+    segments: Sequence[Slug]
 
 
 class LookupBody(Struct, frozen=True):
     """The segments of many users, in the order asked."""
 
-    users: Sequence[UserSegments]
+    users: Sequence[UserFound]
 
 
 class ExplanationBody(Struct, frozen=True):
     """Whether the user is in, and why; null where it does not apply. Covered means `bucket < threshold`."""
 
-    user_id: UserId
+    user_id: WrittenId
     slug: Slug
     member: bool
     because: Because
@@ -150,7 +158,7 @@ class ExplanationBody(Struct, frozen=True):
     salt: str | None
 
     @classmethod
-    def of(cls, user_id: UserId, slug: Slug, evidence: Evidence) -> "ExplanationBody":
+    def of(cls, user_id: WrittenId, slug: Slug, evidence: Evidence) -> "ExplanationBody":
         """As clients see it."""
         because = evidence.because()
         rolled_out = evidence.percent is not None
@@ -200,7 +208,7 @@ class EventBody(Struct, frozen=True):
 class HistoryPage(Struct, frozen=True):
     """A user's events, oldest first."""
 
-    user_id: UserId
+    user_id: WrittenId
     events: Sequence[EventBody]
     next_cursor: str | None
 
@@ -212,15 +220,17 @@ async def get_user_segments(
     *,
     detail: Annotated[bool, QueryParameter(description="with the why")] = False,
     at: InstantParameter = None,
+    ids: IdsParameter = Ids.NUMBER,
 ) -> Response[UserSegmentsBody]:
     """Read the segments that a user is in, now or at an instant of the past, on request with the why."""
+    written = ids.write(user_id)
     if not detail and at is None:
         age, [user] = await service.segments_of([user_id])
-        return _aged(UserSegmentsBody(user_id, user.segments), age)
+        return _aged(UserSegmentsBody(written, user.segments), age)
     memberships = await service.segments_at(user_id, instant("at", at))
     if detail:
-        return _aged(UserSegmentsBody(user_id, [MembershipBody.of(membership) for membership in memberships]))
-    return _aged(UserSegmentsBody(user_id, [*dict.fromkeys(membership.slug for membership in memberships)]))
+        return _aged(UserSegmentsBody(written, [MembershipBody.of(membership) for membership in memberships]))
+    return _aged(UserSegmentsBody(written, [*dict.fromkeys(membership.slug for membership in memberships)]))
 
 
 @post(
@@ -234,9 +244,11 @@ async def change_user_segments(
     user_id: UserIdParameter,
     data: JSONBody[MembershipChange],
     service: UseCases,
+    ids: IdsParameter = Ids.NUMBER,
 ) -> ChangedBody:
     """Add and remove segments of a user in one transaction."""
-    return ChangedBody.of(await service.change_memberships(user_id, data.to_change(), actor(request)))
+    changed = await service.change_memberships(user_id, data.to_change(), actor(request))
+    return ChangedBody.of(changed, ids)
 
 
 @get("/users/{user_id:str}/segments/{slug:str}", responses=problems(SegmentNotFound))
@@ -245,9 +257,11 @@ async def explain_membership(
     slug: SlugParameter,
     service: UseCases,
     at: InstantParameter = None,
+    ids: IdsParameter = Ids.NUMBER,
 ) -> ExplanationBody:
     """Explain why a user is or is not in a segment, now or at an instant of the past."""
-    return ExplanationBody.of(user_id, slug, await service.explain(user_id, slug, instant("at", at)))
+    evidence = await service.explain(user_id, slug, instant("at", at))
+    return ExplanationBody.of(ids.write(user_id), slug, evidence)
 
 
 @get("/users/{user_id:str}/history")
@@ -258,17 +272,21 @@ async def get_history(
     end: Annotated[str | None, QueryParameter(name="to", description=INSTANT)] = None,
     limit: LimitParameter = USUAL_PAGE,
     cursor: CursorParameter = None,
+    ids: IdsParameter = Ids.NUMBER,
 ) -> HistoryPage:
     """List every time that the user got in or out, oldest first, from `from` to before `to`."""
     page = await service.list_events(user_id, _period(begin, end), limit, cursor)
-    return HistoryPage(user_id, [EventBody.of(event) for event in page.items], page.next_cursor)
+    return HistoryPage(ids.write(user_id), [EventBody.of(event) for event in page.items], page.next_cursor)
 
 
 @post("/lookup", status_code=200, dto=StrictJson[LookupRequest], opt=AS_ON_THE_HOT_PATH)
-async def lookup(data: JSONBody[LookupRequest], service: UseCases) -> Response[LookupBody]:
+async def lookup(
+    data: JSONBody[LookupRequest], service: UseCases, ids: IdsParameter = Ids.NUMBER
+) -> Response[LookupBody]:
     """Read the segments of up to 1,000 users, in the order asked."""
-    age, users = await service.segments_of(data.user_ids)
-    return _aged(LookupBody(users), age)
+    user_ids = [ids.read(written, f"/user_ids/{index}") for index, written in enumerate(data.user_ids)]
+    age, users = await service.segments_of(user_ids)
+    return _aged(LookupBody([UserFound(ids.write(user.user_id), user.segments) for user in users]), age)
 
 
 def _addition(index: int, item: Slug | Term) -> Addition:

@@ -19,11 +19,13 @@ from segmentd.api.http.entity_tags import names
 from segmentd.api.http.strict_json import StrictJson
 from segmentd.api.http.types import (
     AnyRequest,
+    Ids,
+    IdsParameter,
     InstantText,
     RequestBody,
     SlugValue,
     UseCases,
-    UserIdValue,
+    WrittenId,
     instant_text,
 )
 from segmentd.domain.errors import (
@@ -56,13 +58,14 @@ class Order(RequestBody, frozen=True):
     month: Annotated[str, Meta(examples=["2026-11"])] | None = None
     begin: InstantValue | None = field(default=None, name="from")
     end: InstantValue | None = field(default=None, name="to")
-    user_id: UserIdValue | None = None
+    user_id: WrittenId | None = None
     segment: SlugValue | None = None
     header: bool = False
 
-    def to_order(self) -> ReportOrder:
+    def to_order(self, ids: Ids) -> ReportOrder:
         """In the words of the domain. Raises Invalid."""
-        return ReportOrder(self._period(), self.user_id, self.segment, self.header)
+        user_id = None if self.user_id is None else ids.read(self.user_id, "/user_id")
+        return ReportOrder(self._period(), user_id, self.segment, self.header)
 
     def _period(self) -> Period:
         if self.month is not None:
@@ -117,6 +120,7 @@ async def order_report(
     data: JSONBody[Order],
     service: UseCases,
     prefer: Annotated[str | None, HeaderParameter(name="Prefer", description="wait=10: seconds")] = None,
+    ids: IdsParameter = Ids.NUMBER,
 ) -> Response[ReportBody]:
     """Order a report. The link is in the answer at once; the file is there when the status is done.
 
@@ -124,7 +128,7 @@ async def order_report(
     the answer waits for the report; where it cannot, it is 202 with the report as it stands.
     """
     seconds = _wait(prefer)
-    report, signature = await service.order_report(data.to_order(), actor(request), seconds)
+    report, signature = await service.order_report(data.to_order(ids), actor(request), seconds)
     headers = {"Location": location(request, f"/api/v1/reports/{report.id}")}
     if seconds:
         headers["Preference-Applied"] = f"wait={seconds}"

@@ -14,16 +14,19 @@ from segmentd.api.http.strict_json import StrictJson
 from segmentd.api.http.types import (
     AnyRequest,
     CursorParameter,
+    Ids,
+    IdsParameter,
     InstantText,
     LimitParameter,
     RequestBody,
     SlugParameter,
     SlugValue,
     UseCases,
+    WrittenId,
 )
 from segmentd.api.http.wording import NO_NUL
 from segmentd.domain.errors import Fault, Invalid, SegmentExists, SegmentNotFound
-from segmentd.domain.identifiers import INT64_MAX, INT64_MIN, SALT_PATTERN, Salt, Slug, UserId, random_salt
+from segmentd.domain.identifiers import INT64_MAX, INT64_MIN, SALT_PATTERN, Salt, Slug, random_salt
 from segmentd.domain.instants import rfc3339
 from segmentd.domain.pages import USUAL_PAGE
 from segmentd.domain.segments import NewSegment, Percent, Segment, SegmentUpdate, exact_percent, shortest
@@ -76,7 +79,7 @@ class SegmentPage(Struct, frozen=True):
 class MemberPage(Struct, frozen=True):
     """Users of a segment, by id."""
 
-    user_ids: Sequence[UserId]
+    user_ids: Sequence[WrittenId]
     next_cursor: str | None
 
 
@@ -139,10 +142,11 @@ async def list_members(
     service: UseCases,
     limit: LimitParameter = USUAL_PAGE,
     cursor: CursorParameter = None,
+    ids: IdsParameter = Ids.NUMBER,
 ) -> MemberPage:
     """List who is in, explicitly or by percentage, of the users that the service knows."""
     page = await service.list_members(slug, limit, cursor)
-    return MemberPage(page.items, page.next_cursor)
+    return MemberPage([ids.write(user_id) for user_id in page.items], page.next_cursor)
 
 
 def _percent(number: float) -> Percent:

@@ -15,16 +15,17 @@ from segmentd.api.http.strict_json import StrictJson
 from segmentd.api.http.types import (
     AnyRequest,
     CursorParameter,
+    Ids,
+    IdsParameter,
     InstantText,
     LimitParameter,
     RequestBody,
     UseCases,
     UserIdParameter,
-    UserIdValue,
+    WrittenId,
 )
 from segmentd.api.http.wording import NO_NUL
 from segmentd.domain.errors import UserExists, UserNotFound
-from segmentd.domain.identifiers import UserId
 from segmentd.domain.instants import rfc3339
 from segmentd.domain.pages import USUAL_PAGE
 from segmentd.domain.users import User
@@ -35,21 +36,21 @@ NameValue = Annotated[str, Meta(max_length=256, pattern=NO_NUL)]
 class Registration(RequestBody, frozen=True):
     """A user to register; without an id the service assigns one."""
 
-    id: UserIdValue | None = None
+    id: WrittenId | None = None
     name: NameValue | None = None
 
 
 class UserBody(Struct, frozen=True):
     """A registered user."""
 
-    id: UserId
+    id: WrittenId
     name: str | None
     registered_at: InstantText
 
     @classmethod
-    def of(cls, user: User) -> "UserBody":
+    def of(cls, user: User, ids: Ids) -> "UserBody":
         """As clients see them."""
-        return cls(user.id, user.name, rfc3339(user.registered_at))
+        return cls(ids.write(user.id), user.name, rfc3339(user.registered_at))
 
 
 class UserPage(Struct, frozen=True):
@@ -61,26 +62,35 @@ class UserPage(Struct, frozen=True):
 
 @post("/", dto=StrictJson[Registration], responses=problems(UserExists))
 async def register_user(
-    request: AnyRequest, data: JSONBody[Registration], service: UseCases
+    request: AnyRequest,
+    data: JSONBody[Registration],
+    service: UseCases,
+    ids: IdsParameter = Ids.NUMBER,
 ) -> Response[UserBody]:
     """Register a user. Nobody has to: the first change of a user's segments does it."""
-    user = await service.register_user(data.id, data.name)
-    return Response(UserBody.of(user), headers={"Location": location(request, f"/api/v1/users/{user.id}")})
+    user_id = None if data.id is None else ids.read(data.id, "/id")
+    user = await service.register_user(user_id, data.name)
+    return Response(
+        UserBody.of(user, ids), headers={"Location": location(request, f"/api/v1/users/{user.id}")}
+    )
 
 
 @get("/")
 async def list_users(
-    service: UseCases, limit: LimitParameter = USUAL_PAGE, cursor: CursorParameter = None
+    service: UseCases,
+    limit: LimitParameter = USUAL_PAGE,
+    cursor: CursorParameter = None,
+    ids: IdsParameter = Ids.NUMBER,
 ) -> UserPage:
     """List the registered users, by id."""
     page = await service.list_users(limit, cursor)
-    return UserPage([UserBody.of(user) for user in page.items], page.next_cursor)
+    return UserPage([UserBody.of(user, ids) for user in page.items], page.next_cursor)
 
 
 @get("/{user_id:str}", responses=problems(UserNotFound))
-async def get_user(user_id: UserIdParameter, service: UseCases) -> UserBody:
+async def get_user(user_id: UserIdParameter, service: UseCases, ids: IdsParameter = Ids.NUMBER) -> UserBody:
     """Read one registered user."""
-    return UserBody.of(await service.get_user(user_id))
+    return UserBody.of(await service.get_user(user_id), ids)
 
 
 @delete("/{user_id:str}", responses=problems(UserNotFound))

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from segmentd.domain.errors import Fault
-from segmentd.domain.identifiers import SALT_PATTERN, SLUG_PATTERN
+from segmentd.domain.identifiers import SALT_PATTERN, SLUG_PATTERN, USER_ID_PATTERN
 
 NO_NUL: Final = "^[^\u0000]*$"
 
@@ -17,6 +17,7 @@ _STEP: Final = re.compile(r"\.([^.\[\]]+)|\[(\d+|\.\.\.)\]")
 
 _PATTERNS: Final[Mapping[str, str]] = {
     SLUG_PATTERN: "a slug is 1 to 128 of A-Z a-z 0-9 _ . -, beginning with a letter or a digit",
+    USER_ID_PATTERN: "an id as a string is 1 to 19 digits, not beginning with 0",
     SALT_PATTERN: "a salt is a signed integer of 64 bits, written as a string of digits",
     NO_NUL: "a text must not contain the character NUL",
 }
@@ -91,5 +92,6 @@ _FORMS: Final[tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], str]], ...]
     (re.compile("Expected `str` matching regex (.+)"), _pattern),
     (re.compile("Expected `datetime` with a timezone component"), lambda _: WRITE_A_TIME),
     (re.compile("Invalid RFC3339 encoded datetime"), lambda _: WRITE_A_TIME),
+    (re.compile("Invalid enum value .*"), lambda _: "must be one of the values in the documentation"),
     (re.compile("(?:Number|Integer value) out of range"), lambda _: "the number is out of range"),
 )
