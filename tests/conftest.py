@@ -1,6 +1,7 @@
 """The fixtures that all tests may use."""
 
 import os
+import shutil
 import signal
 from collections.abc import AsyncIterator, Iterator
 from functools import partial
@@ -15,7 +16,14 @@ from segmentd.storage.database import Database
 from tests.client import Api
 from tests.clock import Clock
 from tests.door import open_door
-from tests.postgres import migrated_template, new_database, quick_server, shared_by_workers
+from tests.postgres import (
+    first_start,
+    migrated_template,
+    new_database,
+    quick_folder,
+    quick_server,
+    shared_by_workers,
+)
 
 # A shell starts what runs in its background with Ctrl-C ignored, and so would be all that the tests start.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -42,6 +50,20 @@ def shared_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that all workers of this run see, and no other run."""
     own = tmp_path_factory.getbasetemp()
     return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+
+@pytest.fixture(scope="session")
+def initialised_dir(shared_dir: Path) -> Iterator[Path]:
+    """The data directory of an embedded server after its first start."""
+    with first_start(shared_dir) as folder:
+        yield folder
+
+
+@pytest.fixture
+def used_dir(shared_dir: Path, initialised_dir: Path) -> Iterator[Path]:
+    """A copy of it for this test alone."""
+    with quick_folder(shared_dir) as folder:
+        yield Path(shutil.copytree(initialised_dir, folder / "used"))
 
 
 @pytest.fixture(scope="session")

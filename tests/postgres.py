@@ -18,7 +18,6 @@ import psycopg
 from psycopg import sql
 
 from segmentd.storage import embedded
-from segmentd.storage.embedded_folder import DataFolder, Lock
 from segmentd.storage.migrate import migrate
 
 
@@ -60,8 +59,8 @@ def _end_after_the_last_user(
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[int]:
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+def _opened(path: Path, flags: int = os.O_RDWR | os.O_CREAT) -> Iterator[int]:
+    descriptor = os.open(path, flags, 0o600)
     try:
         yield descriptor
     finally:
@@ -92,10 +91,42 @@ _QUICK: Final = {
 
 
 @contextmanager
+def quick_folder(folder: Path) -> Iterator[Path]:
+    """A new folder in memory, or in `folder` where there is too little of it; it is gone at the end."""
+    with (
+        TemporaryDirectory(prefix=_PREFIX, dir=_memory() or folder) as quick,
+        _opened(Path(quick), os.O_RDONLY) as descriptor,
+    ):
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
+        yield Path(quick)
+
+
+def _memory() -> Path | None:
+    """Where files lie in memory, if there is plenty of it; what killed runs left there is removed first."""
+    if not _MEMORY.is_dir() or not os.access(_MEMORY, os.W_OK):
+        return None
+    for left in _MEMORY.glob(f"{_PREFIX}*"):
+        # One that cannot be locked is in use, another user's, or gone.
+        with suppress(OSError), _opened(left, os.O_RDONLY) as descriptor:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if time.time() - left.stat().st_mtime > _LEFTOVER_S:  # a new one is not locked at once
+                shutil.rmtree(left)
+    return _MEMORY if shutil.disk_usage(_MEMORY).free > _ROOM else None
+
+
+@contextmanager
+def first_start(folder: Path) -> Iterator[Path]:
+    """A data directory after its first start, to be copied: a first start takes a second."""
+    with quick_folder(folder) as data_dir:
+        embedded.start(data_dir).stop()
+        yield data_dir
+
+
+@contextmanager
 def quick_server(folder: Path) -> Iterator[str]:
     """The embedded PostgreSQL on new data in memory, or in `folder`; a crash would ruin its data."""
-    with TemporaryDirectory(prefix=_PREFIX, dir=_memory() or folder) as data_dir:
-        server = embedded.start(Path(data_dir))
+    with quick_folder(folder) as data_dir:
+        server = embedded.start(data_dir)
         try:
             url = with_database(server.url, "postgres")
             for setting, value in _QUICK.items():
@@ -104,18 +135,6 @@ def quick_server(folder: Path) -> Iterator[str]:
             yield url
         finally:
             server.stop()
-
-
-def _memory() -> Path | None:
-    """Where files lie in memory, if there is plenty of it; what killed runs left there is removed first."""
-    if not _MEMORY.is_dir() or not os.access(_MEMORY, os.W_OK):
-        return None
-    for left in _MEMORY.glob(f"{_PREFIX}*"):
-        with suppress(OSError):  # another user's, or gone
-            old = time.time() - left.stat().st_mtime > _LEFTOVER_S
-            if old and Lock.holder(DataFolder(left)) is None:
-                shutil.rmtree(left)
-    return _MEMORY if shutil.disk_usage(_MEMORY).free > _ROOM else None
 
 
 @contextmanager

@@ -150,8 +150,8 @@ async def test_when_the_database_is_gone_as_well_an_old_answer_is_given_only_whe
 
 
 @pytest.fixture
-async def server(tmp_path: Path) -> AsyncIterator["Server"]:
-    server = Server(tmp_path / "postgres")
+async def server(used_dir: Path) -> AsyncIterator["Server"]:
+    server = Server(used_dir)
     await server.start()
     try:
         await migrate(server.running.url)

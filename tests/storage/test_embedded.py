@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, gettempdir
 
 import psycopg
 import pytest
@@ -21,6 +21,7 @@ import pytest
 from segmentd.domain.errors import StartupFailed
 from segmentd.storage.embedded import EmbeddedPostgres, start, url_of_running
 from segmentd.storage.embedded_launch import Account, choose_account, programs
+from tests.postgres import quick_folder
 
 Begin = Callable[[Path], EmbeddedPostgres]
 
@@ -41,28 +42,16 @@ server.stop()
 """
 
 
-@pytest.fixture(autouse=True)
-def _no_data_left(tmp_path: Path) -> Iterator[None]:
-    yield  # first made, so last undone: nothing runs there any more
-    shutil.rmtree(tmp_path)  # pytest would keep 40 MB a test
+@pytest.fixture
+def tmp_path(shared_dir: Path) -> Iterator[Path]:
+    """A folder that ends with the test: pytest would keep 40 MB of each."""
+    with quick_folder(shared_dir) as folder:
+        yield folder
 
 
 @pytest.fixture
 def data_dir(tmp_path: Path) -> Path:
     return tmp_path / "data"
-
-
-@pytest.fixture(scope="session")
-def _made_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    with TemporaryDirectory(dir=tmp_path_factory.getbasetemp()) as folder:
-        start(Path(folder)).stop()
-        yield Path(folder)
-
-
-@pytest.fixture
-def used_dir(tmp_path: Path, _made_once: Path) -> Path:
-    """A data directory after its first start, copied, for a first start takes a second."""
-    return shutil.copytree(_made_once, tmp_path / "used")
 
 
 @pytest.fixture
@@ -566,9 +555,9 @@ class TestAsRoot:
     @pytest.fixture
     def open_dir(self) -> Iterator[Path]:
         """A folder that every account reaches, as those of pytest are not."""
-        with TemporaryDirectory(dir="/tmp") as folder:
-            Path(folder).chmod(0o755)
-            yield Path(folder)
+        with quick_folder(Path(gettempdir())) as folder:
+            folder.chmod(0o755)
+            yield folder
 
     @pytest.fixture
     def _no_namespaces(self, monkeypatch: pytest.MonkeyPatch) -> None:

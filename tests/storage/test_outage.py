@@ -47,12 +47,12 @@ class Outage:
 
 
 @pytest.fixture
-async def outage(tmp_path: Path) -> AsyncIterator[Outage]:
-    server = await asyncio.to_thread(start, tmp_path / "postgres")
+async def outage(used_dir: Path) -> AsyncIterator[Outage]:
+    server = await asyncio.to_thread(start, used_dir)
     try:
         await migrate(server.url)
         async with relay_to(server.url) as relay:
-            outage = Outage(tmp_path / "postgres", server, relay)
+            outage = Outage(used_dir, server, relay)
             yield outage
             server = outage.server
     finally:
