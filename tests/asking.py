@@ -8,8 +8,9 @@ from typing import NamedTuple
 from segmentd.domain.bucketing import threshold
 from segmentd.domain.instants import rfc3339
 from segmentd.domain.segments import Percent, shortest
+from segmentd.reports.build import cut_off
 from tests.client import Json
-from tests.doing import Doing
+from tests.doing import MICROSECOND, Doing
 from tests.model import Change, Model, Segment
 from tests.world import World, same
 
@@ -17,7 +18,8 @@ from tests.world import World, same
 class Then(NamedTuple):
     """What was answered at an instant, by segments instead of slugs."""
 
-    at: datetime
+    at: dict[int, datetime]
+    """The present of each user."""
     memberships: dict[int, list[tuple[Segment, Json]]]
     explanations: dict[tuple[int, Segment], Json]
 
@@ -43,25 +45,17 @@ class Asking:
             ],
         )
 
-    async def everything(self, now: datetime) -> Then:
+    async def everything(self, presents: dict[int, datetime]) -> Then:
         """Asks in every way that there is."""
         await self.hot_read()
-        answers = [await self._about(user, now) for user in self._users]
+        answers = [await self._about(user, presents[user]) for user in self._users]
         living = [user for user in self._users if user in self._model.lives]
         for segment in self._model.segments:
             members = await self._api.walk(f"segments/{segment.slug}/users", "user_ids", 2)
             same(members, [user for user in living if self._model.source(user, segment)])
-        same(
-            self._world.reported_rows(now),
-            [
-                (user, change.segment.slug, change.operation, rfc3339(change.at))
-                for user in sorted(self._users)
-                for change in self._changes(user)
-            ],
-        )
         memberships, explanations = zip(*answers, strict=True)
         return Then(
-            now,
+            presents,
             dict(zip(self._users, memberships, strict=True)),
             {
                 (user, segment): told
@@ -70,10 +64,25 @@ class Asking:
             },
         )
 
+    async def report(self) -> datetime:
+        """Compares a report over all times, and gives the instant that it speaks for."""
+        as_of = await cut_off(self._world.database)
+        self._model.happen(as_of - MICROSECOND, "expiry")
+        same(
+            self._world.reported_rows(as_of),
+            [
+                (user, change.segment.slug, change.operation, rfc3339(change.at))
+                for user in sorted(self._users)
+                for change in self._changes(user)
+                if change.at < as_of
+            ],
+        )
+        return as_of
+
     async def look_back(self, then: Then, user: int) -> None:
         """Asks about an instant of the past: the answer is the one of then, under the present slugs."""
         self._world.see("a look back")
-        at = rfc3339(then.at)
+        at = rfc3339(then.at[user])
         detail = await self._api.segments(user, detail="true", at=at)
         same(
             _by_slug(detail),

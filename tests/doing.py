@@ -82,14 +82,14 @@ class Doing:
     # To users
 
     def begin_life(self, user: int) -> None:
-        with self._change_at() as now:
+        with self._change_at(user) as now:
             lives = user in self._model.lives
             assert self._world.send("POST", "users", {"id": user})[0] == (409 if lives else 201)
             if not lives:
                 self._model_begins_life(user, now)
 
     def end_life(self, user: int) -> None:
-        with self._change_at() as now:
+        with self._change_at(user) as now:
             lives = user in self._model.lives
             assert self._world.send("DELETE", f"users/{user}")[0] == (204 if lives else 404)
             if lives:
@@ -97,7 +97,7 @@ class Doing:
                 self._ended_lives.add(user)
 
     def change(self, user: int, wishes: Mapping[str, str]) -> None:
-        with self._change_at() as now:
+        with self._change_at(user) as now:
             at = self._instant_of_change(user, now)
             self._world.see("a change at the end of a term", when=at > now)
             body: dict[str, list[Json]] = {"add": [], "remove": []}
@@ -116,7 +116,7 @@ class Doing:
 
     def ask_in_vain(self, user: int, slug: str, bad: str) -> None:
         """All or nothing: one bad value, a slug or a time in the past, and nothing is changed."""
-        with self._change_at() as now:
+        with self._change_at(user) as now:
             if bad in {"past", "now"}:
                 addition = {"slug": slug, "until": rfc3339(now - TICK if bad == "past" else now)}
                 assert self._world.send("POST", f"users/{user}/segments", {"add": [addition]})[0] == 422
@@ -130,6 +130,17 @@ class Doing:
 
     def let_time_pass(self, seconds: int) -> None:
         self._move_to(self.now + timedelta(seconds=seconds))
+
+    def step_back(self, seconds: float) -> None:
+        """The clock is set back, or another computer with another clock takes over."""
+        self._move_to(self.now - timedelta(seconds=seconds))
+        for user in [who for who in self._model.lives if who > 0]:
+            self._model.step_back(user, self.present_of(user))
+
+    def present_of(self, user: int) -> datetime:
+        """What readers take for now: never before what is written of the user and of the segments."""
+        marks = self._world.marks(user)
+        return max(self.now, marks.catalog, marks.user)
 
     def come_to(self, instant: datetime) -> None:
         self._world.see(
@@ -186,6 +197,7 @@ class Doing:
             at,
             "request",
             lambda: outcomes.update({s: self._model.decide(user, s, wish) for s, wish in wanted.items()}),
+            to=user,
         )
         for segment, outcome in outcomes.items():
             self._world.see(outcome if wanted[segment].included else f"{outcome} by a removal")
@@ -216,10 +228,21 @@ class Doing:
         self._world.set_clock(instant)
 
     @contextmanager
-    def _change_at(self) -> Iterator[datetime]:
-        """The instant of a change: later than what was read before, and earlier than what is read next."""
+    def _change_at(self, user: int | None = None) -> Iterator[datetime]:
+        """The instant of a change: later than what was read before, and earlier than what is read next.
+
+        Where the clock stepped back, a change of a user is later than everything of that user and of the
+        segments, and a change of segments is later than everything.
+        """
         self._move_to(self.appointment or self.now + TICK)
-        yield self.now
+        marks = self._world.marks(user)
+        if user is None:
+            at = max(self.now, marks.catalog + MICROSECOND, marks.everything + MICROSECOND)
+        else:
+            at = max(self.now, marks.catalog + 2 * MICROSECOND, marks.user + 2 * MICROSECOND)
+        self._world.see("a change of segments after a step back", when=user is None and at > self.now)
+        self._world.see("a change of a user after a step back", when=user is not None and at > self.now)
+        yield at
         self._move_to(self.now + TICK)
 
 

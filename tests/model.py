@@ -44,6 +44,7 @@ class Model:
         self.segments: list[Segment] = []  # the living
         self.overrides: dict[tuple[int, Segment], Override] = {}
         self.changes: list[Change] = []
+        self.ended: list[tuple[tuple[int, Segment], Override]] = []
 
     def source(self, who: int, segment: Segment) -> str | None:
         if override := self.overrides.get((who, segment)):
@@ -61,12 +62,19 @@ class Model:
         own = [c for c in self.changes if c[:2] == (who, segment) and c.at >= self.lives[who]]
         return own[-1] if own else None
 
-    def happen(self, at: datetime, cause: str, act: Callable[[], object] = lambda: None) -> None:
-        """All that changes at one instant, ends of terms too: who is in then and was not before, got in."""
-        for end in sorted({o.until for o in self.overrides.values() if o.until and o.until < at}):
-            self.happen(end, "expiry")
-        before, ended = self._sources(), {key for key, o in self.overrides.items() if o.until == at}
+    def happen(
+        self, at: datetime, cause: str, act: Callable[[], object] = lambda: None, to: int | None = None
+    ) -> None:
+        """All that changes at one instant, ends of terms too: who is in then and was not before, got in.
+
+        It happens to one, or to all: where the clock stepped back, each has a present of their own.
+        """
+        terms = {key: o.until for key, o in self.overrides.items() if o.until and to in {None, key[0]}}
+        for end in sorted({until for until in terms.values() if until < at}):
+            self.happen(end, "expiry", to=to)
+        before, ended = self._sources(), {key for key, until in terms.items() if until == at}
         act()
+        self.ended += [(key, o) for key, o in self.overrides.items() if key in ended]
         self.overrides = {key: o for key, o in self.overrides.items() if key not in ended}
         after = self._sources()
         for key in before.keys() ^ after.keys():
@@ -74,12 +82,20 @@ class Model:
             source = "explicit" if why in {"expiry", "request"} else (before | after)[key]
             self.changes.append(Change(*key, "add" if key in after else "remove", at, source, why))
 
+    def step_back(self, who: int, present: datetime) -> None:
+        """Terms that readers saw end, and that nothing written is later than, are ahead again."""
+        ahead = [(key, o) for key, o in self.ended if key[0] == who and o.until and o.until > present]
+        self.ended = [term for term in self.ended if term not in ahead]
+        for key, override in ahead:
+            self.overrides[key] = override
+            self.changes = [c for c in self.changes if (*c[:2], c.at) != (*key, override.until)]
+
     def begin_life(self, who: int, at: datetime) -> None:
         at -= timedelta(microseconds=1)  # so that what begins a life comes after its beginning
-        self.happen(at, "rollout", lambda: self.lives.update({who: at}))
+        self.happen(at, "rollout", lambda: self.lives.update({who: at}), to=who)
 
     def end_life(self, who: int, at: datetime) -> None:
-        self.happen(at, "user-deleted", lambda: self.lives.pop(who))
+        self.happen(at, "user-deleted", lambda: self.lives.pop(who), to=who)
         self.overrides = {key: o for key, o in self.overrides.items() if key[0] != who}
 
     def decide(self, who: int, segment: Segment, wish: Override) -> str:

@@ -1,6 +1,6 @@
 """Whatever happens, in whatever order: all ways to ask give one answer, the one of tests/model.py."""
 
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
@@ -18,7 +18,7 @@ from hypothesis.stateful import (
 from tests.asking import Asking, Then
 from tests.client import Json
 from tests.doing import MICROSECOND, Doing
-from tests.model import Model
+from tests.model import Change, Model
 from tests.world import World, inhabited
 
 USERS: Final = (1000, 2**63 - 1)
@@ -27,6 +27,7 @@ SLUGS: Final = ("ALPHA", "alpha", "Beta", "gamma-2")
 SALTS: Final = (-1, 1, 4711)
 PERCENTS: Final = (None, None, 50, 100, 12.5, 0)
 SECONDS: Final = (1, 60, 86_400)
+STEPS_BACK: Final = (0.000001, 0.5, 60, 86_400)
 TERMS: Final = [f"{kind} {seconds}" for kind in ("ttl", "until") for seconds in SECONDS]
 MOST_SEGMENTS: Final = 3
 
@@ -68,6 +69,8 @@ class OneTruth(RuleBasedStateMachine):
         self.asking = Asking(world, self.model, self.doing, EVERYONE)
         self.steps = 0
         self.remembered: list[Then] = []
+        self.as_of = datetime.min.replace(tzinfo=UTC)
+        self.reported: list[Change] = []
 
     @initialize(
         percents=st.tuples(*[st.sampled_from(PERCENTS)] * 2), terms=st.tuples(*[st.sampled_from(TERMS)] * 2)
@@ -90,6 +93,7 @@ class OneTruth(RuleBasedStateMachine):
             act("begin_life", user=user),
             act("end_life", user=user),
             act("let_time_pass", seconds=st.sampled_from(SECONDS)),
+            act("step_back", seconds=st.sampled_from(STEPS_BACK)),
             *[act("run_the_jobs")] * 2,
         ]
         if living := [segment.slug for segment in self.model.segments]:
@@ -113,13 +117,19 @@ class OneTruth(RuleBasedStateMachine):
         now = self.doing.now
         ended = {key: o.until for key, o in self.model.overrides.items() if o.until and o.until <= now}
         self.world.see("an end under a percentage", when=any(s.covers(user) for user, s in ended))
-        self.model.happen(now, "expiry")
+        presents = {user: self.doing.present_of(user) for user in EVERYONE}
+        for user, present in presents.items():
+            self.model.happen(present, "expiry", to=user)
         self.steps += 1
         if self.steps % self.pace and now not in ended.values():
             self.world.run(self.asking.hot_read())
             return
-        then = self.world.run(self.asking.everything(now))
-        if self.steps % 8 == 0 or now in ended.values():
+        then = self.world.run(self.asking.everything(presents))
+        assert self.reported == [change for change in self.model.changes if change.at < self.as_of]
+        self.as_of = self.world.run(self.asking.report())
+        self.reported = [change for change in self.model.changes if change.at < self.as_of]
+        # Nothing will be dated before the report's cut-off: what held before it can be asked for ever.
+        if max(presents.values()) < self.as_of and (self.steps % 8 == 0 or now in ended.values()):
             self.remembered.append(then)
         if self.remembered:
             user = EVERYONE[self.steps % len(EVERYONE)]
@@ -161,6 +171,7 @@ EVERYTHING: Final = {
     *("a new percentage at the end of a term", "a deletion at the end of a term"),
     *("a slug used again", "a segment renamed", "a name that was taken", "a slug that was two segments"),
     *("a second life", "the same percentage", "a term settled by a job", "a deletion settled by a job"),
+    *("step_back", "a change of segments after a step back", "a change of a user after a step back"),
 }
 
 

@@ -4,9 +4,9 @@ import asyncio
 from collections import Counter
 from collections.abc import Coroutine, Iterator
 from contextlib import AsyncExitStack, contextmanager
-from datetime import datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import psycopg
 from psycopg import sql
@@ -20,6 +20,14 @@ from tests.client import Api, Json
 from tests.door import open_door
 
 Answer = TypeVar("Answer")
+
+
+class Marks(NamedTuple):
+    """The latest time of the catalog, of one user, and of anything in the history."""
+
+    catalog: datetime
+    user: datetime
+    everything: datetime
 
 
 class World:
@@ -67,9 +75,23 @@ class World:
         if when:
             self.seen[what] += 1
 
-    def reported_rows(self, now: datetime) -> list[tuple[int, str, str, str]]:
-        """The rows of a report over all times up to and with this instant."""
-        after = sql.Literal(now + timedelta(microseconds=1))
+    def marks(self, user: int | None) -> Marks:
+        """The latest times that stand in the tables."""
+        row = self._own.execute(
+            """
+            SELECT c.last_at, (SELECT u.last_at FROM users u WHERE u.id = %s),
+                   greatest((SELECT max(at) FROM membership_events),
+                            (SELECT greatest(max(registered_at), max(ended_at)) FROM registrations))
+            FROM (SELECT nullif(last_at, '-infinity') AS last_at FROM catalog) c
+            """,
+            [user],
+        ).fetchone()
+        assert row is not None
+        return Marks(*(mark or datetime.min.replace(tzinfo=UTC) for mark in row))
+
+    def reported_rows(self, as_of: datetime) -> list[tuple[int, str, str, str]]:
+        """The rows of a report over all times before this instant."""
+        after = sql.Literal(as_of)
         everyone = sql.SQL("true")
         rows = sql.SQL(REPORT_ROWS).format(
             as_of=after,

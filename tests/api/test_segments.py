@@ -1,6 +1,7 @@
 import asyncio
 from datetime import datetime
 
+import psycopg
 import pytest
 
 from tests.client import Api, Json
@@ -308,3 +309,15 @@ async def test_the_users_of_a_percentage_are_the_known_ones_with_pins_and_withou
 
 async def _users(api: Api) -> Json:
     return await api.walk("segments/A/users", "user_ids", 1)
+
+
+async def test_a_refused_segment_uses_up_no_id(api: Api, database_url: str) -> None:
+    await api.create("A")
+    await api.create("B")
+    for _ in range(5):
+        assert (await api.post("segments", json={"slug": "a"})).status_code == 409
+        assert (await api.patch("segments/B", json={"slug": "A"})).status_code == 409
+    await api.create("C")
+
+    with psycopg.connect(database_url) as connection:
+        assert connection.execute("SELECT max(id) FROM segments").fetchone() == (3,)

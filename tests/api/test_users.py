@@ -90,6 +90,27 @@ async def test_many_registrations_at_once_get_an_id_each_also_among_brought_ids(
     assert min(assigned) > 60
 
 
+async def test_no_choice_of_ids_drives_the_assigned_ids_far_ahead(api: Api) -> None:
+    first = (await api.post("users", json={})).json()["id"]
+    for step in range(62):
+        await api.post("users", json={"id": first + 2**step})
+
+    assigned = [(await api.post("users", json={})).json()["id"] for _ in range(40)]
+
+    assert len({*assigned}) == 40
+    assert max(assigned) <= first + 40 + 62
+
+
+async def test_a_long_run_of_brought_ids_is_passed_over_once(api: Api, database_url: str) -> None:
+    with psycopg.connect(database_url) as connection:
+        connection.execute("""
+            INSERT INTO users (id, registered_at, last_at)
+            SELECT id, '2025-01-01Z', '2025-01-01Z' FROM generate_series(1, 25000) AS id WHERE id <> 24000
+        """)
+
+    assert [(await api.post("users", json={})).json()["id"] for _ in range(3)] == [24000, 25001, 25002]
+
+
 async def test_an_id_that_a_client_takes_at_the_very_moment_is_not_given_out(
     api: Api, database_url: str
 ) -> None:

@@ -212,7 +212,7 @@ async def test_a_place_that_is_full_ends_the_build_and_its_query_at_once(
 async def test_a_build_that_is_stopped_ends_its_query_at_once(office: Office, database_url: str) -> None:
     report = await office.order()
     async with await psycopg.AsyncConnection.connect(database_url) as other:
-        await other.execute("LOCK TABLE registrations")
+        await other.execute("LOCK TABLE memberships")
         building = asyncio.create_task(office.build(report))
         await until(lambda: answer_of(database_url, COPYING))
         building.cancel()

@@ -87,6 +87,77 @@ async def test_percentages_follow_each_other_when_the_clock_goes_back(
     assert rows.column("SELECT deleted_at > created_at FROM segments") == [True]
 
 
+@pytest.mark.parametrize("back", [0.000001, 0.5, 86_400])
+@pytest.mark.parametrize("wish", ["a pin", "an exclusion"])
+async def test_a_percentage_is_dated_after_a_decision_before_it_though_the_clock_stepped_back(
+    api: Api, clock: Clock, wish: str, back: float
+) -> None:
+    await api.create("A", percent=50)
+    await (api.add if wish == "a pin" else api.remove)(1000, "A")
+    clock.advance(seconds=-back)
+    await api.change_segment("A", percent=0 if wish == "a pin" else 100)
+
+    held = ["A"] if wish == "a pin" else []
+    assert await api.segments(1000) == held
+    assert [told["slug"] for told in await api.segments(1000, detail="true")] == held
+    assert (await api.get("segments/A/users")).json()["user_ids"] == ([1000] if held else [])
+    assert (await api.explain(1000, "A"))["because"] == ("explicit" if held else "excluded")
+    last = [event["operation"] for event in await api.history(1000)][-1:]
+    assert last in ([["add"]] if held else [["remove"], []])
+
+
+async def test_a_change_of_segments_is_later_than_registrations_and_deletions(
+    api: Api, clock: Clock, rows: Rows
+) -> None:
+    for user_id in (1000, 1001):
+        await api.post("users", json={"id": user_id})
+    clock.advance(days=1)
+    await api.delete("users/1000")
+    clock.advance(days=-2)
+    await api.create("A", percent=100)
+    clock.advance(days=-1)
+    await api.post("users", json={"id": 1002})
+
+    dated = "SELECT (SELECT max(ended_at) FROM registrations) < created_at FROM segments"
+    assert rows.column(dated) == [True]
+    assert rows.column("SELECT s.created_at < u.last_at FROM segments s, users u WHERE u.id = 1002") == [True]
+    assert [event["cause"] for event in await api.history(1001)] == ["rollout"]
+    assert [event["cause"] for event in await api.history(1002)] == ["rollout"]
+
+
+async def test_entries_of_the_audit_log_stand_in_the_order_of_their_times(
+    api: Api, clock: Clock, rows: Rows
+) -> None:
+    await api.create("A")
+    clock.advance(seconds=-60)
+    await api.change_segment("A", percent=10)
+    await api.add(1000, "A")
+    await api.delete("users/1000?erase=true")
+
+    times = rows.column("SELECT at FROM audit_log ORDER BY id")
+    assert len(times) == 3
+    assert times == sorted(set(times))
+
+
+async def test_every_table_has_a_primary_key_so_that_an_erasure_passes_logical_replication(
+    api: Api, rows: Rows, database_url: str
+) -> None:
+    without = rows.column("""
+        SELECT c.relname FROM pg_class c
+        WHERE c.relkind IN ('r', 'p') AND c.relnamespace = 'public'::regnamespace
+          AND c.relname NOT LIKE 'procrastinate%%'
+          AND NOT EXISTS (SELECT FROM pg_constraint p WHERE p.conrelid = c.oid AND p.contype = 'p')
+    """)
+    assert without == []
+    await api.create("A")
+    await api.add(1000, "A")
+    execute(database_url, "CREATE PUBLICATION everything FOR ALL TABLES")
+
+    assert (await api.delete("users/1000?erase=true")).status_code == 204
+
+    assert rows.column("SELECT count(*) FROM membership_events") == [0]
+
+
 @pytest.mark.parametrize("settled_by", ["a write", "the job"])
 async def test_a_segment_deleted_after_the_clock_went_back_can_be_settled(
     api: Api, clock: Clock, database: Database, rows: Rows, settled_by: str

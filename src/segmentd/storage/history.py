@@ -51,7 +51,7 @@ async def events_after(
     limit: int,
 ) -> Sequence[Event]:
     """Up to `limit` of the user's events in the half-open period, oldest first. Raises Unavailable."""
-    now = await instant(database)
+    now = await _present_of(database, user_id)
     begin, end = period
     return await database.all(
         Event,
@@ -75,7 +75,7 @@ async def segments_at(database: Database, user_id: UserId, at: datetime | None) 
     return await database.all(
         Membership,
         'SELECT slug, source, since, until FROM segments_at(%s, %s) ORDER BY slug COLLATE "C"',
-        [user_id, await _asked_instant(database, at)],
+        [user_id, await _asked_instant(database, user_id, at)],
     )
 
 
@@ -84,7 +84,7 @@ async def explain(database: Database, user_id: UserId, slug: Slug, at: datetime 
     evidence = await database.one(
         Evidence,
         "SELECT * FROM explain_membership(%s, %s, %s)",
-        [user_id, slug, await _asked_instant(database, at)],
+        [user_id, slug, await _asked_instant(database, user_id, at)],
     )
     if evidence is None:
         raise SegmentNotFound([slug])
@@ -92,13 +92,19 @@ async def explain(database: Database, user_id: UserId, slug: Slug, at: datetime 
 
 
 async def instant(database: Database) -> datetime:
-    """The database's clock, the only one that counts. Raises Unavailable."""
-    [now] = await database.all(_Instant, "SELECT reading_instant() AS now")
+    """The present by the database's clock, the only one that counts. Raises Unavailable."""
+    [now] = await database.all(_Instant, "SELECT at AS now FROM present")
     return now.now
 
 
-async def _asked_instant(database: Database, at: datetime | None) -> datetime:
-    now = await instant(database)
+async def _present_of(database: Database, user_id: UserId) -> datetime:
+    """The present, never before the user's latest change. Raises Unavailable."""
+    [now] = await database.all(_Instant, "SELECT present_of(%s) AS now", [user_id])
+    return now.now
+
+
+async def _asked_instant(database: Database, user_id: UserId, at: datetime | None) -> datetime:
+    now = await _present_of(database, user_id)
     if at is not None and at > now:
         raise Invalid(Fault("/at", "this time is in the future"))
     return at or now

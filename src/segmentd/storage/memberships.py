@@ -114,7 +114,7 @@ _WALK: Final[LiteralString] = """
 
 MEMBERS_BY_OVERRIDE: Final[LiteralString] = f"""
     WITH candidates AS MATERIALIZED (
-        SELECT user_id, included AND (until IS NULL OR until > reading_instant()) AS member
+        SELECT user_id, included AND (until IS NULL OR until > (SELECT at FROM present)) AS member
         FROM memberships
         WHERE segment_id = %(segment_id)s AND user_id > %(after)s AND ended_at IS NULL
         ORDER BY user_id
@@ -133,7 +133,7 @@ MEMBERS_BY_BUCKET: Final[LiteralString] = f"""
         FROM known u
         LEFT JOIN memberships m
                ON m.user_id = u.id AND m.segment_id = %(segment_id)s AND m.ended_at IS NULL
-              AND (m.until IS NULL OR m.until > reading_instant())
+              AND (m.until IS NULL OR m.until > (SELECT at FROM present))
               -- It follows from the above, but without it the planner reads all overrides of the segment.
               AND m.user_id > %(after)s AND m.user_id <= (SELECT max(id) FROM known)
     )

@@ -149,8 +149,11 @@ class Feed:
             return position
 
     async def clock(self) -> int:
-        """PostgreSQL's clock, in microseconds since 1970."""
-        return int(str(await self._scalar("SELECT (extract(epoch FROM clock_instant()) * 1000000)::bigint")))
+        """What a reader takes for now, in microseconds since 1970; with its catalog, it never steps back."""
+        present = (
+            "SELECT (extract(epoch FROM greatest(clock_instant(), last_at)) * 1000000)::bigint FROM catalog"
+        )
+        return int(str(await self._scalar(present)))
 
     async def catalog_version(self) -> int:
         """Raised by every change of a segment or rollout."""

@@ -41,7 +41,7 @@ CREATE TABLE users (
 
 CREATE INDEX users_living ON users (id) WHERE deleted_at IS NULL;
 
--- Ids that the service gives out; ids that clients bring along are skipped (register_user).
+-- The latest id that the service gave out or passed over (register_user).
 CREATE SEQUENCE assigned_user_ids AS bigint;
 
 -- A user's lives: from a registration to the deletion, one after the other.
@@ -83,7 +83,8 @@ CREATE TABLE rollouts (
 
 CREATE UNIQUE INDEX rollouts_open ON rollouts (segment_id) WHERE ended_at IS NULL;
 
--- One row: raised by every change of a segment or a rollout.
+-- One row. `version` is raised by every change of a segment or a rollout. `last_at` is the time of the latest such
+-- change or of the latest cut-off of a report: every later write is later (functions/01_time_locks_buckets.sql).
 CREATE TABLE catalog (
     only_row boolean     PRIMARY KEY DEFAULT true CHECK (only_row),
     version  bigint      NOT NULL,
@@ -126,11 +127,16 @@ CREATE TABLE membership_events (
     reason       text        CHECK (length(reason) <= 500),
     -- The writing transaction, by which a follower finds what its last snapshot could not see.
     xid          xid8        NOT NULL DEFAULT pg_current_xact_id(),
-    on_behalf_of text
+    on_behalf_of text,
+    -- In the order in which a user's history is read. It also names a row in logical replication.
+    PRIMARY KEY (user_id, at, segment_id)
 ) PARTITION BY RANGE (at);
 
-CREATE INDEX membership_events_by_user ON membership_events (user_id, at);
 CREATE INDEX membership_events_by_xid ON membership_events (xid);
+-- The latest time that any event has (raise_high_water_mark).
+CREATE INDEX membership_events_by_time ON membership_events (at);
+-- The latest change of one user in one segment.
+CREATE INDEX membership_events_effective ON membership_events (user_id, segment_id, at) WHERE effective;
 
 
 -- One requested change, with what it does. `outcome`: added, removed, updated or unchanged.
@@ -247,12 +253,14 @@ CREATE TABLE audit_log (
 
 -- The clock, the locks that all writers agree on, and buckets.
 
--- Every time that is written comes from here, after the last lock of its transaction.
+-- PostgreSQL's clock, read after the last lock of a transaction. It may step back; what is written never does:
+-- a change of a user is later than everything of that user and of the catalog (lock_user), a change of the catalog
+-- and a report's cut-off are later than everything of everybody (raise_high_water_mark). docs/data-model.md, "Time".
 CREATE OR REPLACE FUNCTION clock_instant() RETURNS timestamptz
     LANGUAGE sql VOLATILE PARALLEL SAFE
     RETURN clock_timestamp();
 
--- The instant that a reading statement speaks for. Stable, so that an index can be asked with it.
+-- The same for a statement that only reads. Stable, so that an index can be asked with it.
 CREATE OR REPLACE FUNCTION reading_instant() RETURNS timestamptz
     LANGUAGE sql STABLE PARALLEL SAFE
     RETURN statement_timestamp();
@@ -268,6 +276,38 @@ CREATE OR REPLACE FUNCTION catalog_lock() RETURNS bigint LANGUAGE sql IMMUTABLE 
 CREATE OR REPLACE FUNCTION partition_lock() RETURNS bigint LANGUAGE sql IMMUTABLE RETURN 7236837902;
 -- Orders of reports, and builds that ask for room, come one after the other: each counts what those before it took.
 CREATE OR REPLACE FUNCTION report_lock() RETURNS bigint LANGUAGE sql IMMUTABLE RETURN 7236837904;
+
+-- One row: what a reader takes for now. It is never before a change of the catalog or a report's cut-off.
+CREATE OR REPLACE VIEW present AS
+SELECT greatest(reading_instant(), c.last_at) AS at
+FROM catalog c;
+
+-- The present of one user: never before their latest write either, so that everything that is written has happened.
+CREATE OR REPLACE FUNCTION present_of(p_user_id bigint) RETURNS timestamptz
+    LANGUAGE sql STABLE
+    RETURN (SELECT greatest(p.at, (SELECT u.last_at FROM users u WHERE u.id = p_user_id)) FROM present p);
+
+-- The high-water mark of time: an instant that is later than everything that was dated before, as the clock says
+-- where it did not step back. The caller holds the catalog lock alone, so nobody dates anything meanwhile; the mark is
+-- written down, so that everything is dated later from now on. Only times ahead of the clock are looked for: three
+-- look-ups at the right edge of an index, in the present month and those to come.
+CREATE OR REPLACE FUNCTION raise_high_water_mark() RETURNS timestamptz
+    LANGUAGE plpgsql AS $$
+DECLARE
+    now_at timestamptz := clock_instant();
+BEGIN
+    UPDATE catalog c
+    SET last_at = greatest(
+        now_at,
+        c.last_at + interval '1 microsecond',
+        (SELECT max(e.at) FROM membership_events e WHERE e.at >= now_at) + interval '1 microsecond',
+        (SELECT max(r.registered_at) FROM registrations r WHERE r.registered_at >= now_at) + interval '1 microsecond',
+        (SELECT max(r.ended_at) FROM registrations r WHERE r.ended_at >= now_at) + interval '1 microsecond'
+    )
+    RETURNING c.last_at INTO now_at;
+    RETURN now_at;
+END
+$$;
 
 
 -----------------------------------------------------------------------------------------------------------------------
@@ -337,7 +377,15 @@ CREATE OR REPLACE FUNCTION note_in_audit_log(
 ) RETURNS void
     LANGUAGE sql AS $$
     INSERT INTO audit_log (at, actor, on_behalf_of, operation, subject, before, after)
-    VALUES (clock_instant(), p_actor, p_on_behalf_of, p_operation, p_subject, p_before, p_after)
+    VALUES (
+        -- Entries stand in the order of their times too, and none is before the change of the catalog that it tells.
+        greatest(
+            clock_instant(),
+            (SELECT c.last_at FROM catalog c),
+            (SELECT a.at FROM audit_log a ORDER BY a.id DESC LIMIT 1) + interval '1 microsecond'
+        ),
+        p_actor, p_on_behalf_of, p_operation, p_subject, p_before, p_after
+    )
 $$;
 
 
@@ -355,12 +403,11 @@ BEGIN
 END
 $$;
 
--- Gives the time of a change, later than every write before it; the caller has the catalog alone.
+-- Gives the time of a change, later than everything before it; the caller has the catalog alone.
 CREATE OR REPLACE FUNCTION raise_catalog() RETURNS timestamptz
     LANGUAGE sql AS $$
-    UPDATE catalog
-    SET version = version + 1, last_at = greatest(clock_instant(), last_at + interval '1 microsecond')
-    RETURNING last_at
+    UPDATE catalog SET version = version + 1;
+    SELECT raise_high_water_mark();
 $$;
 
 -- What clients see of the living segments.
@@ -388,6 +435,20 @@ CREATE OR REPLACE FUNCTION audited(p_segment living_segments) RETURNS jsonb
     )
 $$;
 
+-- Raises unique_violation where a living segment other than `p_id` has the slug, in whatever case. It is looked for
+-- before anything is written: a refused INSERT would use up an id, and there are 2^30 of them.
+CREATE OR REPLACE FUNCTION refuse_taken_slug(p_slug text, p_id bigint DEFAULT NULL) RETURNS void
+    LANGUAGE plpgsql AS $$
+BEGIN
+    IF EXISTS (
+        SELECT FROM segments s
+        WHERE lower(s.slug) = lower(p_slug COLLATE "C") AND s.deleted_at IS NULL AND s.id IS DISTINCT FROM p_id
+    ) THEN
+        RAISE unique_violation USING MESSAGE = 'a living segment has this slug';
+    END IF;
+END
+$$;
+
 CREATE OR REPLACE FUNCTION create_segment(
     p_slug text, p_description text, p_percent numeric, p_salt bigint,
     p_actor text DEFAULT 'anonymous', p_on_behalf_of text DEFAULT NULL
@@ -400,6 +461,7 @@ DECLARE
     created living_segments;
 BEGIN
     PERFORM lock_catalog();
+    PERFORM refuse_taken_slug(p_slug);
     now_at := raise_catalog();
     INSERT INTO segments (slug, description, salt, created_at)
     VALUES (p_slug, p_description, p_salt, now_at)
@@ -808,7 +870,8 @@ BEGIN
 END
 $$;
 
--- Who is in, at an instant that is not before the latest write: an override that holds decides, else the rollout.
+-- Who is in at `p_at`, or at the latest change of the catalog where that is later: an override that holds decides,
+-- else the rollout. Overrides that are open end after their user's latest write.
 CREATE OR REPLACE FUNCTION current_segments(p_user_ids bigint[], p_at timestamptz)
     RETURNS TABLE (user_id bigint, slug text)
     LANGUAGE sql STABLE AS $$
@@ -818,7 +881,7 @@ CREATE OR REPLACE FUNCTION current_segments(p_user_ids bigint[], p_at timestampt
         FROM memberships m
         WHERE m.user_id = ANY (p_user_ids)
           AND m.ended_at IS NULL
-          AND (m.until IS NULL OR m.until > p_at)
+          AND (m.until IS NULL OR m.until > (SELECT greatest(p_at, c.last_at) FROM catalog c))
     )
     SELECT o.user_id, s.slug
     FROM overrides o
@@ -946,6 +1009,36 @@ $$;
 
 -- Registration, deletion and erasure of users, each one call in one transaction.
 
+-- An id that no user has. Each taken id is passed over once, ever, in pieces of an index; the sequence moves over
+-- taken ids and its own only, so no choice of ids drives it far ahead. A sequence moves also where a transaction is
+-- undone. The caller has to expect that another takes the id at the same moment.
+CREATE OR REPLACE FUNCTION next_free_user_id() RETURNS bigint
+    LANGUAGE plpgsql AS $$
+DECLARE
+    piece CONSTANT bigint := 10000;
+    found_id bigint;
+    passed_over bigint;
+BEGIN
+    LOOP
+        found_id := nextval('assigned_user_ids');
+        IF NOT EXISTS (SELECT FROM users u WHERE u.id = found_id) THEN
+            RETURN found_id;
+        END IF;
+        -- How many taken ids follow without a gap.
+        SELECT count(*)
+        INTO passed_over
+        FROM (
+            SELECT u.id, row_number() OVER (ORDER BY u.id) AS place
+            FROM users u
+            WHERE u.id > found_id AND u.id <= found_id + piece
+        ) taken
+        WHERE taken.id = found_id + taken.place;
+        PERFORM setval('assigned_user_ids', greatest(s.last_value, found_id + passed_over))
+        FROM assigned_user_ids s;
+    END LOOP;
+END
+$$;
+
 -- Registers a user; without an id, gives out one that nobody has ever had. No row: the user is registered already.
 CREATE OR REPLACE FUNCTION register_user(p_user_id bigint, p_name text)
     RETURNS TABLE (id bigint, name text, registered_at timestamptz)
@@ -953,19 +1046,13 @@ CREATE OR REPLACE FUNCTION register_user(p_user_id bigint, p_name text)
 #variable_conflict use_column
 DECLARE
     new_id bigint := p_user_id;
-    stride bigint := 1;
 BEGIN
     PERFORM pg_advisory_xact_lock_shared(catalog_lock());
     IF new_id IS NULL THEN
         LOOP
-            new_id := nextval('assigned_user_ids');
-            IF NOT EXISTS (SELECT FROM users u WHERE u.id = new_id) THEN
-                -- A client may have brought this very id along at the same moment.
-                EXIT WHEN (SELECT l.begins_life FROM lock_user(new_id) l);
-            END IF;
-            -- Ids that clients brought along lie densely: leap over them in growing steps.
-            PERFORM setval('assigned_user_ids', new_id + stride);
-            stride := stride * 2;
+            new_id := next_free_user_id();
+            -- A client may have brought this very id along at the same moment.
+            EXIT WHEN (SELECT l.begins_life FROM lock_user(new_id) l);
         END LOOP;
     ELSIF EXISTS (SELECT FROM users u WHERE u.id = new_id AND u.deleted_at IS NULL) THEN
         RETURN;
@@ -1056,8 +1143,8 @@ BEGIN
     IF locked_ids IS NULL THEN
         RETURN 0;
     END IF;
-    -- The clock is read after the locks, and `settle` looks at the terms anew: a renewed one is not touched.
-    latest := settle(locked_ids, clock_instant());
+    -- The clock is read after the locks, and `settle` looks at the terms again: a renewed one is not touched.
+    latest := settle(locked_ids, greatest(clock_instant(), (SELECT c.last_at FROM catalog c)));
     UPDATE users u
     SET version = u.version + 1, last_at = greatest(u.last_at, latest)
     WHERE u.id = ANY (locked_ids);
@@ -1126,14 +1213,14 @@ WHERE s.deleted_at IS NOT NULL
 
 -- Reports.
 
--- The instant that a report speaks for. Every write takes the shared lock before it reads the clock, so no write
--- with an earlier time can come in after this call: whoever opens a snapshot now sees all of them.
+-- The instant that a report speaks for: later than everything that is written, and no later write is dated before it,
+-- whatever the clock does. A snapshot that is opened now therefore shows all that will ever be before it.
 CREATE OR REPLACE FUNCTION report_cut_off() RETURNS timestamptz
     LANGUAGE plpgsql AS $$
 BEGIN
     PERFORM set_config('lock_timeout', '5s', true);
     PERFORM pg_advisory_xact_lock(catalog_lock());
-    RETURN clock_instant();
+    RETURN raise_high_water_mark();
 END
 $$;
 
@@ -1250,4 +1337,4 @@ $$;
 INSERT INTO schema_migrations (number, name) VALUES
     (1, '0001_tables.sql');
 INSERT INTO schema_functions (digest, version) VALUES
-    ('0dd3afd41d2518cbce84e1c32ab7253207bb9624e0da34bffdbd1b9da4f2ecc6', '0.1.0');
+    ('6fb0f9be41a9907a2092f60651a43756f7d7e19157799603f9a7508f8d6bd0bb', '0.1.0');

@@ -1,11 +1,13 @@
 -- The clock, the locks that all writers agree on, and buckets.
 
--- Every time that is written comes from here, after the last lock of its transaction.
+-- PostgreSQL's clock, read after the last lock of a transaction. It may step back; what is written never does:
+-- a change of a user is later than everything of that user and of the catalog (lock_user), a change of the catalog
+-- and a report's cut-off are later than everything of everybody (raise_high_water_mark). docs/data-model.md, "Time".
 CREATE OR REPLACE FUNCTION clock_instant() RETURNS timestamptz
     LANGUAGE sql VOLATILE PARALLEL SAFE
     RETURN clock_timestamp();
 
--- The instant that a reading statement speaks for. Stable, so that an index can be asked with it.
+-- The same for a statement that only reads. Stable, so that an index can be asked with it.
 CREATE OR REPLACE FUNCTION reading_instant() RETURNS timestamptz
     LANGUAGE sql STABLE PARALLEL SAFE
     RETURN statement_timestamp();
@@ -21,3 +23,35 @@ CREATE OR REPLACE FUNCTION catalog_lock() RETURNS bigint LANGUAGE sql IMMUTABLE 
 CREATE OR REPLACE FUNCTION partition_lock() RETURNS bigint LANGUAGE sql IMMUTABLE RETURN 7236837902;
 -- Orders of reports, and builds that ask for room, come one after the other: each counts what those before it took.
 CREATE OR REPLACE FUNCTION report_lock() RETURNS bigint LANGUAGE sql IMMUTABLE RETURN 7236837904;
+
+-- One row: what a reader takes for now. It is never before a change of the catalog or a report's cut-off.
+CREATE OR REPLACE VIEW present AS
+SELECT greatest(reading_instant(), c.last_at) AS at
+FROM catalog c;
+
+-- The present of one user: never before their latest write either, so that everything that is written has happened.
+CREATE OR REPLACE FUNCTION present_of(p_user_id bigint) RETURNS timestamptz
+    LANGUAGE sql STABLE
+    RETURN (SELECT greatest(p.at, (SELECT u.last_at FROM users u WHERE u.id = p_user_id)) FROM present p);
+
+-- The high-water mark of time: an instant that is later than everything that was dated before, as the clock says
+-- where it did not step back. The caller holds the catalog lock alone, so nobody dates anything meanwhile; the mark is
+-- written down, so that everything is dated later from now on. Only times ahead of the clock are looked for: three
+-- look-ups at the right edge of an index, in the present month and those to come.
+CREATE OR REPLACE FUNCTION raise_high_water_mark() RETURNS timestamptz
+    LANGUAGE plpgsql AS $$
+DECLARE
+    now_at timestamptz := clock_instant();
+BEGIN
+    UPDATE catalog c
+    SET last_at = greatest(
+        now_at,
+        c.last_at + interval '1 microsecond',
+        (SELECT max(e.at) FROM membership_events e WHERE e.at >= now_at) + interval '1 microsecond',
+        (SELECT max(r.registered_at) FROM registrations r WHERE r.registered_at >= now_at) + interval '1 microsecond',
+        (SELECT max(r.ended_at) FROM registrations r WHERE r.ended_at >= now_at) + interval '1 microsecond'
+    )
+    RETURNING c.last_at INTO now_at;
+    RETURN now_at;
+END
+$$;

@@ -16,5 +16,13 @@ CREATE OR REPLACE FUNCTION note_in_audit_log(
 ) RETURNS void
     LANGUAGE sql AS $$
     INSERT INTO audit_log (at, actor, on_behalf_of, operation, subject, before, after)
-    VALUES (clock_instant(), p_actor, p_on_behalf_of, p_operation, p_subject, p_before, p_after)
+    VALUES (
+        -- Entries stand in the order of their times too, and none is before the change of the catalog that it tells.
+        greatest(
+            clock_instant(),
+            (SELECT c.last_at FROM catalog c),
+            (SELECT a.at FROM audit_log a ORDER BY a.id DESC LIMIT 1) + interval '1 microsecond'
+        ),
+        p_actor, p_on_behalf_of, p_operation, p_subject, p_before, p_after
+    )
 $$;

@@ -9,12 +9,11 @@ BEGIN
 END
 $$;
 
--- Gives the time of a change, later than every write before it; the caller has the catalog alone.
+-- Gives the time of a change, later than everything before it; the caller has the catalog alone.
 CREATE OR REPLACE FUNCTION raise_catalog() RETURNS timestamptz
     LANGUAGE sql AS $$
-    UPDATE catalog
-    SET version = version + 1, last_at = greatest(clock_instant(), last_at + interval '1 microsecond')
-    RETURNING last_at
+    UPDATE catalog SET version = version + 1;
+    SELECT raise_high_water_mark();
 $$;
 
 -- What clients see of the living segments.
@@ -42,6 +41,20 @@ CREATE OR REPLACE FUNCTION audited(p_segment living_segments) RETURNS jsonb
     )
 $$;
 
+-- Raises unique_violation where a living segment other than `p_id` has the slug, in whatever case. It is looked for
+-- before anything is written: a refused INSERT would use up an id, and there are 2^30 of them.
+CREATE OR REPLACE FUNCTION refuse_taken_slug(p_slug text, p_id bigint DEFAULT NULL) RETURNS void
+    LANGUAGE plpgsql AS $$
+BEGIN
+    IF EXISTS (
+        SELECT FROM segments s
+        WHERE lower(s.slug) = lower(p_slug COLLATE "C") AND s.deleted_at IS NULL AND s.id IS DISTINCT FROM p_id
+    ) THEN
+        RAISE unique_violation USING MESSAGE = 'a living segment has this slug';
+    END IF;
+END
+$$;
+
 CREATE OR REPLACE FUNCTION create_segment(
     p_slug text, p_description text, p_percent numeric, p_salt bigint,
     p_actor text DEFAULT 'anonymous', p_on_behalf_of text DEFAULT NULL
@@ -54,6 +67,7 @@ DECLARE
     created living_segments;
 BEGIN
     PERFORM lock_catalog();
+    PERFORM refuse_taken_slug(p_slug);
     now_at := raise_catalog();
     INSERT INTO segments (slug, description, salt, created_at)
     VALUES (p_slug, p_description, p_salt, now_at)

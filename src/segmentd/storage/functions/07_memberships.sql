@@ -91,7 +91,8 @@ BEGIN
 END
 $$;
 
--- Who is in, at an instant that is not before the latest write: an override that holds decides, else the rollout.
+-- Who is in at `p_at`, or at the latest change of the catalog where that is later: an override that holds decides,
+-- else the rollout. Overrides that are open end after their user's latest write.
 CREATE OR REPLACE FUNCTION current_segments(p_user_ids bigint[], p_at timestamptz)
     RETURNS TABLE (user_id bigint, slug text)
     LANGUAGE sql STABLE AS $$
@@ -101,7 +102,7 @@ CREATE OR REPLACE FUNCTION current_segments(p_user_ids bigint[], p_at timestampt
         FROM memberships m
         WHERE m.user_id = ANY (p_user_ids)
           AND m.ended_at IS NULL
-          AND (m.until IS NULL OR m.until > p_at)
+          AND (m.until IS NULL OR m.until > (SELECT greatest(p_at, c.last_at) FROM catalog c))
     )
     SELECT o.user_id, s.slug
     FROM overrides o

@@ -1,5 +1,35 @@
 -- Registration, deletion and erasure of users, each one call in one transaction.
 
+-- An id that no user has. Each taken id is passed over once, ever, in pieces of an index; the sequence moves over
+-- taken ids and its own only, so no choice of ids drives it far ahead. A sequence moves also where a transaction is
+-- undone. The caller has to expect that another takes the id at the same moment.
+CREATE OR REPLACE FUNCTION next_free_user_id() RETURNS bigint
+    LANGUAGE plpgsql AS $$
+DECLARE
+    piece CONSTANT bigint := 10000;
+    found_id bigint;
+    passed_over bigint;
+BEGIN
+    LOOP
+        found_id := nextval('assigned_user_ids');
+        IF NOT EXISTS (SELECT FROM users u WHERE u.id = found_id) THEN
+            RETURN found_id;
+        END IF;
+        -- How many taken ids follow without a gap.
+        SELECT count(*)
+        INTO passed_over
+        FROM (
+            SELECT u.id, row_number() OVER (ORDER BY u.id) AS place
+            FROM users u
+            WHERE u.id > found_id AND u.id <= found_id + piece
+        ) taken
+        WHERE taken.id = found_id + taken.place;
+        PERFORM setval('assigned_user_ids', greatest(s.last_value, found_id + passed_over))
+        FROM assigned_user_ids s;
+    END LOOP;
+END
+$$;
+
 -- Registers a user; without an id, gives out one that nobody has ever had. No row: the user is registered already.
 CREATE OR REPLACE FUNCTION register_user(p_user_id bigint, p_name text)
     RETURNS TABLE (id bigint, name text, registered_at timestamptz)
@@ -7,19 +37,13 @@ CREATE OR REPLACE FUNCTION register_user(p_user_id bigint, p_name text)
 #variable_conflict use_column
 DECLARE
     new_id bigint := p_user_id;
-    stride bigint := 1;
 BEGIN
     PERFORM pg_advisory_xact_lock_shared(catalog_lock());
     IF new_id IS NULL THEN
         LOOP
-            new_id := nextval('assigned_user_ids');
-            IF NOT EXISTS (SELECT FROM users u WHERE u.id = new_id) THEN
-                -- A client may have brought this very id along at the same moment.
-                EXIT WHEN (SELECT l.begins_life FROM lock_user(new_id) l);
-            END IF;
-            -- Ids that clients brought along lie densely: leap over them in growing steps.
-            PERFORM setval('assigned_user_ids', new_id + stride);
-            stride := stride * 2;
+            new_id := next_free_user_id();
+            -- A client may have brought this very id along at the same moment.
+            EXIT WHEN (SELECT l.begins_life FROM lock_user(new_id) l);
         END LOOP;
     ELSIF EXISTS (SELECT FROM users u WHERE u.id = new_id AND u.deleted_at IS NULL) THEN
         RETURN;

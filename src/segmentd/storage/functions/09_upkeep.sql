@@ -14,8 +14,8 @@ BEGIN
     IF locked_ids IS NULL THEN
         RETURN 0;
     END IF;
-    -- The clock is read after the locks, and `settle` looks at the terms anew: a renewed one is not touched.
-    latest := settle(locked_ids, clock_instant());
+    -- The clock is read after the locks, and `settle` looks at the terms again: a renewed one is not touched.
+    latest := settle(locked_ids, greatest(clock_instant(), (SELECT c.last_at FROM catalog c)));
     UPDATE users u
     SET version = u.version + 1, last_at = greatest(u.last_at, latest)
     WHERE u.id = ANY (locked_ids);

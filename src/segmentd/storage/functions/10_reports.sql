@@ -1,13 +1,13 @@
 -- Reports.
 
--- The instant that a report speaks for. Every write takes the shared lock before it reads the clock, so no write
--- with an earlier time can come in after this call: whoever opens a snapshot now sees all of them.
+-- The instant that a report speaks for: later than everything that is written, and no later write is dated before it,
+-- whatever the clock does. A snapshot that is opened now therefore shows all that will ever be before it.
 CREATE OR REPLACE FUNCTION report_cut_off() RETURNS timestamptz
     LANGUAGE plpgsql AS $$
 BEGIN
     PERFORM set_config('lock_timeout', '5s', true);
     PERFORM pg_advisory_xact_lock(catalog_lock());
-    RETURN clock_instant();
+    RETURN raise_high_water_mark();
 END
 $$;
 

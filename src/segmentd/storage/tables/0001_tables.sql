@@ -32,7 +32,7 @@ CREATE TABLE users (
 
 CREATE INDEX users_living ON users (id) WHERE deleted_at IS NULL;
 
--- Ids that the service gives out; ids that clients bring along are skipped (register_user).
+-- The latest id that the service gave out or passed over (register_user).
 CREATE SEQUENCE assigned_user_ids AS bigint;
 
 -- A user's lives: from a registration to the deletion, one after the other.
@@ -74,7 +74,8 @@ CREATE TABLE rollouts (
 
 CREATE UNIQUE INDEX rollouts_open ON rollouts (segment_id) WHERE ended_at IS NULL;
 
--- One row: raised by every change of a segment or a rollout.
+-- One row. `version` is raised by every change of a segment or a rollout. `last_at` is the time of the latest such
+-- change or of the latest cut-off of a report: every later write is later (functions/01_time_locks_buckets.sql).
 CREATE TABLE catalog (
     only_row boolean     PRIMARY KEY DEFAULT true CHECK (only_row),
     version  bigint      NOT NULL,
@@ -117,11 +118,16 @@ CREATE TABLE membership_events (
     reason       text        CHECK (length(reason) <= 500),
     -- The writing transaction, by which a follower finds what its last snapshot could not see.
     xid          xid8        NOT NULL DEFAULT pg_current_xact_id(),
-    on_behalf_of text
+    on_behalf_of text,
+    -- In the order in which a user's history is read. It also names a row in logical replication.
+    PRIMARY KEY (user_id, at, segment_id)
 ) PARTITION BY RANGE (at);
 
-CREATE INDEX membership_events_by_user ON membership_events (user_id, at);
 CREATE INDEX membership_events_by_xid ON membership_events (xid);
+-- The latest time that any event has (raise_high_water_mark).
+CREATE INDEX membership_events_by_time ON membership_events (at);
+-- The latest change of one user in one segment.
+CREATE INDEX membership_events_effective ON membership_events (user_id, segment_id, at) WHERE effective;
 
 
 -- One requested change, with what it does. `outcome`: added, removed, updated or unchanged.
