@@ -10,11 +10,16 @@ import tomllib
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+
+from segmentd.config import Settings
+from segmentd.serve import healthcheck
+from segmentd.serve.supervisor import SPARE_SECONDS
 
 ROOT = Path(__file__).parent.parent
 LOCKS = ["requirements.lock", "requirements-otel.lock", "requirements-dev.lock"]
@@ -57,6 +62,13 @@ def stages() -> list[list[tuple[str, str]]]:
             found.append([])
         found[-1].append((instruction, arguments.strip()))
     return found
+
+
+def base_images() -> list[str]:
+    """What the stages begin from, but for stages of ours."""
+    beginnings = [stage[0][1].split() for stage in stages()]
+    ours = {name for _, *named in beginnings for name in named[1:]}
+    return [image for image, *_ in beginnings if image not in ours]
 
 
 def last_stage(instruction: str) -> list[str]:
@@ -238,7 +250,7 @@ def test_an_audit_tells_holes_from_ignorance_and_from_a_failure(
 
 
 def test_every_image_has_a_tag_with_a_version() -> None:
-    images = [stage[0][1].split()[0] for stage in stages()]
+    images = base_images()
     images += [service["image"] for service in SERVICES.values() if "image" in service]
     assert images
     for image in images:
@@ -246,9 +258,60 @@ def test_every_image_has_a_tag_with_a_version() -> None:
 
 
 def test_the_last_stage_installs_nothing_and_takes_the_environment_that_was_built() -> None:
-    assert len({stage[0][1].split()[0] for stage in stages()}) == 1, "an environment fits its own Python only"
-    assert not re.search(r"\b(pip|apt-get|gcc)\b", " ".join(last_stage("RUN")))
-    assert last_stage("COPY") == ["--from=build /srv/segmentd /srv/segmentd"]
+    assert len({*base_images()}) == 1, "an environment fits its own Python only"
+    assert not re.search(r"pip (un)?install|apt-get|gcc", " ".join(last_stage("RUN")))
+    # The packages are a layer of their own, below that of the source.
+    assert last_stage("COPY") == [
+        "--from=environment /srv/segmentd /srv/segmentd",
+        "--from=package /srv/package /srv/segmentd",
+    ]
+
+
+def test_a_change_of_the_source_leaves_the_layer_of_the_packages_alone() -> None:
+    copied = {stage[0][1].split()[-1]: [a for name, a in stage if name == "COPY"] for stage in stages()}
+    assert copied["locked"] == ["requirements.lock ./"]
+    assert copied["environment"] == []
+    assert copied["package"] == ["pyproject.toml ./", "src ./src"]
+
+
+def test_the_layer_of_the_source_is_segmentd_alone_and_about_a_megabyte(tmp_path: Path) -> None:
+    context, prefix = tmp_path / "context", tmp_path / "package"
+    context.mkdir()
+    let_in = [line[1:] for line in logical_lines(ROOT / ".dockerignore") if line.startswith("!")]
+    for name in let_in:
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, context / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(ROOT / name, context / name)
+    [stage] = [stage for stage in stages() if stage[0][1].endswith("AS package")]
+    [install] = [arguments for name, arguments in stage if name == "RUN"]
+    program, *arguments = install.replace("/srv/package", str(prefix)).split()
+    assert program == "/srv/segmentd/bin/pip"
+
+    subprocess.run(
+        [sys.executable, "-m", "pip", *arguments], cwd=context, capture_output=True, timeout=120, check=True
+    )
+
+    files = [path.relative_to(prefix) for path in prefix.rglob("*") if path.is_file()]
+    assert Path("bin/segmentd") in files
+    allowed = re.compile(r"bin/segmentd|lib/python3\.\d+/site-packages/segmentd(-[^/]+\.dist-info)?/.*")
+    assert [path for path in files if not allowed.fullmatch(path.as_posix())] == []
+    # The page of the API's documentation comes with it.
+    source = sum((prefix / path).stat().st_size for path in files if "swagger" not in path.as_posix())
+    assert source < 2 * 2**20
+
+
+def test_the_image_has_no_installer() -> None:
+    [environment] = [stage for stage in stages() if stage[0][1].endswith("AS environment")]
+    version = re.fullmatch(r"python:(3\.\d+)-.*", base_images()[0])
+    assert version
+    for root, commands in (("/srv/segmentd", environment), ("/usr/local", stages()[-1])):
+        run = " ".join(arguments for name, arguments in commands if name == "RUN")
+        removed = run.partition("rm -rf ")[2].split()
+        assert f"{root}/lib/python{version[1]}/site-packages/pip*" in removed
+        assert f"{root}/bin/pip*" in removed
+    assert f"/usr/local/lib/python{version[1]}/ensurepip" in removed
+    assert [name for name in pins("requirements.lock") if name.startswith("pip")] == []
 
 
 def test_the_image_leaves_out_postgresql_and_what_only_builds() -> None:
@@ -267,13 +330,12 @@ def test_the_image_runs_as_a_fixed_user_who_owns_the_data() -> None:
     assert "SEGMENTD_DATA_DIR=/data" in last_stage("ENV")[0]
 
 
-def test_the_image_says_whether_it_can_serve() -> None:
+def test_the_image_says_whether_it_can_serve_whatever_port_its_command_names() -> None:
     (check,) = last_stage("HEALTHCHECK")
-    program = json.loads(check.partition("CMD")[2])[2]
-    compile(program, "HEALTHCHECK", "exec")
-    assert "/readyz" in program
-    assert "os.environ['SEGMENTD_PORT']" in program
-    assert "SEGMENTD_PORT=8080" in last_stage("ENV")[0]
+    options, _, command = check.partition("CMD")
+    assert json.loads(command) == ["python", "-m", "segmentd.serve.healthcheck"]
+    [limit] = re.findall(r"--timeout=(\d+)s", options)
+    assert int(limit) > healthcheck.LIMIT_S, "it shall end by itself"
 
 
 def test_a_signal_reaches_the_service_itself() -> None:
@@ -314,31 +376,127 @@ def test_the_service_is_not_open_to_everybody() -> None:
     assert not any("INSECURE" in arguments for stage in stages() for _, arguments in stage)
 
 
-def test_the_database_password_is_made_once_and_each_side_reads_its_own_file(tmp_path: Path) -> None:
-    owners = tmp_path / "owners"
-    stand_ins = {"chown": f'echo "$@" >> "{owners}"', "docker-entrypoint.sh": 'echo "starts $@"'}
-    for name, line in stand_ins.items():
-        (tmp_path / name).write_text(f"#!/bin/sh\n{line}\n")
-        (tmp_path / name).chmod(0o755)
-    access = tmp_path / "access"
-    access.mkdir()
-    *shell, script = SERVICES["postgres"]["entrypoint"]
-    command = [*shell, script.replace("$$", "$").replace("/run/database-access", str(access))]
+def test_the_database_s_password_lies_where_the_data_lies() -> None:
+    [mounted] = [v for v in SERVICES["segmentd"]["volumes"] if v.startswith("database:")]
+    _, inside, mode = mounted.split(":")
+    assert mode == "ro"
+    passfile = SERVICES["segmentd"]["environment"]["SEGMENTD_DATABASE_URL"].partition("passfile=")[2]
+    assert passfile == f"{inside}/access/pgpass"
+    assert SERVICES["postgres"]["environment"]["POSTGRES_PASSWORD_FILE"] == f"{DATABASE}/access/password"
+    assert f"database:{DATABASE}" in SERVICES["postgres"]["volumes"]
 
-    def start() -> str:
-        path = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
-        started = subprocess.run(command, env=path, capture_output=True, text=True, timeout=60, check=True)
+
+DATABASE = "/var/lib/postgresql"
+
+
+class Start(NamedTuple):
+    """What the database's container did when it started."""
+
+    password: str
+    statement: str
+    """What PostgreSQL was given before it started."""
+
+
+class DatabaseVolume:
+    """The volume `database`, and starts of the database's container with it, as far as they are ours."""
+
+    def __init__(self, folder: Path) -> None:
+        self.volume = folder / "volume"
+        self.data = self.volume / "18/docker"
+        self.owners = folder / "owners"
+        self.volume.mkdir(mode=0o700)
+        self._programs = folder / "programs"
+        self._programs.mkdir()
+        self._statement = folder / "statement"
+        self._stand_in("chown", f'echo "$@" >> "{self.owners}"')
+        self._stand_in("gosu", f'echo "$@" > "{self._statement}"; cat >> "{self._statement}"')
+        self._stand_in("docker-entrypoint.sh", 'echo "starts $@"')
+
+    def _stand_in(self, name: str, line: str) -> None:
+        (self._programs / name).write_text(f"#!/bin/sh\n{line}\n")
+        (self._programs / name).chmod(0o755)
+
+    def start(self) -> Start:
+        *shell, script = SERVICES["postgres"]["entrypoint"]
+        self._statement.unlink(missing_ok=True)
+        started = subprocess.run(
+            [*shell, script.replace("$$", "$").replace(DATABASE, str(self.volume))],
+            env={"PATH": f"{self._programs}:{os.environ['PATH']}", "PGDATA": str(self.data)},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        )
         assert started.stdout == "starts postgres\n"
-        return (access / "password").read_text().strip()
+        statement = self._statement.read_text() if self._statement.exists() else ""
+        return Start((self.volume / "access/password").read_text().strip(), statement)
 
-    password = start()
-    assert re.fullmatch(r"[0-9a-f]{64}", password)
-    assert start() == password
-    assert (access / "pgpass").read_text() == f"*:*:*:segmentd:{password}\n"
+
+def test_the_database_s_password_is_made_once_and_each_side_reads_its_own_file(tmp_path: Path) -> None:
+    database = DatabaseVolume(tmp_path)
+
+    first = database.start()
+    database.data.mkdir(parents=True)
+    (database.data / "PG_VERSION").write_text("18\n")
+
+    assert re.fullmatch(r"[0-9a-f]{64}", first.password)
+    assert first == database.start() == Start(first.password, "")
+    access = database.volume / "access"
+    assert (access / "pgpass").read_text() == f"*:*:*:segmentd:{first.password}\n"
     modes = {path.name: path.stat().st_mode & 0o777 for path in access.iterdir()}
     assert modes == {"password": 0o600, "pgpass": 0o600}
+    for folder in (database.volume, access):
+        assert folder.stat().st_mode & 0o111 == 0o111, "both sides have to get through"
     user = last_stage("USER")[0].partition(":")[0]
-    assert owners.read_text().splitlines()[:2] == ["postgres password", f"{user} pgpass.new"]
+    assert database.owners.read_text().splitlines()[:2] == ["postgres password", f"{user} pgpass.new"]
+
+
+def test_data_that_come_without_the_password_are_given_a_new_one(tmp_path: Path) -> None:
+    database = DatabaseVolume(tmp_path)
+    database.data.mkdir(parents=True)
+    (database.data / "PG_VERSION").write_text("18\n")
+
+    first = database.start()
+
+    program, statement = first.statement.splitlines()
+    assert program == f"postgres postgres --single -c exit_on_error=on -D {database.data} segmentd"
+    assert statement == f"ALTER ROLE segmentd PASSWORD '{first.password}'"
+    assert database.start() == Start(first.password, "")
+
+
+def test_a_start_that_was_killed_before_the_password_was_kept_is_made_up_for(tmp_path: Path) -> None:
+    database = DatabaseVolume(tmp_path)
+    (database.volume / "access").mkdir()
+    (database.volume / "access/password").touch()
+    (database.volume / "access/password.new").write_text("half")
+
+    assert re.fullmatch(r"[0-9a-f]{64}", database.start().password)
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_a_container_may_write_its_volumes_alone_and_has_no_rights_to_spare(name: str) -> None:
+    service = SERVICES[name]
+    assert service["read_only"] is True
+    assert "/tmp" in service["tmpfs"]  # noqa: S108 - that of a container
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert "privileged" not in service
+    # The root that prepares the database's folders, and then is the user postgres.
+    stepping_down = {"CHOWN", "DAC_OVERRIDE", "FOWNER", "SETGID", "SETUID"}
+    assert {*service.get("cap_add", [])} == (stepping_down if name == "postgres" else set())
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_a_container_s_log_has_a_bound(name: str) -> None:
+    logging = SERVICES[name]["logging"]
+    assert logging["driver"] == "json-file"
+    assert re.fullmatch(r"\d+m", logging["options"]["max-size"])
+    assert int(logging["options"]["max-file"]) > 1
+
+
+def test_a_container_is_given_the_time_that_a_stop_takes() -> None:
+    granted = int(SERVICES["segmentd"]["stop_grace_period"].removesuffix("s"))
+    assert granted > Settings().unready_seconds + Settings().shutdown_seconds + SPARE_SECONDS
 
 
 # What CI runs

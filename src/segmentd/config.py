@@ -21,7 +21,9 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     host: Annotated[str, Meta(min_length=1, description="Address to listen on.")] = "127.0.0.1"
     port: Annotated[Port, Meta(description="Port of HTTP; 0 takes any free one.")] = 8080
-    workers: Annotated[int, Meta(ge=0, le=256, description="HTTP processes; 0 is one for each core.")] = 0
+    workers: Annotated[
+        int, Meta(ge=0, le=256, description="HTTP processes; 0 is one for each core that it may use.")
+    ] = 0
     data_dir: Annotated[str, Meta(min_length=1, description="Folder of everything that this node keeps.")] = (
         "data"
     )

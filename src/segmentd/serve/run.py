@@ -28,6 +28,7 @@ from segmentd.serve.connections import (
     needs_of_worker,
     warn_of_few_connections,
 )
+from segmentd.serve.healthcheck import note_serving
 from segmentd.serve.supervisor import Kept, address, bind, listen, supervise, worker_count
 from segmentd.storage import embedded
 from segmentd.storage.migrate import migrate, pending_migrations
@@ -80,6 +81,7 @@ def _serve_once(settings: Settings, listener: socket.socket, folder: Path, ready
         asyncio.run(migrate(database_url))
         asyncio.run(prepare_access(database_url, settings, may_be_open=may_be_open))
         listen(listener, BACKLOG)
+        _note_serving(folder, listener)
         metrics_dir = str(folder / METRICS) if settings.metrics else None
         http = Assignment(
             settings,
@@ -191,6 +193,13 @@ def clear_metrics(folder: Path) -> None:
             file.unlink()
     except OSError as error:
         raise StartupFailed(f"the folder {measured} cannot be used: {error.strerror}") from None
+
+
+def _note_serving(folder: Path, listener: socket.socket) -> None:
+    try:
+        note_serving(folder, address(listener))
+    except OSError as error:  # the health check alone needs it
+        _log.warning("the node's address cannot be noted", folder=str(folder), error=error.strerror)
 
 
 @contextmanager

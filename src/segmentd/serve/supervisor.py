@@ -17,6 +17,7 @@ from segmentd.config import Settings
 from segmentd.domain.errors import StartupFailed
 from segmentd.observability import FOLDER_VARIABLE
 from segmentd.serve.child import LEAVE, Assignment
+from segmentd.serve.cores import usable_cores
 
 SHORTEST_PAUSE_S: Final = 0.1
 LONGEST_PAUSE_S: Final = 10.0
@@ -175,9 +176,7 @@ def _environment(assignment: Assignment) -> Mapping[str, str]:
 
 def worker_count(settings: Settings) -> int:
     """How many HTTP processes: as set, or one for each core that this process may use."""
-    if settings.workers:
-        return settings.workers
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return settings.workers or usable_cores()
 
 
 def bind(settings: Settings) -> socket.socket:
