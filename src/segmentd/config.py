@@ -73,6 +73,17 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     max_requests: Annotated[
         int, Meta(ge=1, le=100_000, description="Requests that each HTTP process works on at once.")
     ] = 512
+    max_connections: Annotated[
+        int, Meta(ge=1, le=1_000_000, description="Connections of clients to each HTTP process.")
+    ] = 10_000
+    max_unsent_bytes: Annotated[
+        int,
+        Meta(
+            ge=2**20,
+            le=2**40,
+            description="Bytes of answers that each HTTP process holds for slow readers; more are 503.",
+        ),
+    ] = 67_108_864
     max_header_bytes: Annotated[
         int, Meta(ge=1024, le=2**20, description="Size of a request's line and headers together, at most.")
     ] = 32_768
@@ -83,8 +94,11 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         float, Meta(gt=0, le=3600, description="Time in which a request must be received whole.")
     ] = 20.0
     send_seconds: Annotated[
-        float, Meta(gt=0, le=3600, description="Time for which a client may take nothing of its answer.")
+        float, Meta(gt=0, le=3600, description="Time over which the least rate of a reader is counted.")
     ] = 30.0
+    least_bytes_per_second: Annotated[
+        float, Meta(ge=0, le=1e9, description="What a client takes of its answer, or it is cut off.")
+    ] = 1024.0
     keep_alive_seconds: Annotated[
         float, Meta(gt=0, le=3600, description="Time for which a connection may be idle.")
     ] = 75.0

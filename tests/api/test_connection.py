@@ -14,6 +14,7 @@ import uvicorn
 from structlog.testing import capture_logs
 
 from segmentd.api.http.connection import ConnectionLimits, LimitedProtocol
+from segmentd.api.http.send_buffer import Bound, Room, SharedBytes
 from segmentd.observability.metrics import Refusal
 from segmentd.serve.http_server import Server
 from tests.client import Json
@@ -34,6 +35,7 @@ CHUNKED: Final = b"POST / HTTP/1.1\r\nHost: segmentd\r\nTransfer-Encoding: chunk
 
 LARGE: Final = 2**23
 PIECE: Final = 2**16
+SHARED: Final = SharedBytes(LARGE)
 
 
 class Answer(NamedTuple):
@@ -108,7 +110,7 @@ class Service:
     """An application that answers with the size of what it received; and the server before it.
 
     `/held` waits for `go` first, `/early` does not read, `/late` reads once it has begun to answer, and
-    `/large`, `/streamed` answer with a lot, as one piece and as many.
+    `/large`, `/streamed`, `/shared` answer with a lot, as one piece, as many, and as one for all.
     """
 
     def __init__(self) -> None:
@@ -124,11 +126,13 @@ class Service:
         if scope["path"] == "/held":
             self.held.set()
             await self.go.wait()
-        if scope["path"] in {"/large", "/streamed"}:
+        if scope["path"] in {"/large", "/streamed", "/shared"}:
             await send(started(LARGE))
-            piece = LARGE if scope["path"] == "/large" else PIECE
+            body = SHARED if scope["path"] == "/shared" else bytes(LARGE)
+            piece = PIECE if scope["path"] == "/streamed" else LARGE
             for left in reversed(range(0, LARGE, piece)):
-                await send({"type": "http.response.body", "body": bytes(piece), "more_body": left > 0})
+                part = body if piece == LARGE else body[:piece]
+                await send({"type": "http.response.body", "body": part, "more_body": left > 0})
         elif scope["path"] == "/late":
             await send(started(0))
             assert (await receive())["type"] == "http.disconnect"
@@ -180,10 +184,11 @@ def started(size: int) -> Json:
 
 
 @asynccontextmanager
-async def serving(**limits: float) -> AsyncIterator[Service]:
+async def serving(room: Room | None = None, **limits: float) -> AsyncIterator[Service]:
     """A server with these limits, which ends with the context, and then has no connection left."""
     service = Service()
-    protocol = LimitedProtocol.within(msgspec.structs.replace(LIMITS, **limits), service.refused.append)
+    limited = msgspec.structs.replace(LIMITS, **limits)
+    protocol = LimitedProtocol.within(limited, service.refused.append, room)
     config = uvicorn.Config(service, port=0, http=protocol, ws="none", lifespan="off", log_config=None)
     ready = asyncio.Event()
     service.server = Server(config, ready.set)
@@ -353,7 +358,8 @@ async def test_an_application_that_waits_for_the_body_hears_that_the_client_is_g
 async def test_a_connection_without_a_request_is_closed_without_a_word(sent: bytes) -> None:
     async with serving(receive_seconds=SHORT_S) as service, service.client() as client:
         async with client.dribbling(sent):
-            assert await client.rest() == b""
+            with suppress(ConnectionResetError):  # by what was sent while the server closed
+                assert await client.rest() == b""
 
         assert service.refused == []
 
@@ -457,6 +463,92 @@ async def test_a_client_that_takes_its_answer_slowly_but_steadily_gets_all_of_it
         assert len(await client.taken_in_steps()) > LARGE
 
         assert service.refused == []
+
+
+@pytest.mark.parametrize("path", [b"/large", b"/streamed", b"/shared"])
+async def test_a_client_that_takes_its_answer_too_slowly_is_cut_off(path: bytes) -> None:
+    async with (
+        serving(send_seconds=SHORT_S, least_bytes_per_second=2**30) as service,
+        service.client(receives=4096) as client,
+    ):
+        await client.send(GET.replace(b"/", path, 1))
+        with suppress(ConnectionError):
+            assert len(await client.taken_in_steps()) < LARGE
+
+        await service.is_alone()
+        assert service.refused == [Refusal.SLOW_CLIENT]
+
+
+async def test_answers_that_are_taken_at_once_are_not_slow_however_small_they_are() -> None:
+    async with serving(send_seconds=SHORT_S, least_bytes_per_second=2**30) as service:
+        async with service.client() as client:
+            assert (await served_once(client)).status == 200
+            await service_looked(service)
+            assert (await served_once(client)).status == 200
+        assert service.refused == []
+
+
+async def service_looked(service: Service) -> None:
+    """Waits until an answer that is not taken is cut off, so that each connection was looked at."""
+    async with service.client(receives=4096) as other:
+        await other.send(GET.replace(b"/", b"/large", 1))
+        async with asyncio.timeout(PATIENCE_S):
+            while service.refused != [Refusal.SLOW_CLIENT]:  # noqa: ASYNC110 - nothing tells it
+                await asyncio.sleep(0.01)
+    service.refused.clear()
+
+
+async def test_of_too_many_connections_the_last_one_is_told_so_and_closed() -> None:
+    room = Room(connections=Bound("connections", 2))
+    async with serving(room) as service:
+        with capture_logs() as logged:
+            async with service.client() as first, service.client() as second:
+                assert [(await served_once(each)).status for each in (first, second)] == [200, 200]
+                for _ in range(3):
+                    async with service.client() as third:
+                        refusal = await third.answer()
+                        assert await third.rest() == b""
+                assert [(await served_once(each)).status for each in (first, second)] == [200, 200]
+
+        assert (refusal.status, refusal.problem["type"]) == (503, "/problems/overloaded")
+        assert refusal.headers["connection"] == "close"
+        assert int(refusal.headers["retry-after"]) > 0
+        assert service.refused == [Refusal.CONNECTIONS] * 3
+        assert [line for line in logged if line["event"] == "a bound is reached"] == [
+            {"event": "a bound is reached", "log_level": "warning", "of": "connections", "most": 2}
+        ]
+        await service.is_alone()
+        assert room.connections.held == 0
+        async with service.client() as fourth:
+            assert (await served_once(fourth)).status == 200
+
+
+@pytest.mark.parametrize("path", [b"/large", b"/streamed", b"/shared"])
+async def test_what_clients_have_not_taken_is_counted_unless_all_answers_share_it(path: bytes) -> None:
+    room = Room()
+    async with serving(room) as service:
+        async with service.client(receives=4096) as client:
+            await client.send(GET.replace(b"/", path, 1))
+            if path == b"/streamed":
+                await held(room)
+            else:
+                await asyncio.wait_for(service.left.wait(), PATIENCE_S)
+
+            assert (room.unsent.held > 0) == (path != b"/shared")
+        await service.is_alone()
+        assert room.unsent.held == 0
+
+        async with service.client() as reader:
+            await reader.send(GET.replace(b"/", path, 1))
+            assert len((await reader.answer()).body) == LARGE
+            assert (await served_once(reader)).status == 200
+            assert room.unsent.held == 0
+
+
+async def held(room: Room) -> None:
+    async with asyncio.timeout(PATIENCE_S):
+        while not room.unsent.held:  # noqa: ASYNC110 - nothing tells it
+            await asyncio.sleep(0.01)
 
 
 @pytest.mark.parametrize(

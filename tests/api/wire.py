@@ -47,6 +47,9 @@ class Transport(asyncio.Transport):
         """Goes on."""
         self.paused = False
 
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        """Nothing waits."""
+
     def get_write_buffer_size(self) -> int:
         """Nothing waits."""
         return 0

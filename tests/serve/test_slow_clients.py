@@ -144,6 +144,32 @@ async def test_clients_that_take_nothing_of_their_answers_are_cut_off_while_all_
         assert service.stop() == (0, "")
 
 
+def test_clients_that_do_not_read_a_file_that_is_the_same_for_all_take_next_to_no_memory(
+    empty_database_url: str, tmp_path: Path
+) -> None:
+    status = Path("/proc/self/status")
+    if not status.exists():
+        pytest.skip("only Linux tells the memory of another process")
+    with serving("--database-url", empty_database_url, cwd=tmp_path) as service, ExitStack() as connections:
+        [worker] = service.ready().workers()
+
+        def resident_bytes() -> int:
+            lines = Path(f"/proc/{worker}/status").read_text().splitlines()
+            return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS"))
+
+        connections.enter_context(files(FILES))
+        with service.client() as client:
+            assets = [client.get(f"{service.url}/docs/swagger-ui-bundle.js").content for _ in range(20)]
+        before = resident_bytes()
+        for _ in range(500):
+            connections.enter_context(greedy(service)).recv(100)
+        grown = resident_bytes() - before
+        connections.close()
+
+        assert grown < 500 * len(assets[0]) / 20
+        assert service.stop() == (0, "")
+
+
 def greedy(service: Serving) -> socket.socket:
     """Asks for a large answer, with hardly any room for it, and does not read."""
     address = urlsplit(service.url)

@@ -39,6 +39,8 @@ class Refusal(StrEnum):
     HEADERS_TOO_LARGE = "headers-too-large"
     TOO_MANY_REPORTS = "too-many-reports"
     REPORT_STORE_FULL = "report-store-full"
+    CONNECTIONS = "connections"
+    UNSENT_BYTES = "unsent-bytes"
 
 
 class Metrics:
@@ -68,6 +70,10 @@ class Metrics:
         self.hot_reads, self.hot_lookups = self._tallies.own
         """Of the hot calls that are answered on the spot; `answered` takes forty times as long."""
         self.requests_in_progress = gauge("http_requests_in_progress", "Requests that are worked on.")
+        self.http_connections = gauge("http_connections", "Connections of clients.")
+        self.http_unsent_bytes = gauge(
+            "http_unsent_bytes", "Bytes of answers that wait in memory for clients who read slowly."
+        )
         self._refused = _each(
             counter("http_refused", "Requests that were turned away.", ["reason"]), map(str, Refusal)
         )

@@ -5,6 +5,7 @@ from segmentd.api.http.app import create_app
 from segmentd.api.http.entrance import Entrance, RequestLimits
 from segmentd.api.http.hot_path import HotPath
 from segmentd.api.http.request_ids import RequestIds
+from segmentd.api.http.send_buffer import Room
 from segmentd.auth.authenticator import Authenticator
 from segmentd.config import Settings
 from segmentd.domain.addresses import networks, public_address
@@ -27,11 +28,14 @@ def http_door(
         networks(settings.trusted_proxies),
     )
     ids = RequestIds()
+    measured = metrics or Metrics()
+    room = Room.of(settings.max_connections, settings.max_unsent_bytes, measured)
     entrance = Entrance(
         create_app(use_cases, authenticator, metrics, origins, addresses),
         ids,
         RequestLimits(settings.max_requests, settings.request_seconds),
-        metrics or Metrics(),
+        measured,
+        room,
     )
     unusual = [b"origin"] if origins else []
-    return HotPath(entrance, replica, authenticator, ids, metrics, unusual), entrance
+    return HotPath(entrance, replica, authenticator, ids, metrics, unusual, room), entrance

@@ -83,6 +83,7 @@ def _limits(settings: Settings) -> ConnectionLimits:
         receive_seconds=settings.receive_seconds,
         send_seconds=settings.send_seconds,
         keep_alive_seconds=settings.keep_alive_seconds,
+        least_bytes_per_second=settings.least_bytes_per_second,
     )
 
 

@@ -23,7 +23,7 @@ class Asset:
         self._media_type = media_type
         self._plain = SharedBytes(content), f'"{digest}"'
         # Without the time, so that the processes of all nodes give the same bytes under the same tag.
-        self._packed = SharedBytes(gzip.compress(content, mtime=0)), f'"{digest}-gzip"'
+        self._packed = SharedBytes(gzip.compress(content, compresslevel=6, mtime=0)), f'"{digest}-gzip"'
 
     @classmethod
     @cache

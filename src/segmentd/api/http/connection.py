@@ -13,13 +13,14 @@ from typing import ClassVar, Final, Self, cast
 import httptools
 import msgspec
 import structlog
-from uvicorn.protocols.http.flow_control import FlowControl
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
 from segmentd.api.http.framing import MALFORMED, BadFraming, accepted, parser_after
 from segmentd.api.http.problem_documents import document, head
+from segmentd.api.http.progress import MeasuredProtocol, ReadingFlow
+from segmentd.api.http.send_buffer import SMALL_ANSWER, Room
 from segmentd.api.problems import HTTP_PROBLEMS, Problem, problem_of
-from segmentd.domain.errors import Unavailable
+from segmentd.domain.errors import Overloaded, Unavailable
 from segmentd.observability.metrics import Refusal
 
 # What the system takes ahead of the client. It would take megabytes, and until a slow client has a third of
@@ -37,9 +38,11 @@ class ConnectionLimits(msgspec.Struct, frozen=True):
     receive_seconds: float
     """For a whole request, and before the first one."""
     send_seconds: float
-    """For which nothing of an answer is taken."""
+    """In which an answer is taken, or as much of it as the least rate asks for; then the next such time."""
     keep_alive_seconds: float
     """Without a request after an answer."""
+    least_bytes_per_second: float = 1024
+    """Of an answer, taken on the average of `send_seconds`."""
 
     @property
     def shortest_seconds(self) -> float:
@@ -47,22 +50,7 @@ class ConnectionLimits(msgspec.Struct, frozen=True):
         return min(self.receive_seconds, self.send_seconds, self.keep_alive_seconds)
 
 
-class ReadingFlow(FlowControl):
-    """uvicorn's flow control, which remembers when a client that was made to wait could go on."""
-
-    resumed_at = 0.0
-
-    def __init__(self, transport: asyncio.Transport, now: Callable[[], float]) -> None:
-        super().__init__(transport)
-        self._now = now
-
-    def resume_reading(self) -> None:
-        if self.read_paused:
-            self.resumed_at = self._now()
-        super().resume_reading()
-
-
-class LimitedProtocol(HttpToolsProtocol):
+class LimitedProtocol(MeasuredProtocol):
     """uvicorn's protocol for one connection, within limits.
 
     A refusal is a problem document, sent after the answers that are due before it. Then the connection is
@@ -84,17 +72,24 @@ class LimitedProtocol(HttpToolsProtocol):
     _begun_at = 0.0
     # 0 until there was an answer.
     _answered_at = 0.0
-    # The bytes that the client had still to take at the last look, and since when it is so many.
-    _unsent = 0
-    _unsent_since = 0.0
     # Whether there is or was a refusal, and the one that waits for the answers before it.
     _refusing = False
     _refusal: bytes | None = None
 
     @classmethod
-    def within(cls, limits: ConnectionLimits, refused: Callable[[Refusal], None] | None = None) -> type[Self]:
+    def within(
+        cls,
+        limits: ConnectionLimits,
+        refused: Callable[[Refusal], None] | None = None,
+        room: Room | None = None,
+    ) -> type[Self]:
         """The protocol of a server with these limits, and what to call instead of `refused`."""
-        return type(cls.__name__, (cls,), {"limits": limits, "refused": staticmethod(refused or cls.refused)})
+        members = {
+            "limits": limits,
+            "refused": staticmethod(refused or cls.refused),
+            "room": room or cls.room,
+        }
+        return type(cls.__name__, (cls,), members)
 
     @staticmethod
     def refused(reason: Refusal) -> None:
@@ -102,9 +97,13 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(cast("asyncio.Transport", transport))
+        self.transport.set_write_buffer_limits(high=SMALL_ANSWER)
         self.flow = ReadingFlow(self.transport, self.loop.time)
         self._begun_at = self.loop.time()
         self._looking = self.loop.call_later(self.limits.shortest_seconds, self._look)
+        self.room.connections.change(+1)
+        if self.room.connections.is_exceeded:
+            self._turn_away()
         if hasattr(socket, "TCP_NOTSENT_LOWAT"):
             with suppress(OSError):  # of a client that has gone meanwhile
                 transport.get_extra_info("socket").setsockopt(
@@ -113,6 +112,7 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._looking.cancel()
+        self.room.connections.change(-1)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -191,10 +191,6 @@ class LimitedProtocol(HttpToolsProtocol):
         if last and self._refusal is not None and not self.transport.is_closing():
             self._send_refusal(self._refusal)
 
-    def resume_writing(self) -> None:
-        self._unsent = 0
-        super().resume_writing()
-
     def leave(self) -> None:
         """Ends the connection with the answer that is under way, if one is."""
         cycle: RequestResponseCycle | None = self.cycle
@@ -220,7 +216,7 @@ class LimitedProtocol(HttpToolsProtocol):
         its time is not over before the next one.
         """
         now = self.loop.time()
-        if self._takes_nothing(now):
+        if self._takes_too_little(now, self.limits.least_bytes_per_second, self.limits.send_seconds):
             self._cut(Refusal.SLOW_CLIENT)
             self.transport.abort()
             return
@@ -229,12 +225,6 @@ class LimitedProtocol(HttpToolsProtocol):
             self._end_overdue()
         shortest = self.limits.shortest_seconds
         self._looking = self.loop.call_later(left if 0 < left < shortest else shortest, self._look)
-
-    def _takes_nothing(self, now: float) -> bool:
-        unsent = self.transport.get_write_buffer_size()
-        if unsent != self._unsent:
-            self._unsent, self._unsent_since = unsent, now
-        return unsent > 0 and now - self._unsent_since >= self.limits.send_seconds
 
     def _deadline(self) -> float:
         """When the time for what the client has to do is over; infinity while it waits for us."""
@@ -246,7 +236,7 @@ class LimitedProtocol(HttpToolsProtocol):
                 return since + self.limits.receive_seconds
         if self._unsent or self._refusal is not None:
             return math.inf
-        return max(self._answered_at, self._unsent_since) + self.limits.keep_alive_seconds
+        return max(self._answered_at, self._counted_from) + self.limits.keep_alive_seconds
 
     def _is_behind(self) -> bool:
         """Whether the next answer is due to an earlier message than the one that is being received."""
@@ -265,17 +255,7 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def _refuse(self, problem: Problem, detail: str) -> None:
         """Answers the message that is being received with a problem, and takes no other."""
-        body = document(problem, detail, None)
-        headers = [
-            *self.server_state.default_headers,
-            *head(problem, len(body)),
-            (b"connection", b"close"),
-        ]
-        refusal = b"%b%b\r\n%b" % (
-            STATUS_LINE[problem.status],
-            b"".join([b"%b: %b\r\n" % header for header in headers]),
-            body,
-        )
+        refusal = self._refusal_of(problem, detail)
         self._refusing = self._parsing = True  # for ever: nothing that comes is a request
         if not self._is_behind():
             self._send_refusal(refusal)
@@ -284,6 +264,28 @@ class LimitedProtocol(HttpToolsProtocol):
         if self._has_head:
             self.pipeline.popleft()  # the message that is refused, which waited for the earlier ones
             self._has_head = False
+
+    def _refusal_of(self, problem: Problem, detail: str) -> bytes:
+        body = document(problem, detail, None)
+        headers = [
+            *self.server_state.default_headers,
+            *head(problem, len(body)),
+            (b"connection", b"close"),
+        ]
+        return b"%b%b\r\n%b" % (
+            STATUS_LINE[problem.status],
+            b"".join([b"%b: %b\r\n" % header for header in headers]),
+            body,
+        )
+
+    def _turn_away(self) -> None:
+        """Says at once that there are too many connections, and closes this one."""
+        self.room.connections.say()
+        self.refused(Refusal.CONNECTIONS)
+        detail = "This process has too many connections; try again shortly."
+        self._refusing = self._parsing = True
+        self.transport.write(self._refusal_of(problem_of(Overloaded), detail))
+        self.transport.close()
 
     def _send_refusal(self, refusal: bytes) -> None:
         self._refusal = None

@@ -7,10 +7,11 @@ from typing import Final, NamedTuple
 import structlog
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, HTTPScope, Message, Receive, Scope, Send
-from litestar.types.asgi_types import ReceiveMessage
+from litestar.types.asgi_types import HTTPResponseBodyEvent, HTTPResponseStartEvent, ReceiveMessage
 
 from segmentd.api.http.problem_documents import document, head
 from segmentd.api.http.request_ids import HEADER, RequestIds
+from segmentd.api.http.send_buffer import SMALL_ANSWER, Bound, Room, SharedBytes
 from segmentd.api.problems import problem_of
 from segmentd.domain.errors import Overloaded, Unavailable
 from segmentd.observability.metrics import Metrics, Refusal
@@ -28,6 +29,9 @@ _REFUSALS: Final = {
     "too-many-reports": Refusal.TOO_MANY_REPORTS,
     "report-store-full": Refusal.REPORT_STORE_FULL,
 }
+_READS: Final = frozenset({"GET", "HEAD"})
+_LOOKUP: Final = "/api/v1/lookup"
+_END: Final[HTTPResponseBodyEvent] = {"type": "http.response.body", "body": b"", "more_body": False}
 
 _log = structlog.get_logger(__name__)
 
@@ -42,12 +46,20 @@ class RequestLimits(NamedTuple):
 class Entrance:
     """An ASGI application in front of the framework's."""
 
-    def __init__(self, app: ASGIApp, ids: RequestIds, limits: RequestLimits, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        ids: RequestIds,
+        limits: RequestLimits,
+        metrics: Metrics,
+        room: Room | None = None,
+    ) -> None:
         self._app = app
         self._ids = ids
         self._limits = limits
         self._metrics = metrics
         self._running: set[_Answer] = set()
+        self._unsent = (room or Room()).unsent
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != ScopeType.HTTP:
@@ -58,7 +70,11 @@ class Entrance:
         structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(request_id=request_id.decode())
         begun = time.perf_counter()
-        answer = _Answer(send, request_id, scope["method"])
+        # What changed something is answered whatever it takes.
+        can_wait = scope["path"] not in _ALWAYS_ANSWERED and (
+            scope["method"] in _READS or scope["path"] == _LOOKUP
+        )
+        answer = _Answer(send, request_id, scope["method"], self._unsent if can_wait else None)
         asked = scope
         if scope["method"] == "HEAD":
             # The framework has no routes for it: it is a GET without the body.
@@ -72,6 +88,9 @@ class Entrance:
                 scope["path_template"] = asked["path_template"]
             self._running.discard(answer)
             self._metrics.requests_in_progress.dec()
+            if answer.has_no_room:
+                self._unsent.say()
+                self._metrics.refused(Refusal.UNSENT_BYTES)
             self._note(scope, answer.status, time.perf_counter() - begun)
 
     async def cut_off(self) -> None:
@@ -118,13 +137,16 @@ class _Answer:
 
     limit: asyncio.Timeout
 
-    def __init__(self, send: Send, request_id: bytes, method: str) -> None:
+    def __init__(self, send: Send, request_id: bytes, method: str, unsent: Bound | None) -> None:
         self._send = send
         self._request_id = request_id
         self._method = method
+        self._unsent = unsent
+        self._begin: HTTPResponseStartEvent | None = None
         self._client_gone = False
         self._ended = False
         self.is_refused = False
+        self.has_no_room = False
         self.status: int | None = None
 
     def heard(self, receive: Receive) -> Receive:
@@ -142,22 +164,37 @@ class _Answer:
         if self.is_refused:  # and the framework was about to answer
             return
         if message["type"] == "http.response.start":
-            self.status = _CLIENT_GONE if self._client_gone else message["status"]
             self.limit.reschedule(None)
-            message["headers"] = [(HEADER, self._request_id), *message["headers"]]
-            if self.status == _METHOD_NOT_ALLOWED:
-                message["headers"] = [(name, _with_head(name, value)) for name, value in message["headers"]]
-            await self._send(message)
-        elif message["type"] == "http.response.body" and self._method == "HEAD":
-            await self._end()
+            if self._unsent is not None and self._unsent.is_reached:
+                self._begin = message  # which waits until it shows how large the answer is
+            else:
+                await self._start(message)
+        elif message["type"] == "http.response.body":
+            await self._go_on(message)
         else:
             await self._send(message)
 
-    async def _end(self) -> None:
-        """Ends the answer before its body; an application that streams one hears that nobody listens."""
-        if not self._ended:
-            self._ended = True
-            await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+    async def _go_on(self, message: HTTPResponseBodyEvent) -> None:
+        if self._ended:
+            return  # an application that streams hears that nobody listens
+        if self._begin is not None:
+            begin, self._begin = self._begin, None
+            if _is_large(message):
+                self.has_no_room = True
+                await self.refuse("Clients have not taken too many answers yet; try again shortly.")
+                return
+            await self._start(begin)
+        if self._method == "HEAD":
+            message = _END
+        self._ended = not message["more_body"]
+        await self._send(message)
+
+    async def _start(self, begin: HTTPResponseStartEvent) -> None:
+        self.status = _CLIENT_GONE if self._client_gone else begin["status"]
+        begin["headers"] = [(HEADER, self._request_id), *begin["headers"]]
+        if self.status == _METHOD_NOT_ALLOWED:
+            begin["headers"] = [(name, _with_head(name, value)) for name, value in begin["headers"]]
+        await self._send(begin)
 
     async def refuse(self, detail: str, error: type[Unavailable] = Overloaded) -> None:
         """Answers in the place of the framework."""
@@ -167,8 +204,13 @@ class _Answer:
         self.status = problem.status
         headers = [(HEADER, self._request_id), *head(problem, len(body))]
         await self._send({"type": "http.response.start", "status": problem.status, "headers": headers})
-        body = b"" if self._method == "HEAD" else body
-        await self._send({"type": "http.response.body", "body": body, "more_body": False})
+        content = b"" if self._method == "HEAD" else body
+        await self._send({"type": "http.response.body", "body": content, "more_body": False})
+
+
+def _is_large(message: HTTPResponseBodyEvent) -> bool:
+    body = message["body"]
+    return (message["more_body"] or len(body) > SMALL_ANSWER) and not isinstance(body, SharedBytes)
 
 
 def _with_head(name: bytes, value: bytes) -> bytes:

@@ -19,6 +19,7 @@ from msgspec import Meta
 from segmentd.api.http.access import AUTHORIZATION
 from segmentd.api.http.memberships import MOST_USERS
 from segmentd.api.http.request_ids import HEADER, RequestIds
+from segmentd.api.http.send_buffer import SMALL_ANSWER, Room
 from segmentd.api.http.types import RequestBody, UserIdValue
 from segmentd.auth.authenticator import Authenticator
 from segmentd.domain.errors import SegmentdError
@@ -64,6 +65,7 @@ class HotPath:
         ids: RequestIds,
         metrics: Metrics | None,
         unusual: Collection[bytes] = (),
+        room: Room | None = None,
     ) -> None:
         self._app = app
         self._replica = replica
@@ -71,6 +73,7 @@ class HotPath:
         self._lookups = msgspec.json.Decoder(_PlainLookup)
         self._unusual = frozenset(unusual)
         self.ids = ids
+        self.room = room or Room()
         self.reads = None if metrics is None else metrics.hot_reads
         self._hot_lookups = None if metrics is None else metrics.hot_lookups
 
@@ -107,7 +110,12 @@ class HotPath:
             slugs = self._replica.segments(user_id)
         except (SegmentdError, Unusable):
             return None
-        return b'{"user_id":%d,"segments":[%b]}' % (user_id, b",".join(slugs)), age
+        body = b'{"user_id":%d,"segments":[%b]}' % (user_id, b",".join(slugs))
+        return None if self._is_too_much(body) else (body, age)
+
+    def _is_too_much(self, body: bytes) -> bool:
+        """Whether there is no room for an answer in memory; the framework's part of the door says so."""
+        return len(body) > SMALL_ANSWER and self.room.unsent.is_reached
 
     async def _read(self, scope: HTTPScope, receive: Receive, send: Send, text: str) -> None:
         begun = time.perf_counter_ns()
@@ -173,7 +181,8 @@ class HotPath:
             b'{"user_id":%d,"segments":[%b]}' % (user_id, b",".join(slugs))
             for user_id, slugs in zip(user_ids, found, strict=True)
         )
-        return b'{"users":[%b]}' % b",".join(users), age
+        answer = b'{"users":[%b]}' % b",".join(users)
+        return None if self._is_too_much(answer) else (answer, age)
 
 
 async def _send(send: Send, body: bytes, age: int, request_id: bytes) -> None:

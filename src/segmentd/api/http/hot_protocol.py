@@ -54,6 +54,7 @@ class HotProtocol(LimitedProtocol):
             (cls,),
             {
                 "hot_path": hot_path,
+                "room": hot_path.room,
                 "unusual": frozenset(name.encode() for name in unusual),
                 "noted": re.compile(rb"\r\n(?i:(%b)):[ \t]*([^\r\n]*)" % names),
             },
@@ -92,10 +93,12 @@ class HotProtocol(LimitedProtocol):
         if headers is not self._headers:  # uvicorn makes them anew once a second, with the date
             self._headers = headers
             self._head = b"".join([b"%b: %b\r\n" % header for header in headers])
-        self.transport.write(
+        answer = (
             b"HTTP/1.1 200 OK\r\n%bx-request-id: %b\r\n"
             b"age: %d\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b"
             % (self._head, request_id, age, len(body), body)
         )
+        self.transport.write(answer)
+        self._written += len(answer)
         self.server_state.total_requests += 1
         self._answered_at = self.loop.time()

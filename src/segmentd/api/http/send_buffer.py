@@ -1,11 +1,17 @@
 """What a process holds for its clients, and how much of it there may be."""
 
+import math
 import time
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Self
 
 import structlog
 from prometheus_client import Gauge
+
+from segmentd.observability.metrics import Metrics
+
+SMALL_ANSWER: Final = 2**14
+"""An answer of so many bytes is always sent, and not counted while it waits for its client."""
 
 _SILENCE_S: Final = 60
 
@@ -34,6 +40,11 @@ class Bound:
         """Whether there may be no more."""
         return self.held >= self.most
 
+    @property
+    def is_exceeded(self) -> bool:
+        """Whether there are more than there may be."""
+        return self.held > self.most
+
     def change(self, by: int) -> None:
         """There are so many more, or less."""
         self.held += by
@@ -45,3 +56,19 @@ class Bound:
         if self._now() - self._said_at >= _SILENCE_S:
             self._said_at = self._now()
             _log.warning("a bound is reached", of=self._what, most=self.most)
+
+
+class Room:
+    """What a process has for its clients: connections, and bytes of answers that they have not taken yet."""
+
+    def __init__(self, connections: Bound | None = None, unsent: Bound | None = None) -> None:
+        self.connections = connections or Bound("connections", math.inf)
+        self.unsent = unsent or Bound("unsent bytes", math.inf)
+
+    @classmethod
+    def of(cls, most_connections: int, most_unsent_bytes: int, metrics: Metrics) -> Self:
+        """Bounded, and shown by the metrics."""
+        return cls(
+            Bound("connections", most_connections, metrics.http_connections),
+            Bound("unsent bytes", most_unsent_bytes, metrics.http_unsent_bytes),
+        )
