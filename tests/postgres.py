@@ -78,7 +78,7 @@ def _locked(descriptor: int) -> Iterator[None]:
 
 # A database is some 400 files, tests copy thousands of them, and a disk takes ten times as long as memory.
 _MEMORY: Final = Path("/dev/shm")  # noqa: S108 - what is made there is a folder of our own, under a new name
-_PREFIX: Final = "segmentd-tests-"
+_PREFIX: Final = "segmentd-testing-"
 _ROOM: Final = 4 * 2**30
 _LEFTOVER_S: Final = 600
 
