@@ -19,6 +19,7 @@ from packaging.utils import canonicalize_name
 
 from segmentd.config import Settings
 from segmentd.serve import healthcheck
+from segmentd.serve.connections import SPARE, needs_of_node
 from segmentd.serve.supervisor import SPARE_SECONDS
 
 ROOT = Path(__file__).parent.parent
@@ -369,6 +370,13 @@ def test_compose_holds_no_secret_and_opens_no_door_to_the_database() -> None:
     assert "trust" not in settings.values()
 
 
+def test_the_database_of_compose_has_the_connections_that_a_node_on_24_cores_needs() -> None:
+    script = SERVICES["postgres"]["entrypoint"][-1]
+    settings = dict(re.findall(r"-c (\w+)=(\w+)", script.partition("exec docker-entrypoint.sh")[2]))
+    assert int(settings["max_connections"]) >= needs_of_node(Settings(workers=24)).most + SPARE
+    assert settings["jit"] == "off"
+
+
 def test_the_service_is_not_open_to_everybody() -> None:
     environment = SERVICES["segmentd"]["environment"]
     assert environment["SEGMENTD_ADMIN_TOKEN_FILE"].startswith("/data/")
@@ -427,7 +435,7 @@ class DatabaseVolume:
             timeout=60,
             check=True,
         )
-        assert started.stdout == "starts postgres\n"
+        assert started.stdout.startswith("starts postgres -c ")
         statement = self._statement.read_text() if self._statement.exists() else ""
         return Start((self.volume / "access/password").read_text().strip(), statement)
 

@@ -27,12 +27,18 @@ auth_type = any
 pool_mode = {pool_mode}
 default_pool_size = {pool_size}
 server_round_robin = {round_robin}
+server_reset_query = {reset_query}
 """
 
 
 @contextmanager
 def pgbouncer(
-    database_url: str, pool_mode: str, *, pool_size: int = 50, round_robin: bool = False
+    database_url: str,
+    pool_mode: str,
+    *,
+    pool_size: int = 50,
+    round_robin: bool = False,
+    reset_query: str = "DISCARD ALL",
 ) -> Iterator[str]:
     """A PgBouncer in front of one database; the URL that leads through it."""
     assert PROGRAM is not None
@@ -51,6 +57,7 @@ def pgbouncer(
                 pool_mode=pool_mode,
                 pool_size=pool_size,
                 round_robin=int(round_robin),
+                reset_query=reset_query,
             )
         )
         command = [PROGRAM, str(configuration)]

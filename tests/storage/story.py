@@ -42,7 +42,8 @@ def _changes(client: httpx.Client) -> list[Json]:
         *(
             _ok(
                 client.post(
-                    f"users/{user}/segments", json={"add": ["IZMIR", term, "Zero", "a.1"], "reason": "ü\\"}
+                    f"users/{user}/segments",
+                    json={"add": ["IZMIR", term, "Zero", "a.1", "half"], "reason": "ü\\"},
                 )
             )
             for user in range(1, 5)

@@ -10,7 +10,7 @@ import pytest
 from psycopg import sql
 
 from segmentd.storage.sessions import PINNED, Session
-from tests.postgres import new_database
+from tests.client import Json
 from tests.storage.story import story
 
 SOURCE: Final = Path(__file__).parents[2] / "src/segmentd"
@@ -103,11 +103,9 @@ async def test_and_whatever_the_url_and_the_environment_say(
 
 
 def test_a_database_with_every_setting_hostile_tells_the_same_story(
-    hostile_url: str, postgres_url: str, tmp_path: Path
+    hostile_url: str, usual_story: list[Json], tmp_path: Path
 ) -> None:
-    with new_database(postgres_url, "template1") as usual_url:
-        usual = story(usual_url, tmp_path / "usual")
-    assert story(hostile_url, tmp_path / "hostile") == usual
+    assert story(hostile_url, tmp_path / "hostile") == usual_story
 
 
 def test_no_connection_is_opened_but_as_a_session() -> None:

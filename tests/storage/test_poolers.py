@@ -1,17 +1,18 @@
 """Poolers: those that keep a connection for a client as long as it stays are fine, others are refused."""
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import AsyncExitStack, ExitStack
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import psycopg
 import pytest
 
 from segmentd.domain.errors import StartupFailed
+from segmentd.storage import server
 from segmentd.storage.migrate import migrate, pending_migrations
 from segmentd.storage.server import connected
-from tests.postgres import new_database
+from segmentd.storage.sessions import Session
+from tests.client import Json
 from tests.serve.processes import run
 from tests.storage.pgbouncer import PROGRAM, pgbouncer
 from tests.storage.pooler import pooler
@@ -94,20 +95,30 @@ def test_each_command_says_so_in_one_line(
     assert left_behind(empty_database_url) == []
 
 
-@pytest.fixture
-def two_databases(postgres_url: str) -> Iterator[tuple[str, str]]:
-    with ExitStack() as stack:
-        one, other = (stack.enter_context(new_database(postgres_url, "template1")) for _ in range(2))
-        yield one, other
+@needs_pgbouncer
+def test_with_pgbouncer_s_sessions_everything_works(
+    empty_database_url: str, usual_story: list[Json], tmp_path: Path
+) -> None:
+    with pgbouncer(empty_database_url, "session") as url:
+        assert story(url, tmp_path / "pooled") == usual_story
+        with psycopg.connect(url) as connection:  # a session that segmentd had is clean
+            assert connection.execute("SELECT current_setting('statement_timeout')").fetchone() == ("0",)
+    assert ("advisory",) not in left_behind(empty_database_url)
 
 
 @needs_pgbouncer
-def test_with_pgbouncer_s_sessions_everything_works(two_databases: tuple[str, str], tmp_path: Path) -> None:
-    direct_url, pooled_url = two_databases
-    with pgbouncer(pooled_url, "session") as url:
-        assert story(url, tmp_path / "pooled") == story(direct_url, tmp_path / "direct")
-        with psycopg.connect(url) as connection:  # a session that segmentd had is clean
-            assert connection.execute("SELECT current_setting('statement_timeout')").fetchone() == ("0",)
-    with psycopg.connect(pooled_url) as connection:
-        locks = connection.execute("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'").fetchone()
-        assert locks == (0,)
+async def test_a_session_that_the_pooler_does_not_clean_is_cleaned_by_us(empty_database_url: str) -> None:
+    with pgbouncer(empty_database_url, "session", pool_size=1, reset_query="") as url:
+        for number in range(3):
+            async with await Session.connect(url, autocommit=True) as connection:
+                cursor = await connection.execute("SELECT %s::integer", [number], prepare=True)
+                assert await cursor.fetchone() == (number,)
+
+
+@needs_pgbouncer
+async def test_a_pool_that_is_too_small_is_told_in_one_line(
+    empty_database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "_CONNECT_SECONDS", 2)
+    with pgbouncer(empty_database_url, "session", pool_size=1) as url:
+        assert (await refusal(url)).startswith("the connection pooler gave no second connection within 2 s")

@@ -99,11 +99,13 @@ def jwt_verifier(settings: Settings) -> JwtVerifier | None:
 
 @asynccontextmanager
 async def _database(url: str) -> AsyncIterator[Database]:
+    database = Database(url, pool_size=1)
     try:
-        async with Database(url, pool_size=1) as database:
+        async with database:
             yield database
     except Unavailable as error:
-        raise StartupFailed(error.detail) from error
+        reason = database.last_failure
+        raise StartupFailed(f"cannot use the database: {reason}" if reason else error.detail) from error
 
 
 async def _ensure(database: Database, secret: str) -> None:

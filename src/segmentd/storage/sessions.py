@@ -146,7 +146,8 @@ class Session(psycopg.AsyncConnection[TupleRow]):
     async def pin(self) -> None:
         """Makes the settings ours. Not as startup parameters: poolers refuse those that they do not know."""
         try:
-            await self.execute(pins(self.info.server_version))
+            # A pooler may hand on a session in which somebody prepared statements under the same names.
+            await self.execute(pins(self.info.server_version) + b"; DEALLOCATE ALL")
         except BaseException:
             await self.close()
             raise
