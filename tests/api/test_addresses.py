@@ -70,7 +70,12 @@ async def test_with_no_proxy_the_host_that_was_called_counts(database: Database,
     ("peer", "trusted"),
     [
         *(("127.0.0.1", LOOPBACK), ("127.9.9.9", LOOPBACK), ("::1", LOOPBACK)),
-        *(("10.1.2.3", "192.168.0.0/16, 10.0.0.0/8"), ("fd00::7", "fd00::/8"), ("10.0.0.1", "10.0.0.1")),
+        *(
+            ("10.1.2.3", "192.168.0.0/16, 10.0.0.0/8"),
+            ("fd00::7", "fd00::/8"),
+            ("::ffff:127.0.0.1", LOOPBACK),
+            ("10.0.0.1", "10.0.0.1"),
+        ),
     ],
 )
 async def test_what_a_trusted_proxy_forwards_counts(
@@ -94,7 +99,12 @@ async def test_what_a_trusted_proxy_forwards_counts(
             ("127.0.0.1", "10.0.0.0/8"),
             ("10.0.0.2", "10.0.0.1"),
         ),
-        *(("128.0.0.1", LOOPBACK), ("::2", LOOPBACK), ("not an address", LOOPBACK)),
+        *(
+            ("128.0.0.1", LOOPBACK),
+            ("::2", LOOPBACK),
+            ("::ffff:128.0.0.1", LOOPBACK),
+            ("not an address", LOOPBACK),
+        ),
     ],
 )
 async def test_what_anybody_else_forwards_does_not_count(

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Iterator, MutableMapping
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any, Final
+from uuid import uuid4
 
 import httpx
 import pytest
@@ -18,7 +19,7 @@ from segmentd.api.http.app import create_app
 from segmentd.api.http.entrance import Entrance, RequestLimits
 from segmentd.api.http.request_ids import RequestIds
 from segmentd.auth.authenticator import AccessRules, Authenticator
-from segmentd.config import Settings
+from segmentd.config import Settings, load
 from segmentd.domain.access import Role
 from segmentd.observability.metrics import Metrics
 from segmentd.replica.follower import Follower
@@ -257,14 +258,16 @@ PREFLIGHT: Final = {"Access-Control-Request-Method": "GET", "Access-Control-Requ
 
 
 @asynccontextmanager
-async def door_for(database: Database, folder: Path, origins: str | None) -> AsyncIterator[Api]:
+async def door_for(
+    database: Database, folder: Path, origins: str | None, **addresses: str
+) -> AsyncIterator[Api]:
     """The whole door of a node with a fresh copy, for pages of these origins."""
-    settings = Settings(data_dir=str(folder), cors_origins=origins)
+    settings = load({"data_dir": str(folder), "cors_origins": origins, **addresses}, {}).settings
     with closing(Follower(database, folder)) as follower:
         await follower.round()
     async with near(database, settings, folder) as node:
         authenticator = Authenticator(database, AccessRules(may_be_open=False, bound_seconds=50))
-        secret = await new_token(database, "page", Role.EDITOR)
+        secret = await new_token(database, str(uuid4()), Role.EDITOR)
         await authenticator.look()
         use_cases = service(database, settings, node)
         door, _ = http_door(use_cases, settings, authenticator, node.replica, Metrics())
@@ -309,6 +312,19 @@ async def test_pages_of_an_origin_that_is_named_may_call(
             stranger = await api.get(path, headers={"Origin": "https://evil.example"})
             assert "Access-Control-Allow-Origin" not in stranger.headers
         assert cors(await api.get(READ)) == {}
+
+
+async def test_the_settings_of_the_address_reach_the_door(database: Database, tmp_path: Path) -> None:
+    forwarded = {"X-Forwarded-Prefix": "/below"}
+    for settings, location in (
+        ({}, "/below/api/v1/segments/A"),
+        ({"trusted_proxies": "none"}, "/api/v1/segments/B"),
+        ({"public_url": "https://segments.example/crm"}, "https://segments.example/crm/api/v1/segments/C"),
+    ):
+        async with door_for(database, tmp_path, None, **settings) as api:
+            answer = await api.post("segments", json={"slug": location[-1]}, headers=forwarded)
+
+            assert answer.headers["Location"] == location
 
 
 async def test_a_page_may_read_why_it_was_refused(database: Database, tmp_path: Path) -> None:

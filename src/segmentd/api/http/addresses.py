@@ -47,6 +47,8 @@ class Addresses:
     def _is_trusted(self, scope: Scope) -> bool:
         try:
             peer = ipaddress.ip_address((scope["client"] or ("",))[0])
+            # What a socket of IPv6 calls an IPv4 peer.
+            peer = getattr(peer, "ipv4_mapped", None) or peer
         except ValueError:
             return False
         return any(peer in network for network in self._trusted)
