@@ -27,7 +27,7 @@ from segmentd.serve.http_door import http_door
 from segmentd.serve.wiring import near, service
 from segmentd.storage.database import Database
 from tests.client import Api
-from tests.door import open_to_all
+from tests.door import open_door, open_to_all
 from tests.replica.asgi import Answer, Request, ask
 from tests.reports.office import problem, until
 from tests.storage.rows import Rows, rows_of
@@ -350,3 +350,26 @@ async def test_a_client_that_goes_away_before_it_is_answered_is_no_mistake_of_ou
         await ask(door, Request("POST", "/api/v1/segments", (), []))
 
     assert [(line["event"], line["status"]) for line in lines] == [("request", 499)]
+
+
+@pytest.mark.parametrize(
+    ("address", "status"),
+    [
+        ("users?limit=1&cursor=" + "x" * (8192 - len("/api/v1/users") - len("limit=1&cursor=")), 422),
+        ("users?limit=1&cursor=" + "x" * 8192, 414),
+        ("segments/" + "x" * 8192, 414),
+        ("users?" + "&".join(["limit=1"] * 64), 200),
+        ("users?" + "&".join(["limit=1"] * 65), 414),
+        ("users?" + "&" * 8000, 414),
+    ],
+    ids=["longest", "longer query", "longer path", "most parameters", "more parameters", "empty parameters"],
+)
+async def test_an_address_that_the_framework_would_remember_has_a_bound(
+    database: Database, tmp_path: Path, address: str, status: int
+) -> None:
+    door = await open_door(service(database, Settings(data_dir=str(tmp_path))), database)
+    async with Api(door) as api:
+        answer = await api.get(address)
+    assert answer.status_code == status
+    if status == 414:
+        assert answer.json()["type"] == "/problems/address-too-long"

@@ -61,6 +61,7 @@ HTTP_PROBLEMS: Final[Mapping[int, Problem]] = {
     405: Problem("method-not-allowed", "Method not allowed", 405, "UNIMPLEMENTED"),
     408: Problem("request-timeout", "Request timeout", 408, "DEADLINE_EXCEEDED"),
     413: Problem("body-too-large", "Body too large", 413, "RESOURCE_EXHAUSTED"),
+    414: Problem("address-too-long", "Address too long", 414, "INVALID_ARGUMENT"),
     415: Problem("unsupported-media-type", "Unsupported media type", 415, "INVALID_ARGUMENT"),
     431: Problem("headers-too-large", "Headers too large", 431, "INVALID_ARGUMENT"),
     500: PROBLEMS[errors.SegmentdError],

@@ -12,7 +12,7 @@ from litestar.types.asgi_types import HTTPResponseBodyEvent, HTTPResponseStartEv
 from segmentd.api.http.problem_documents import document, head
 from segmentd.api.http.request_ids import HEADER, RequestIds
 from segmentd.api.http.send_buffer import SMALL_ANSWER, Bound, Room, SharedBytes
-from segmentd.api.problems import problem_of
+from segmentd.api.problems import HTTP_PROBLEMS, Problem, problem_of
 from segmentd.domain.errors import Overloaded, Unavailable
 from segmentd.observability.metrics import Metrics, Refusal
 
@@ -32,8 +32,15 @@ _REFUSALS: Final = {
 _READS: Final = frozenset({"GET", "HEAD"})
 _LOOKUP: Final = "/api/v1/lookup"
 _END: Final[HTTPResponseBodyEvent] = {"type": "http.response.body", "body": b"", "more_body": False}
+_OVERLOADED: Final = problem_of(Overloaded)
 
 _log = structlog.get_logger(__name__)
+
+
+# The framework remembers what it made of the last thousand addresses and queries. These bound the room for
+# that; queries of 16,000 parameters would take gigabytes.
+LONGEST_ADDRESS: Final = 8192
+MOST_PARAMETERS: Final = 64
 
 
 class RequestLimits(NamedTuple):
@@ -96,13 +103,21 @@ class Entrance:
     async def cut_off(self) -> None:
         """Answers for all that is worked on and has no answer yet, because the process has to end."""
         detail = "The service stopped before the request was done; try again shortly."
-        refusals = [answer.refuse(detail, Unavailable) for answer in self._running if answer.status is None]
+        refusals = [
+            answer.refuse(detail, problem_of(Unavailable))
+            for answer in self._running
+            if answer.status is None
+        ]
         await asyncio.gather(*refusals)
 
     async def _limited(self, scope: HTTPScope, receive: Receive, answer: "_Answer") -> None:
         if len(self._running) > self._limits.most_requests and scope["path"] not in _ALWAYS_ANSWERED:
             self._metrics.refused(Refusal.OVERLOAD)
             await answer.refuse("This process has too many requests to work on; try again shortly.")
+            return
+        if _is_too_long(scope):
+            detail = f"An address has {LONGEST_ADDRESS} bytes and {MOST_PARAMETERS} parameters at most."
+            await answer.refuse(detail, HTTP_PROBLEMS[414])
             return
         try:
             async with asyncio.timeout(self._limits.seconds) as answer.limit:
@@ -196,10 +211,9 @@ class _Answer:
             begin["headers"] = [(name, _with_head(name, value)) for name, value in begin["headers"]]
         await self._send(begin)
 
-    async def refuse(self, detail: str, error: type[Unavailable] = Overloaded) -> None:
+    async def refuse(self, detail: str, problem: Problem = _OVERLOADED) -> None:
         """Answers in the place of the framework."""
         self.is_refused = True
-        problem = problem_of(error)
         body = document(problem, detail, self._request_id.decode())
         self.status = problem.status
         headers = [(HEADER, self._request_id), *head(problem, len(body))]
@@ -211,6 +225,12 @@ class _Answer:
 def _is_large(message: HTTPResponseBodyEvent) -> bool:
     body = message["body"]
     return (message["more_body"] or len(body) > SMALL_ANSWER) and not isinstance(body, SharedBytes)
+
+
+def _is_too_long(scope: HTTPScope) -> bool:
+    query = scope["query_string"]
+    # The path of ASGI is decoded, so its bytes are no more than those that were sent.
+    return len(scope["path"]) + len(query) > LONGEST_ADDRESS or query.count(b"&") >= MOST_PARAMETERS
 
 
 def _with_head(name: bytes, value: bytes) -> bytes:
