@@ -63,7 +63,8 @@ def _questions(client: httpx.Client) -> list[Json]:
     now = client.get("users/1/history").json()["events"][-1]["at"]
     paths = [
         "segments", "segments/IZMIR", "segments/IZMIR/users", "segments/half/users", "users", "users/1",
-        "users/1/segments?detail=true", f"users/1/segments?at={now}", "users/1/segments/IZMIR",
+        "users/2/segments?detail=true", f"users/2/segments?at={now}", f"users/1/segments?at={now}",
+        "users/1/segments/IZMIR",
         "users/1/segments/half", "users/1/history", "users/2/history", "users/4/history", "audit",
     ]  # fmt: skip
     lookup = _ok(client.post("lookup", json={"user_ids": [1, 2, 3, 4, 5]}))

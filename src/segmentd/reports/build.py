@@ -36,6 +36,8 @@ REPORT_ROWS: Final[LiteralString] = """
 _SESSION: Final = """
     SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY;
     SET LOCAL statement_timeout = 0;
+    -- After the last row the store takes as long as it takes for the last part of the file.
+    SET LOCAL idle_in_transaction_session_timeout = 0;
     SET LOCAL work_mem = '64MB';
     SET LOCAL hash_mem_multiplier = 4;
 """
