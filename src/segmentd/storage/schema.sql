@@ -417,11 +417,17 @@ FROM segments s
 LEFT JOIN rollouts r ON r.segment_id = s.id AND r.ended_at IS NULL
 WHERE s.deleted_at IS NULL;
 
--- The living segment with exactly this slug. The index folds case by collation C, so the look-up does too: with the
--- database's own, `I` may have another small letter. The planner opens this function up like a view.
+-- The living segment with this slug, in whatever case. The index folds case by collation C, so the look-up does too:
+-- with the database's own, `I` may have another small letter. The planner opens both functions up like views.
+CREATE OR REPLACE FUNCTION living_segment_in_any_case(p_slug text) RETURNS SETOF living_segments
+    LANGUAGE sql STABLE AS $$
+    SELECT * FROM living_segments s WHERE lower(s.slug) = lower(p_slug COLLATE "C")
+$$;
+
+-- The living segment with exactly this slug.
 CREATE OR REPLACE FUNCTION living_segment(p_slug text) RETURNS SETOF living_segments
     LANGUAGE sql STABLE AS $$
-    SELECT * FROM living_segments s WHERE lower(s.slug) = lower(p_slug COLLATE "C") AND s.slug = p_slug
+    SELECT * FROM living_segment_in_any_case(p_slug) s WHERE s.slug = p_slug
 $$;
 
 -- What the audit log shows of a segment.
@@ -435,20 +441,7 @@ CREATE OR REPLACE FUNCTION audited(p_segment living_segments) RETURNS jsonb
     )
 $$;
 
--- Raises unique_violation where a living segment other than `p_id` has the slug, in whatever case. It is looked for
--- before anything is written: a refused INSERT would use up an id, and there are 2^30 of them.
-CREATE OR REPLACE FUNCTION refuse_taken_slug(p_slug text, p_id bigint DEFAULT NULL) RETURNS void
-    LANGUAGE plpgsql AS $$
-BEGIN
-    IF EXISTS (
-        SELECT FROM segments s
-        WHERE lower(s.slug) = lower(p_slug COLLATE "C") AND s.deleted_at IS NULL AND s.id IS DISTINCT FROM p_id
-    ) THEN
-        RAISE unique_violation USING MESSAGE = 'a living segment has this slug';
-    END IF;
-END
-$$;
-
+-- Makes a segment. Raises unique_violation where a living one has the slug, in whatever case.
 CREATE OR REPLACE FUNCTION create_segment(
     p_slug text, p_description text, p_percent numeric, p_salt bigint,
     p_actor text DEFAULT 'anonymous', p_on_behalf_of text DEFAULT NULL
@@ -461,7 +454,10 @@ DECLARE
     created living_segments;
 BEGIN
     PERFORM lock_catalog();
-    PERFORM refuse_taken_slug(p_slug);
+    -- It is looked for before anything is written: a refused INSERT would use up an id, and there are 2^30 of them.
+    IF EXISTS (SELECT FROM living_segment_in_any_case(p_slug)) THEN
+        RAISE unique_violation USING MESSAGE = 'a living segment has this slug';
+    END IF;
     now_at := raise_catalog();
     INSERT INTO segments (slug, description, salt, created_at)
     VALUES (p_slug, p_description, p_salt, now_at)
@@ -571,7 +567,7 @@ WHERE v.ended_at IS NOT NULL
 -- The overrides with the instant at which each ceased to hold, written down already or not; null: it has no end yet.
 CREATE OR REPLACE VIEW override_spans AS
 SELECT m.user_id, m.segment_id, m.included, m.since, m.until,
-       least(m.ended_at, m.until, ended_by_deletion(m.since, s.deleted_at)) AS ends_at
+       least(m.ended_at, m.until, ended_by_deletion(m.since, s.deleted_at)) AS ends_at, m.ended_at
 FROM memberships m
 JOIN segments s ON s.id = m.segment_id;
 
@@ -619,7 +615,7 @@ CREATE OR REPLACE FUNCTION effective_changes(p_as_of timestamptz)
 
     UNION ALL
     -- A percentage changes within a life, unless an override decides then; one that ends at that very instant
-    -- tells the change itself.
+    -- tells the change itself. Overrides do not overlap: the one that began last is the only one to be looked at.
     SELECT l.user_id, e.segment_id, e.at, CASE WHEN e.threshold_after > e.threshold_before THEN 'add' ELSE 'remove' END,
            'rollout', e.cause, 'segmentd', NULL, NULL, NULL
     FROM rollout_edges e
@@ -627,11 +623,13 @@ CREATE OR REPLACE FUNCTION effective_changes(p_as_of timestamptz)
     JOIN registrations l ON l.registered_at < e.at AND (l.ended_at IS NULL OR l.ended_at > e.at)
     WHERE bucket(l.user_id, s.salt)
           BETWEEN least(e.threshold_before, e.threshold_after) AND greatest(e.threshold_before, e.threshold_after) - 1
-      AND NOT EXISTS (
-          SELECT FROM memberships m
+      AND coalesce((
+          SELECT coalesce(least(m.ended_at, m.until) < e.at, false)
+          FROM memberships m
           WHERE m.segment_id = e.segment_id AND m.user_id = l.user_id AND m.since <= e.at
-            AND (m.ended_at IS NULL OR m.ended_at >= e.at) AND (m.until IS NULL OR m.until >= e.at)
-      )
+          ORDER BY m.since DESC
+          LIMIT 1
+      ), true)
 
     UNION ALL
     -- A life ends under the percentages that hold.
@@ -640,56 +638,131 @@ CREATE OR REPLACE FUNCTION effective_changes(p_as_of timestamptz)
     JOIN rollouts r ON r.started_at < l.ended_at AND (r.ended_at IS NULL OR r.ended_at >= l.ended_at)
     JOIN segments s ON s.id = r.segment_id
     WHERE bucket(l.user_id, s.salt) < r.threshold
-      AND NOT EXISTS (
-          SELECT FROM memberships m
+      AND coalesce((
+          SELECT coalesce(least(m.ended_at, m.until) < l.ended_at, false)
+          FROM memberships m
           WHERE m.segment_id = r.segment_id AND m.user_id = l.user_id AND m.since <= l.ended_at
-            AND (m.ended_at IS NULL OR m.ended_at >= l.ended_at) AND (m.until IS NULL OR m.until >= l.ended_at)
-      )
+          ORDER BY m.since DESC
+          LIMIT 1
+      ), true)
 $$;
 
--- The latest change of each segment for one user, up to and with `p_at`: within the life that `p_at` falls in, from
+-- The latest change of one segment for one user, up to and with `p_at`: within the life that `p_at` falls in, from
 -- the history; outside of every life, from the percentages alone, as for an id that nobody has heard of.
-CREATE OR REPLACE FUNCTION latest_changes(p_user_id bigint, p_at timestamptz)
-    RETURNS TABLE (segment_id bigint, at timestamptz, operation text, cause text)
+-- It is found at one end of each index, however long the life is.
+CREATE OR REPLACE FUNCTION latest_change(p_user_id bigint, p_segment_id bigint, p_at timestamptz)
+    RETURNS TABLE (at timestamptz, operation text, cause text)
     LANGUAGE sql STABLE AS $$
     WITH life AS MATERIALIZED (
-        SELECT l.registered_at
-        FROM registrations l
-        WHERE l.user_id = p_user_id AND l.registered_at <= p_at AND (l.ended_at IS NULL OR l.ended_at > p_at)
+        SELECT latest.registered_at
+        FROM (
+            SELECT l.registered_at, l.ended_at
+            FROM registrations l
+            WHERE l.user_id = p_user_id AND l.registered_at <= p_at
+            ORDER BY l.registered_at DESC
+            LIMIT 1
+        ) latest
+        WHERE latest.ended_at IS NULL OR latest.ended_at > p_at
+    )
+    -- The latest that is written: what comes before it is not looked at.
+    , written AS MATERIALIZED (
+        SELECT e.at
+        FROM membership_events e
+        WHERE e.user_id = p_user_id
+          AND e.segment_id = p_segment_id
+          AND e.effective
+          AND e.at >= (SELECT registered_at FROM life)
+          AND e.at <= p_at
+        ORDER BY e.at DESC
+        LIMIT 1
     )
     SELECT * FROM (
-        SELECT DISTINCT ON (c.segment_id) c.segment_id, c.at, c.operation, c.cause
+        SELECT c.at, c.operation, c.cause
         FROM effective_changes(p_at) c
         WHERE c.user_id = p_user_id
-          AND c.at >= (SELECT registered_at FROM life)
+          AND c.segment_id = p_segment_id
+          AND c.at >= coalesce((SELECT w.at FROM written w), (SELECT registered_at FROM life))
           AND c.at <= p_at
-        ORDER BY c.segment_id, c.at DESC
+        ORDER BY c.at DESC
+        LIMIT 1
     ) known
     UNION ALL
     SELECT * FROM (
-        SELECT DISTINCT ON (e.segment_id) e.segment_id, e.at,
-               CASE WHEN e.threshold_after > e.threshold_before THEN 'add' ELSE 'remove' END, e.cause
+        SELECT e.at, CASE WHEN e.threshold_after > e.threshold_before THEN 'add' ELSE 'remove' END, e.cause
         FROM rollout_edges e
         JOIN segments s ON s.id = e.segment_id
         WHERE NOT EXISTS (SELECT FROM life)
+          AND e.segment_id = p_segment_id
           AND e.at <= p_at
           AND bucket(p_user_id, s.salt)
               BETWEEN least(e.threshold_before, e.threshold_after) AND greatest(e.threshold_before, e.threshold_after) - 1
-        ORDER BY e.segment_id, e.at DESC
+        ORDER BY e.at DESC
+        LIMIT 1
     ) unknown
 $$;
 
--- The segments that a user was in at `p_at`, since when and why.
+-- A user's overrides that held at `p_at`. Those that are open are few. Closed ones are asked for only where the user
+-- was written to since, by the segments that were ever decided on, each at one place of the index.
+CREATE OR REPLACE FUNCTION overrides_at(p_user_id bigint, p_at timestamptz)
+    RETURNS TABLE (segment_id bigint, included boolean, until timestamptz)
+    LANGUAGE sql STABLE AS $$
+    WITH RECURSIVE decided AS (
+        (
+            SELECT m.segment_id
+            FROM memberships m
+            WHERE m.user_id = p_user_id AND p_at < (SELECT u.last_at FROM users u WHERE u.id = p_user_id)
+            ORDER BY m.segment_id
+            LIMIT 1
+        )
+        UNION ALL
+        SELECT (
+            SELECT m.segment_id
+            FROM memberships m
+            WHERE m.user_id = p_user_id AND m.segment_id > d.segment_id
+            ORDER BY m.segment_id
+            LIMIT 1
+        )
+        FROM decided d
+        WHERE d.segment_id IS NOT NULL
+    )
+    SELECT o.segment_id, o.included, o.until
+    FROM override_spans o
+    WHERE o.user_id = p_user_id AND o.ended_at IS NULL AND o.since <= p_at AND (o.ends_at IS NULL OR o.ends_at > p_at)
+    UNION ALL
+    SELECT o.segment_id, o.included, o.until
+    FROM decided d
+    CROSS JOIN LATERAL (
+        SELECT *
+        FROM override_spans o
+        WHERE o.user_id = p_user_id AND o.segment_id = d.segment_id AND o.since <= p_at
+        ORDER BY o.since DESC
+        LIMIT 1
+    ) o
+    WHERE o.ended_at IS NOT NULL AND o.ends_at > p_at
+$$;
+
+-- The segments that a user was in at `p_at`, since when and why: what held then, each with its latest change.
 CREATE OR REPLACE FUNCTION segments_at(p_user_id bigint, p_at timestamptz)
     RETURNS TABLE (slug text, source text, since timestamptz, until timestamptz)
     LANGUAGE sql STABLE AS $$
-    SELECT s.slug, CASE WHEN o.included THEN 'explicit' ELSE 'rollout' END, c.at, o.until
-    FROM latest_changes(p_user_id, p_at) c
-    JOIN segments s ON s.id = c.segment_id
-    LEFT JOIN override_spans o
-           ON o.segment_id = c.segment_id AND o.user_id = p_user_id
-          AND o.since <= p_at AND (o.ends_at IS NULL OR o.ends_at > p_at)
-    WHERE c.operation = 'add'
+    WITH held AS MATERIALIZED (
+        SELECT * FROM overrides_at(p_user_id, p_at)
+    )
+    SELECT s.slug, i.source, c.at, i.until
+    FROM (
+        SELECT h.segment_id, 'explicit' AS source, h.until
+        FROM held h
+        WHERE h.included
+        UNION ALL
+        SELECT r.segment_id, 'rollout', NULL
+        FROM rollouts r
+        JOIN segments s ON s.id = r.segment_id
+        WHERE r.started_at <= p_at AND (r.ended_at IS NULL OR r.ended_at > p_at)
+          AND bucket(p_user_id, s.salt) < r.threshold
+          AND NOT EXISTS (SELECT FROM held h WHERE h.segment_id = r.segment_id)
+    ) i
+    JOIN segments s ON s.id = i.segment_id
+    CROSS JOIN LATERAL latest_change(p_user_id, i.segment_id, p_at) c
 $$;
 
 -- Why a user was or was not in a segment at `p_at`. Where a renamed segment took the slug of a deleted one, the
@@ -709,10 +782,14 @@ CREATE OR REPLACE FUNCTION explain_membership(p_user_id bigint, p_slug text, p_a
         LIMIT 1
     ) s
     LEFT JOIN rollouts r ON r.segment_id = s.id AND r.started_at <= p_at AND (r.ended_at IS NULL OR r.ended_at > p_at)
-    LEFT JOIN override_spans o
-           ON o.segment_id = s.id AND o.user_id = p_user_id
-          AND o.since <= p_at AND (o.ends_at IS NULL OR o.ends_at > p_at)
-    LEFT JOIN latest_changes(p_user_id, p_at) c ON c.segment_id = s.id
+    LEFT JOIN LATERAL (
+        SELECT *
+        FROM override_spans o
+        WHERE o.user_id = p_user_id AND o.segment_id = s.id AND o.since <= p_at
+        ORDER BY o.since DESC
+        LIMIT 1
+    ) o ON o.ends_at IS NULL OR o.ends_at > p_at
+    LEFT JOIN LATERAL latest_change(p_user_id, s.id, p_at) c ON true
 $$;
 
 
@@ -1337,4 +1414,4 @@ $$;
 INSERT INTO schema_migrations (number, name) VALUES
     (1, '0001_tables.sql');
 INSERT INTO schema_functions (digest, version) VALUES
-    ('6fb0f9be41a9907a2092f60651a43756f7d7e19157799603f9a7508f8d6bd0bb', '0.1.0');
+    ('82931289f55ac5746e246feb9efe6898ca957c042e748e8d15269b363d179517', '0.1.0');

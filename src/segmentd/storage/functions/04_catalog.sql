@@ -23,11 +23,17 @@ FROM segments s
 LEFT JOIN rollouts r ON r.segment_id = s.id AND r.ended_at IS NULL
 WHERE s.deleted_at IS NULL;
 
--- The living segment with exactly this slug. The index folds case by collation C, so the look-up does too: with the
--- database's own, `I` may have another small letter. The planner opens this function up like a view.
+-- The living segment with this slug, in whatever case. The index folds case by collation C, so the look-up does too:
+-- with the database's own, `I` may have another small letter. The planner opens both functions up like views.
+CREATE OR REPLACE FUNCTION living_segment_in_any_case(p_slug text) RETURNS SETOF living_segments
+    LANGUAGE sql STABLE AS $$
+    SELECT * FROM living_segments s WHERE lower(s.slug) = lower(p_slug COLLATE "C")
+$$;
+
+-- The living segment with exactly this slug.
 CREATE OR REPLACE FUNCTION living_segment(p_slug text) RETURNS SETOF living_segments
     LANGUAGE sql STABLE AS $$
-    SELECT * FROM living_segments s WHERE lower(s.slug) = lower(p_slug COLLATE "C") AND s.slug = p_slug
+    SELECT * FROM living_segment_in_any_case(p_slug) s WHERE s.slug = p_slug
 $$;
 
 -- What the audit log shows of a segment.
@@ -41,20 +47,7 @@ CREATE OR REPLACE FUNCTION audited(p_segment living_segments) RETURNS jsonb
     )
 $$;
 
--- Raises unique_violation where a living segment other than `p_id` has the slug, in whatever case. It is looked for
--- before anything is written: a refused INSERT would use up an id, and there are 2^30 of them.
-CREATE OR REPLACE FUNCTION refuse_taken_slug(p_slug text, p_id bigint DEFAULT NULL) RETURNS void
-    LANGUAGE plpgsql AS $$
-BEGIN
-    IF EXISTS (
-        SELECT FROM segments s
-        WHERE lower(s.slug) = lower(p_slug COLLATE "C") AND s.deleted_at IS NULL AND s.id IS DISTINCT FROM p_id
-    ) THEN
-        RAISE unique_violation USING MESSAGE = 'a living segment has this slug';
-    END IF;
-END
-$$;
-
+-- Makes a segment. Raises unique_violation where a living one has the slug, in whatever case.
 CREATE OR REPLACE FUNCTION create_segment(
     p_slug text, p_description text, p_percent numeric, p_salt bigint,
     p_actor text DEFAULT 'anonymous', p_on_behalf_of text DEFAULT NULL
@@ -67,7 +60,10 @@ DECLARE
     created living_segments;
 BEGIN
     PERFORM lock_catalog();
-    PERFORM refuse_taken_slug(p_slug);
+    -- It is looked for before anything is written: a refused INSERT would use up an id, and there are 2^30 of them.
+    IF EXISTS (SELECT FROM living_segment_in_any_case(p_slug)) THEN
+        RAISE unique_violation USING MESSAGE = 'a living segment has this slug';
+    END IF;
     now_at := raise_catalog();
     INSERT INTO segments (slug, description, salt, created_at)
     VALUES (p_slug, p_description, p_salt, now_at)
