@@ -1,15 +1,15 @@
 """Every use case by name: what segmentd does, in the order of the contract."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import datetime, timedelta
-from typing import Final, NamedTuple
+from typing import Final, Generic, NamedTuple, TypeVar
 
 from segmentd.domain.access import Actor
 from segmentd.domain.audit import AUDIT_KEYS, AuditEntry
 from segmentd.domain.errors import ReportExpired, ReportNotFound, ReportNotReady, Unavailable
 from segmentd.domain.identifiers import Slug, UserId
-from segmentd.domain.memberships import Change, Changed, Event, Evidence, Membership, UserSegments
+from segmentd.domain.memberships import Change, Changed, Event, Evidence, Membership
 from segmentd.domain.pages import SLUG_KEYS, USER_KEYS, Page, decode_cursor, encode_cursor
 from segmentd.domain.reports import Report, ReportId, ReportLimits, ReportOrder, Status
 from segmentd.domain.segments import NewSegment, Segment, SegmentUpdate
@@ -32,6 +32,8 @@ from segmentd.storage import (
 )
 from segmentd.storage.database import Database
 from segmentd.storage.replication import OwnWrite
+
+Found = TypeVar("Found")
 
 # Orders that a process takes at a time: hundreds at once leave the connections to other requests.
 ORDERS_AT_ONCE: Final = 2
@@ -65,11 +67,11 @@ class Node(NamedTuple):
     serve_stale: bool
 
 
-class Answer(NamedTuple):
-    """The segments of users, and how old the answer is, in whole seconds."""
+class Answer(NamedTuple, Generic[Found]):
+    """What was found, and how old it is, in whole seconds."""
 
     age: int
-    users: Sequence[UserSegments]
+    found: Found
 
 
 class Measured(NamedTuple):
@@ -183,20 +185,48 @@ class Service:
 
     # A user's segments
 
-    async def segments_of(self, user_ids: Sequence[UserId]) -> Answer:
-        """What the users are in now, in the order asked: from the copy, or where it is too old, the database.
+    async def segments_of(self, user_id: UserId) -> Answer[Sequence[Slug]]:
+        """What a user is in now."""
+
+        async def copied(replica: Replica) -> Sequence[Slug]:
+            return [Slug(slug[1:-1].decode()) for slug in replica.segments(user_id)]
+
+        async def stored() -> Sequence[Slug]:
+            [user] = await memberships.segments_of(self._database, [user_id])
+            return user.segments
+
+        return await self._read(copied, stored)
+
+    async def look_up(self, user_ids: Sequence[UserId]) -> Answer[Sequence[bytes]]:
+        """What many users are in now, in the order asked: of each the slugs as JSON strings, with commas.
+
+        Raises AnswerTooLarge.
+        """
+
+        async def copied(replica: Replica) -> Sequence[bytes]:
+            return await replica.segments_of_many(user_ids)
+
+        async def stored() -> Sequence[bytes]:
+            return await memberships.look_up(self._database, user_ids)
+
+        return await self._read(copied, stored)
+
+    async def _read(
+        self, copied: Callable[[Replica], Awaitable[Found]], stored: Callable[[], Awaitable[Found]]
+    ) -> Answer[Found]:
+        """From the copy, or where it is too old, the database.
 
         While the database is away, an older copy answers if the operator allows it.
         """
         node = self._node
-        if node and (answer := _from_copy(node.replica, node.replica.age(), user_ids)) is not None:
+        if node and (answer := await _from_copy(node.replica, node.replica.age(), copied)) is not None:
             return answer
         try:
-            return Answer(0, await memberships.segments_of(self._database, user_ids))
+            return Answer(0, await stored())
         except Unavailable:
             if node is None or not node.serve_stale:
                 raise
-            if (answer := _from_copy(node.replica, node.replica.age_if_any(), user_ids)) is None:
+            if (answer := await _from_copy(node.replica, node.replica.age_if_any(), copied)) is None:
                 raise
             return answer
 
@@ -298,17 +328,12 @@ class Service:
             self._node.bell.ring()
 
 
-def _from_copy(replica: Replica, age: int | None, user_ids: Sequence[UserId]) -> Answer | None:
+async def _from_copy(
+    replica: Replica, age: int | None, copied: Callable[[Replica], Awaitable[Found]]
+) -> Answer[Found] | None:
     if age is None:
         return None
     try:
-        found = replica.segments_of_many(user_ids)
+        return Answer(age, await copied(replica))
     except Unusable:
         return None
-    return Answer(
-        age,
-        [
-            UserSegments(user_id, [Slug(slug[1:-1].decode()) for slug in slugs])
-            for user_id, slugs in zip(user_ids, found, strict=True)
-        ],
-    )

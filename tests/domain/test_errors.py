@@ -16,6 +16,7 @@ STATUS_OF_BRANCH = {
     errors.Gone: 410,
     errors.Denied: 403,
     errors.Unauthenticated: 401,
+    errors.AnswerTooLarge: 413,
     errors.TooManyRequests: 429,
     errors.Unavailable: 503,
 }

@@ -427,7 +427,7 @@ def test_a_state_is_never_replaced_by_an_older_one(store: Store) -> None:
 
     store.put([(5, state(6, 2)), (6, state(6, 2))])
 
-    assert store.segments_of_many([5, 6], 0) == [[b'"A"'], [b'"B"']]
+    assert [store.segments(user_id, 0) for user_id in (5, 6)] == [[b'"A"'], [b'"B"']]
     store.put([(5, state(7, 2))])
     assert store.segments(5, 0) == [b'"B"']
     store.put([(5, state(8))])

@@ -193,8 +193,8 @@ class _Duty:
         return self._here.node.replica.age()
 
     async def copied(self, user_ids: Sequence[int]) -> list[list[str]]:
-        found = self._here.node.replica.segments_of_many(user_ids)
-        return [[slug.decode().strip('"') for slug in slugs] for slugs in found]
+        found = await self._here.node.replica.segments_of_many(user_ids)
+        return [json.loads(b"[%b]" % slugs) for slugs in found]
 
     async def show_user(self, user_id: int, write: Json) -> None:
         self._here.node.replica.show_user(user_id, msgspec.convert(write, OwnWrite))

@@ -6,6 +6,7 @@ SegmentdError
 ├── Conflict ─── SegmentExists, UserExists, TokenExists, ReportNotReady
 ├── Gone ─────── ReportExpired
 ├── Denied ───── Unauthenticated, Forbidden, ForeignOrigin
+├── AnswerTooLarge
 ├── TooManyRequests ─ TooManyReports, ReportStoreFull
 ├── Unavailable ─ Overloaded
 └── StartupFailed
@@ -137,6 +138,16 @@ class Forbidden(Denied):
 
 class ForeignOrigin(Denied):
     """A page of a foreign origin asks for this; cors_origins names such pages, public_url this service's."""
+
+
+class AnswerTooLarge(SegmentdError):
+    """The answer would be larger than one may be."""
+
+    def __init__(self, most_bytes: int) -> None:
+        super().__init__(
+            f"The answer would have more than {most_bytes} bytes; ask for fewer users at a time.",
+            most_bytes=most_bytes,
+        )
 
 
 class TooManyRequests(SegmentdError):

@@ -14,6 +14,9 @@ from segmentd.domain.segments import Bucket, Threshold
 
 MOST_SLUGS: Final = 1000
 
+LARGEST_LOOKUP_BYTES: Final = 16 * 2**20
+"""Of the slugs in the answer to one lookup, as JSON."""
+
 
 class Source(enum.StrEnum):
     """What makes a user a member: a stored decision, or a percentage."""

@@ -10,8 +10,11 @@ import numpy as np
 from segmentd.replica.rollouts import Rollouts
 from segmentd.replica.states import EXCLUDED, HAS_TERM, SEGMENT_BITS, ends_of, words_of
 
-# Users that are computed at a time: with a hundred rollouts, what is between stays in the processor's cache.
-CHUNK_USERS: Final = 256
+# What is computed at a time, in a millisecond or two: so many users, so many places for a slug, so many bytes
+# of states. With a hundred rollouts, what is between stays in the processor's cache.
+SLICE_USERS: Final = 256
+SLICE_CELLS: Final = 2**17
+SLICE_BYTES: Final = 2**16
 
 
 class ReplicatedSegment(msgspec.Struct, frozen=True, array_like=True):
@@ -59,19 +62,25 @@ class Catalog:
         slugs: list[bytes] = self._slugs[row.nonzero()[0]].tolist()
         return slugs
 
-    def segments_of_many(
-        self, user_ids: Sequence[int], states: Sequence[bytes | None], now: int
-    ) -> list[list[bytes]]:
-        """`segments` for many users, in their order."""
-        found: list[list[bytes]] = []
-        for begin in range(0, len(user_ids), CHUNK_USERS):
-            chunk = slice(begin, begin + CHUNK_USERS)
-            found += self._segments_of_chunk(user_ids[chunk], states[chunk], now)
-        return found
+    def slices(self, states: Sequence[bytes | None]) -> Iterator[slice]:
+        """Cuts users with these states into parts, each to be computed at a time."""
+        most_users = max(1, min(SLICE_USERS, SLICE_CELLS // self._width))
+        if max(map(len, filter(None, states)), default=0) * most_users <= SLICE_BYTES:
+            ends = (*range(most_users, len(states), most_users), len(states))
+            yield from map(slice, range(0, len(states), most_users), ends)
+            return
+        begin = weight = 0
+        for place, state in enumerate(states):
+            weight += len(state or b"")
+            if place > begin and (place - begin == most_users or weight > SLICE_BYTES):
+                yield slice(begin, place)
+                begin, weight = place, len(state or b"")
+        yield slice(begin, len(states))
 
-    def _segments_of_chunk(
+    def segments_of_slice(
         self, user_ids: Sequence[int], states: Sequence[bytes | None], now: int
     ) -> Iterator[list[bytes]]:
+        """`segments` for several users, in their order."""
         cells = bytearray(len(user_ids) * self._width)
         table = np.frombuffer(cells, dtype=np.bool_).reshape(-1, self._width)
         table[:, self._rollout_ranks] = self._rollouts.covering_many(np.array(user_ids, dtype=np.int64))

@@ -1,5 +1,7 @@
 """A node's copy as its HTTP processes use it: fresh answers without a database, and own writes at once."""
 
+import asyncio
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -10,6 +12,7 @@ import structlog
 
 from segmentd.domain.errors import Unavailable
 from segmentd.replica.board import Board, boot_time
+from segmentd.replica.lookup import Lookup
 from segmentd.replica.moments import MOMENT_USERS, Moment, moment, newer_catalog, shown_by
 from segmentd.replica.store import Store, Unusable
 from segmentd.storage import replication
@@ -41,6 +44,7 @@ class Replica:
         self.board = Board.opened(board_path(folder))
         self._open: dict[int, Store] = {}
         self._read = 0
+        self._large = asyncio.Lock()
 
     def close(self) -> None:
         """Closes the copy and the board."""
@@ -65,10 +69,27 @@ class Replica:
             self._close_all()
             raise Unusable(str(error)) from error
 
-    def segments_of_many(self, user_ids: Sequence[int]) -> list[list[bytes]]:
-        """`segments` for many users. Raises Unusable."""
+    async def segments_of_many(self, user_ids: Sequence[int]) -> list[bytes]:
+        """`segments` for many users, with commas between. Raises Unusable, AnswerTooLarge.
+
+        They are of one moment, that of the call; other requests are answered meanwhile.
+        """
+        often = Counter(user_ids)
+        lookup = self._look_up([*often])
+        if lookup.large:
+            del lookup  # while it waits for its turn, nothing is held for it
+            async with self._large:
+                found = await self._look_up([*often]).segments(often)
+        else:
+            found = await lookup.segments(often)
+        if len(often) == len(user_ids):
+            return found
+        of_user = dict(zip(often, found, strict=True))
+        return [of_user[user_id] for user_id in user_ids]
+
+    def _look_up(self, user_ids: Sequence[int]) -> Lookup:
         try:
-            return self._serving().segments_of_many(user_ids, self.board.now())
+            return self._serving().look_up(user_ids, self.board.now())
         except lmdb.Error as error:
             self._close_all()
             raise Unusable(str(error)) from error

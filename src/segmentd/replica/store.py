@@ -16,6 +16,7 @@ import lmdb
 import msgspec
 
 from segmentd.replica.catalog import Catalog, CatalogState
+from segmentd.replica.lookup import Lookup
 from segmentd.replica.states import version_of
 from segmentd.storage.replication import OwnWrite, Snapshot
 
@@ -101,12 +102,12 @@ class Store:
             state = transaction.get(_KEY.pack(user_id))
         return catalog.segments(user_id, state, now)
 
-    def segments_of_many(self, user_ids: Sequence[int], now: int) -> list[list[bytes]]:
-        """`segments` for many users, all of one state of the copy."""
+    def look_up(self, user_ids: Sequence[int], now: int) -> Lookup:
+        """What `segments` needs for many different users, all of one state of the copy."""
         with self._env.begin(self._users) as transaction:
             catalog = self._current_catalog(transaction)
             states = [transaction.get(_KEY.pack(user_id)) for user_id in user_ids]
-        return catalog.segments_of_many(user_ids, states, now)
+        return Lookup(catalog, user_ids, states, now)
 
     def fact(self, name: bytes) -> bytes | None:
         """What is noted under the name."""

@@ -7,9 +7,9 @@ import msgspec
 import psycopg
 
 from segmentd.domain.access import Actor
-from segmentd.domain.errors import Fault, Invalid, SegmentNotFound
+from segmentd.domain.errors import AnswerTooLarge, Fault, Invalid, SegmentNotFound
 from segmentd.domain.identifiers import Slug, UserId
-from segmentd.domain.memberships import Change, Changed, UserSegments
+from segmentd.domain.memberships import LARGEST_LOOKUP_BYTES, Change, Changed, UserSegments
 from segmentd.storage.database import Database
 from segmentd.storage.replication import WRITTEN, OwnWrite
 
@@ -58,6 +58,31 @@ async def segments_of(database: Database, user_ids: Sequence[UserId]) -> Sequenc
     )
     found = {row.user_id: row for row in rows}
     return [found.get(user_id, UserSegments(user_id, [])) for user_id in user_ids]
+
+
+async def look_up(database: Database, user_ids: Sequence[UserId]) -> Sequence[bytes]:
+    """For each user, in the order asked, the slugs as JSON strings, with commas between.
+
+    Raises AnswerTooLarge, before the slugs are fetched where that is so without repetitions; Unavailable.
+    """
+    asked = [*dict.fromkeys(user_ids)]
+    size = await database.one(
+        _Size,
+        "SELECT lookup_bytes(%s, reading_instant(), %s) AS bytes",
+        [asked, LARGEST_LOOKUP_BYTES],
+    )
+    if size is None or size.bytes > LARGEST_LOOKUP_BYTES:
+        raise AnswerTooLarge(LARGEST_LOOKUP_BYTES)
+    rows = await database.all(
+        _Slugs,
+        "SELECT user_id, string_agg('\"' || slug || '\"', ',' ORDER BY slug COLLATE \"C\") AS slugs"
+        " FROM current_segments(%s, reading_instant()) GROUP BY user_id",
+        [asked],
+    )
+    found = {row.user_id: row.slugs.encode() for row in rows}
+    if sum(len(found.get(user_id, b"")) for user_id in user_ids) > LARGEST_LOOKUP_BYTES:
+        raise AnswerTooLarge(LARGEST_LOOKUP_BYTES)
+    return [found.get(user_id, b"") for user_id in user_ids]
 
 
 class MembersPage(msgspec.Struct, frozen=True):
@@ -179,3 +204,12 @@ def _refusal(error: psycopg.DatabaseError, change: Change) -> Exception:
     return Invalid(
         *(Fault(terms[slug], "the term must end in the future, before the year 10000") for slug in slugs)
     )
+
+
+class _Size(msgspec.Struct, frozen=True):
+    bytes: int
+
+
+class _Slugs(msgspec.Struct, frozen=True):
+    user_id: UserId
+    slugs: str

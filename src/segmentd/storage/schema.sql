@@ -975,6 +975,24 @@ CREATE OR REPLACE FUNCTION current_segments(p_user_ids bigint[], p_at timestampt
       AND NOT EXISTS (SELECT FROM overrides o WHERE o.user_id = u.user_id AND o.segment_id = r.segment_id)
 $$;
 
+-- How many bytes the slugs of these different users take as JSON. They are counted only where the number of users
+-- and of living segments does not tell that they are few enough.
+CREATE OR REPLACE FUNCTION lookup_bytes(p_user_ids bigint[], p_at timestamptz, p_enough bigint) RETURNS bigint
+    LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    found bigint;
+BEGIN
+    SELECT cardinality(p_user_ids) * coalesce(sum(length(s.slug) + 3), 0)
+    INTO found
+    FROM segments s
+    WHERE s.deleted_at IS NULL;
+    IF found > p_enough THEN
+        SELECT coalesce(sum(length(c.slug) + 3), 0) INTO found FROM current_segments(p_user_ids, p_at) c;
+    END IF;
+    RETURN found;
+END
+$$;
+
 -- Adds and removes segments of one user, all or nothing, in one call.
 -- The four arrays are parallel: slug, add or remove, and for an add its term, as an instant or in seconds.
 -- Raises SG404 with the unknown slugs, SG422 with the slugs whose term is not ahead or ends after the year 9999
@@ -1414,4 +1432,4 @@ $$;
 INSERT INTO schema_migrations (number, name) VALUES
     (1, '0001_tables.sql');
 INSERT INTO schema_functions (digest, version) VALUES
-    ('82931289f55ac5746e246feb9efe6898ca957c042e748e8d15269b363d179517', '0.1.0');
+    ('cb47e8f973cfa5eef5e5ac040c7106514a3cb79af2214f3ddf7dcf6161551f6f', '0.1.0');

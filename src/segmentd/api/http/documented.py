@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Final
 
 from litestar.handlers import HTTPRouteHandler
@@ -56,6 +56,7 @@ class ProblemBody(Struct, frozen=True):
         | UnsetType
     ) = UNSET
     slug: Annotated[str, Meta(description="of the kind segment-exists")] | UnsetType = UNSET
+    most_bytes: Annotated[int, Meta(description="of the kind answer-too-large")] | UnsetType = UNSET
     user_id: Annotated[int | str, Meta(description="of the kinds about users")] | UnsetType = UNSET
     role: Annotated[str, Meta(description="of the kind forbidden: what is needed")] | UnsetType = UNSET
     request_id: Annotated[str, Meta(description="names the request in the log")] | UnsetType = UNSET
@@ -94,7 +95,19 @@ def _document(handler: HTTPRouteHandler) -> None:
     role = f"Needs the role `{needed}`." if needed else "Needs no token."
     handler.description = f"{more}. {role}" if more else role
     handler.security = [{BEARER: []}] if needed else []
-    handler.responses = {**_specs(_problems_of_every(handler)), **(handler.responses or {})}
+    handler.responses = _both(_specs(_problems_of_every(handler)), handler.responses or {})
+
+
+def _both(
+    of_every: Mapping[int, ResponseSpec], own: Mapping[int, ResponseSpec]
+) -> Mapping[int, ResponseSpec]:
+    """The problems of every route and a route's own: a status of both has the kinds of both."""
+    shared = {
+        status: replace(spec, description=f"{of_every[status].description} or {spec.description}")
+        for status, spec in own.items()
+        if status in of_every
+    }
+    return {**of_every, **own, **shared}
 
 
 def _problems_of_every(handler: HTTPRouteHandler) -> list[Problem]:

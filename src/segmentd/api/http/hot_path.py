@@ -17,7 +17,7 @@ from litestar.types.asgi_types import HTTPRequestEvent, ReceiveMessage
 from msgspec import Meta
 
 from segmentd.api.http.access import AUTHORIZATION
-from segmentd.api.http.memberships import MOST_USERS
+from segmentd.api.http.memberships import MOST_USERS, lookup_body
 from segmentd.api.http.request_ids import HEADER, RequestIds
 from segmentd.api.http.send_buffer import SMALL_ANSWER, Room
 from segmentd.api.http.types import RequestBody, UserIdValue
@@ -145,7 +145,7 @@ class HotPath:
         message = await receive()
         answer = None
         if message["type"] == "http.request":
-            answer = self._users(message, plain.get(AUTHORIZATION))
+            answer = await self._users(message, plain.get(AUTHORIZATION))
         if answer is not None:
             scope["path_template"] = LOOKUP
             await _send(send, *answer, self.ids.id(plain.get(HEADER)))
@@ -164,7 +164,9 @@ class HotPath:
 
         await self._app(scope, again, send)
 
-    def _users(self, message: HTTPRequestEvent, authorization: bytes | None) -> tuple[bytes, int] | None:
+    async def _users(
+        self, message: HTTPRequestEvent, authorization: bytes | None
+    ) -> tuple[bytes, int] | None:
         age = self._replica.age()
         body = message["body"]
         if age is None or message["more_body"] or len(body) > _LONGEST_LOOKUP:
@@ -174,14 +176,10 @@ class HotPath:
         try:
             user_ids = self._lookups.decode(body).user_ids
             self._authenticator.admit(authorization)
-            found = self._replica.segments_of_many(user_ids)
+            found = await self._replica.segments_of_many(user_ids)
         except (SegmentdError, msgspec.DecodeError, UnicodeDecodeError, RecursionError, Unusable):
             return None
-        users = (
-            b'{"user_id":%d,"segments":[%b]}' % (user_id, b",".join(slugs))
-            for user_id, slugs in zip(user_ids, found, strict=True)
-        )
-        answer = b'{"users":[%b]}' % b",".join(users)
+        answer = lookup_body(user_ids, found)
         return None if self._is_too_much(answer) else (answer, age)
 
 

@@ -5,6 +5,8 @@ from datetime import datetime
 from typing import Annotated, Final, TypeVar
 
 from litestar import Response, Router, get, post
+from litestar.enums import MediaType
+from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import JSONBody, QueryParameter
 from msgspec import Meta, Struct
 
@@ -31,8 +33,8 @@ from segmentd.api.http.types import (
     instant_text,
 )
 from segmentd.api.http.wording import NO_NUL
-from segmentd.domain.errors import Fault, Invalid, SegmentNotFound
-from segmentd.domain.identifiers import Slug
+from segmentd.domain.errors import AnswerTooLarge, Fault, Invalid, SegmentNotFound
+from segmentd.domain.identifiers import Slug, UserId
 from segmentd.domain.instants import in_utc, rfc3339
 from segmentd.domain.memberships import (
     MOST_SLUGS,
@@ -225,8 +227,8 @@ async def get_user_segments(
     """Read the segments that a user is in, now or at an instant of the past, on request with the why."""
     written = ids.write(user_id)
     if not detail and at is None:
-        age, [user] = await service.segments_of([user_id])
-        return _aged(UserSegmentsBody(written, user.segments), age)
+        age, segments = await service.segments_of(user_id)
+        return _aged(UserSegmentsBody(written, segments), age)
     memberships = await service.segments_at(user_id, instant("at", at))
     if detail:
         return _aged(UserSegmentsBody(written, [MembershipBody.of(membership) for membership in memberships]))
@@ -279,14 +281,47 @@ async def get_history(
     return HistoryPage(ids.write(user_id), [EventBody.of(event) for event in page.items], page.next_cursor)
 
 
-@post("/lookup", status_code=200, dto=StrictJson[LookupRequest], opt=AS_ON_THE_HOT_PATH)
+@post(
+    "/lookup",
+    status_code=200,
+    dto=StrictJson[LookupRequest],
+    opt=AS_ON_THE_HOT_PATH,
+    responses={
+        200: ResponseSpec(
+            LookupBody, generate_examples=False, description="Request fulfilled, document follows"
+        ),
+        **problems(AnswerTooLarge),
+    },
+)
 async def lookup(
     data: JSONBody[LookupRequest], service: UseCases, ids: IdsParameter = Ids.NUMBER
-) -> Response[LookupBody]:
-    """Read the segments of up to 1,000 users, in the order asked."""
+) -> Response[bytes]:
+    """Read the segments of up to 1,000 users, in the order asked. A user may be named several times.
+
+    The slugs of one answer have 16 MiB at most: where they would have more, ask for fewer users at a time.
+    """
     user_ids = [ids.read(written, f"/user_ids/{index}") for index, written in enumerate(data.user_ids)]
-    age, users = await service.segments_of(user_ids)
-    return _aged(LookupBody([UserFound(ids.write(user.user_id), user.segments) for user in users]), age)
+    age, segments = await service.look_up(user_ids)
+    body = lookup_body(user_ids, segments, b'"%d"' if ids is Ids.STRING else b"%d")
+    return Response(body, media_type=MediaType.JSON, headers={"Age": str(age)})
+
+
+def lookup_body(user_ids: Sequence[UserId], segments: Sequence[bytes], written: bytes = b"%d") -> bytes:
+    """`LookupBody` as JSON; `segments` are the slugs of each user as JSON strings, with commas between.
+
+    `written` is the form of an id.
+    """
+    if not user_ids:
+        return b'{"users":[]}'
+    # The slugs stand between these, and are copied once, by the join.
+    begin = b'{"user_id":' + written + b',"segments":['
+    between_two = b"]}," + begin
+    between = [between_two % user_id for user_id in user_ids]
+    parts = [b""] * (2 * len(user_ids) + 1)
+    parts[0:-1:2], parts[1::2] = between, segments
+    parts[0] = b'{"users":[' + begin % user_ids[0]
+    parts[-1] = b"]}]}"
+    return b"".join(parts)
 
 
 def _addition(index: int, item: Slug | Term) -> Addition:

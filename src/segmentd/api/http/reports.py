@@ -37,7 +37,6 @@ from segmentd.domain.errors import (
     ReportStoreFull,
     SegmentNotFound,
     TooManyReports,
-    TooManyRequests,
     UserNotFound,
 )
 from segmentd.domain.instants import in_utc, rfc3339
@@ -112,7 +111,7 @@ class ReportBody(Struct, frozen=True):
     dto=StrictJson[Order],
     responses={
         200: ResponseSpec(ReportBody, generate_examples=False, description="done or failed in time"),
-        **problems(UserNotFound, SegmentNotFound, TooManyRequests, TooManyReports, ReportStoreFull),
+        **problems(UserNotFound, SegmentNotFound, TooManyReports, ReportStoreFull),
     },
 )
 async def order_report(

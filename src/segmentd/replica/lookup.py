@@ -1,0 +1,48 @@
+"""The segments of many users out of a copy, a slice at a time: other requests are answered in between."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from operator import mul
+from typing import Final, NamedTuple
+
+from segmentd.domain.errors import AnswerTooLarge
+from segmentd.domain.memberships import LARGEST_LOOKUP_BYTES
+from segmentd.replica.catalog import Catalog
+
+# A read of more than this is one of a thousand users with a thousand overrides each.
+LARGE_BYTES: Final = 4 * 2**20
+
+
+class Lookup(NamedTuple):
+    """Different users, their states, and the segments of the same moment."""
+
+    catalog: Catalog
+    user_ids: Sequence[int]
+    states: Sequence[bytes | None]
+    now: int
+
+    @property
+    def large(self) -> bool:
+        """Whether so much was read that a process should do but one of these at a time."""
+        return sum(map(len, filter(None, self.states))) > LARGE_BYTES
+
+    async def segments(self, times: Mapping[int, int]) -> list[bytes]:
+        """Of each user: the slugs as JSON strings, with commas between. Raises AnswerTooLarge.
+
+        `times` is how often each of them is in the answer. It is refused as soon as it is known to be too
+        large, and no more of it is computed.
+        """
+        found: list[bytes] = []
+        size, repeated = 0, max(times.values(), default=1) > 1
+        for part in self.catalog.slices(self.states):
+            if found:
+                await asyncio.sleep(0)
+            user_ids = self.user_ids[part]
+            of_slice = self.catalog.segments_of_slice(user_ids, self.states[part], self.now)
+            slugs = [*map(b",".join, of_slice)]
+            sizes = map(len, slugs)
+            size += sum(map(mul, sizes, map(times.__getitem__, user_ids)) if repeated else sizes)
+            if size > LARGEST_LOOKUP_BYTES:
+                raise AnswerTooLarge(LARGEST_LOOKUP_BYTES)
+            found += slugs
+        return found
