@@ -18,7 +18,10 @@ Headers = Sequence[tuple[bytes, bytes]]
 
 MALFORMED: Final = "This is not a well-formed HTTP/1.1 request."
 
-_HOST: Final = re.compile(rb"(?:[A-Za-z0-9._~-]{1,255}|\[([0-9A-Fa-f:.]{2,45})\])(?::([0-9]{0,5}))?")
+# Of what RFC 3986 lets stand in a name, only what names have: no escapes and no punctuation.
+HOST_NAME: Final = rb"[A-Za-z0-9._~-]{1,255}+"
+
+_HOST: Final = re.compile(rb"(?:%b|\[([0-9A-Fa-f:.]{2,45})\])(?::([0-9]{0,5}))?" % HOST_NAME)
 _LAST_PORT: Final = 65_535
 
 
@@ -110,10 +113,7 @@ def _check_coding(version: str, coding: bytes) -> None:
 
 @lru_cache(maxsize=64)
 def is_host(value: bytes) -> bool:
-    """Whether a client may call a host so: a name, an IPv4 address or an [IPv6] one, and perhaps a port.
-
-    Of what RFC 3986 lets stand in a name, only what names have: no escapes and no punctuation.
-    """
+    """Whether a client may call a host so: a name, an IPv4 address or an [IPv6] one, and perhaps a port."""
     match = _HOST.fullmatch(value)
     if match is None or int(match[2] or 0) > _LAST_PORT:
         return False

@@ -100,7 +100,7 @@ class HotPath:
         return noted
 
     def user(self, user_id: int, authorization: bytes | None) -> tuple[bytes, int] | None:
-        """The body for a positive id, and its age; None: it is for the framework to answer."""
+        """The body for a positive id, and its age; None: it is for the framework to answer, or to refuse."""
         age = self._replica.age()
         if age is None or user_id > INT64_MAX:
             return None
@@ -111,11 +111,9 @@ class HotPath:
         except (SegmentdError, Unusable):
             return None
         body = b'{"user_id":%d,"segments":[%b]}' % (user_id, b",".join(slugs))
-        return None if self._is_too_much(body) else (body, age)
-
-    def _is_too_much(self, body: bytes) -> bool:
-        """Whether there is no room for an answer in memory; the framework's part of the door says so."""
-        return len(body) > SMALL_ANSWER and self.room.unsent.is_reached
+        if len(body) > SMALL_ANSWER and self.room.unsent.is_reached:
+            return None
+        return body, age
 
     async def _read(self, scope: HTTPScope, receive: Receive, send: Send, text: str) -> None:
         begun = time.perf_counter_ns()
@@ -180,7 +178,9 @@ class HotPath:
         except (SegmentdError, msgspec.DecodeError, UnicodeDecodeError, RecursionError, Unusable):
             return None
         answer = lookup_body(user_ids, found)
-        return None if self._is_too_much(answer) else (answer, age)
+        if len(answer) > SMALL_ANSWER and self.room.unsent.is_reached:
+            return None
+        return answer, age
 
 
 async def _send(send: Send, body: bytes, age: int, request_id: bytes) -> None:

@@ -13,21 +13,25 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from segmentd.api.http.access import AUTHORIZATION
 from segmentd.api.http.connection import LimitedProtocol
-from segmentd.api.http.framing import is_host
+from segmentd.api.http.framing import HOST_NAME, is_host
 from segmentd.api.http.hot_path import AFTER_ID, BEFORE_ID, PLAIN_ID, HotPath
 from segmentd.api.http.request_ids import HEADER
 
 # Headers about the connection, the body or an expectation are for the parser to judge; others do not matter.
 # The outer repetition is not possessive: up to Python 3.11.4 such a one goes on where a round of it failed.
 _HEADERS: Final = (
-    rb"(?:(?i:connection:[ \t]*keep-alive)\r\n"
+    rb"(?:[ABDFGI-SV-Zabdfgi-sv-z0-9][!#$%&'*+\-.^_`|~0-9A-Za-z]*+:[\t\x20-\x7e\x80-\xff]*+\r\n"
+    rb"|(?i:connection:[ \t]*keep-alive)\r\n"
     rb"|(?!(?i:host|connection|content-length|transfer-encoding|upgrade|expect)[ \t]*:)"
     rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++:[\t\x20-\x7e\x80-\xff]*+\r\n)*"
 )
-# The groups are the id and the one Host.
+# As nearly all clients send it: first, in one of two spellings, a name with a usual port.
+_USUAL_HOST: Final = rb"[Hh]ost: %b(?::[1-5]?[0-9]{1,4})?\r\n" % HOST_NAME
+# The groups are the id, and the one Host where it is not the usual one.
 PLAIN: Final = re.compile(
     rb"GET " + f"{BEFORE_ID}({PLAIN_ID}){AFTER_ID}".encode() + rb" HTTP/1\.1\r\n"
-    rb"%b(?i:host):[ \t]*+([^ \t\r\n\0]++)[ \t]*+\r\n%b\r\n" % (_HEADERS, _HEADERS)
+    rb"(?:%b%b|%b(?i:host):[ \t]*+([^ \t\r\n\0]++)[ \t]*+\r\n%b)\r\n"
+    % (_USUAL_HOST, _HEADERS, _HEADERS, _HEADERS)
 )
 
 _NAMES: Final = (AUTHORIZATION, HEADER, b"origin")
@@ -63,12 +67,13 @@ class HotProtocol(LimitedProtocol):
     def data_received(self, data: bytes) -> None:
         """Answers a plain hot read, or hands everything to the parser."""
         small = len(data) <= self.limits.max_header_bytes and not self.leaving
-        if small and not self._is_busy() and (plain := PLAIN.fullmatch(data)) and is_host(plain[2]):
+        if small and not self._is_busy() and (plain := PLAIN.fullmatch(data)):
             begun = time.perf_counter_ns()
             hot_path = self.hot_path
             headers = self.noted.findall(data)
             noted = self._plain(headers) if headers else _NOTHING
-            if noted is not None:
+            host = plain[2]
+            if noted is not None and (host is None or is_host(host)):
                 answer = hot_path.user(int(plain[1]), noted.get(AUTHORIZATION))
                 if answer is not None:
                     self._answer(*answer, hot_path.ids.id(noted.get(HEADER)))
@@ -100,5 +105,4 @@ class HotProtocol(LimitedProtocol):
         )
         self.transport.write(answer)
         self._written += len(answer)
-        self.server_state.total_requests += 1
         self._answered_at = self.loop.time()
