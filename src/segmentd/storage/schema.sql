@@ -540,8 +540,8 @@ $$;
 
 -- The one history: when the answer to "is the user in?" changed, and why.
 
--- When the deletion of its segment ends a membership. A clock that went back may date the deletion before the
--- membership began, and that must not make a row that the table refuses.
+-- When the deletion of its segment ends a membership. Deletions are dated after all memberships
+-- (raise_high_water_mark); were one not, it must still not make a row that the table refuses.
 CREATE OR REPLACE FUNCTION ended_by_deletion(p_since timestamptz, p_deleted_at timestamptz) RETURNS timestamptz
     LANGUAGE sql STABLE PARALLEL SAFE
     RETURN CASE WHEN p_deleted_at > p_since THEN p_deleted_at
@@ -1432,4 +1432,4 @@ $$;
 INSERT INTO schema_migrations (number, name) VALUES
     (1, '0001_tables.sql');
 INSERT INTO schema_functions (digest, version) VALUES
-    ('cb47e8f973cfa5eef5e5ac040c7106514a3cb79af2214f3ddf7dcf6161551f6f', '0.1.0');
+    ('11cb99ad597737c5b568d878c1126fbb379be4225ad5eef08a02c3d0599e58b3', '0.1.0');

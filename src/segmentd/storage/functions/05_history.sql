@@ -1,7 +1,7 @@
 -- The one history: when the answer to "is the user in?" changed, and why.
 
--- When the deletion of its segment ends a membership. A clock that went back may date the deletion before the
--- membership began, and that must not make a row that the table refuses.
+-- When the deletion of its segment ends a membership. Deletions are dated after all memberships
+-- (raise_high_water_mark); were one not, it must still not make a row that the table refuses.
 CREATE OR REPLACE FUNCTION ended_by_deletion(p_since timestamptz, p_deleted_at timestamptz) RETURNS timestamptz
     LANGUAGE sql STABLE PARALLEL SAFE
     RETURN CASE WHEN p_deleted_at > p_since THEN p_deleted_at
