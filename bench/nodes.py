@@ -13,8 +13,7 @@ from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
 from bench.programs import BenchError
-from segmentd.replica.board import Board
-from segmentd.replica.replica import board_path
+from segmentd.replica.board import Board, board_path
 
 READY: Final = "segmentd is ready on "
 _START_SECONDS: Final = 120.0

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 from typing import Final, Generic, NamedTuple, TypeVar
 
@@ -31,6 +32,7 @@ from segmentd.storage import (
     users,
 )
 from segmentd.storage.database import Database
+from segmentd.storage.lookout import Lookout
 from segmentd.storage.replication import OwnWrite
 
 Found = TypeVar("Found")
@@ -98,21 +100,45 @@ class Service:
         self._orders = asyncio.Semaphore(ORDERS_AT_ONCE)
         self._waiting = Waiting(database, self._metrics)
         self._leaving = False
+        self._lookout = Lookout(database)
 
     def leave(self) -> None:
         """Says from now on that the service is not ready, for it is about to stop; nobody waits any more."""
         self._leaving = True
         self._waiting.end()
 
-    async def check_ready(self) -> None:
-        """Raises Unavailable, with the reason, when neither the database nor the copy can answer."""
-        if self._leaving:
-            raise Unavailable("The service is about to stop.")
+    @asynccontextmanager
+    async def watching(self) -> AsyncIterator[None]:
+        """Watches the database as long as the context lives, so that `check_ready` waits for nothing."""
+        looking = asyncio.create_task(self._lookout.watch(), name="look whether the database answers")
         try:
-            await history.instant(self._database)
-        except Unavailable:
-            if self._node is None or self._node.replica.age() is None:
-                raise
+            yield
+        finally:
+            looking.cancel()
+            await asyncio.wait([looking])
+
+    async def check_ready(self) -> None:
+        """Raises Unavailable, with the reason, where the database does not answer or a stop is near."""
+        reason = await self._lookout.reason()
+        age = self._age_of_hot_reads()
+        if self._leaving or reason is not None:
+            raise Unavailable(
+                "The service is about to stop." if self._leaving else reason,
+                hot_reads=reason is None or age is not None,
+                age=age,
+            )
+
+    async def check_hot_reads(self) -> None:
+        """Raises Unavailable where neither copy nor database can answer a hot read, or a stop is near."""
+        if self._leaving or self._age_of_hot_reads() is None:
+            await self.check_ready()
+
+    def _age_of_hot_reads(self) -> int | None:
+        """How old the answers from the copy are; None where it may not answer."""
+        if self._node is None:
+            return None
+        replica = self._node.replica
+        return replica.age_if_any() if self._node.serve_stale else replica.age()
 
     async def measure(self) -> Measured:
         """The figures of the database and of this node's copy, in a second or so, whatever is wrong."""

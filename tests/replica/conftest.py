@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from segmentd.replica.board import Board
+from segmentd.replica.board import Board, board_path
 from segmentd.replica.follower import Follower
-from segmentd.replica.replica import board_path
 from segmentd.storage.database import Database
 from tests.replica.workers import Worker
 from tests.storage.rows import Rows, rows_of

@@ -16,6 +16,8 @@ class Relay:
         self._port = port
         self.flowing = asyncio.Event()
         self.flowing.set()
+        self.passing: set[asyncio.Task[None]] = set()
+        self._cut = False
 
     @property
     def url(self) -> str:
@@ -23,6 +25,11 @@ class Relay:
         parts = urlsplit(self._server_url)
         login = parts.netloc.rpartition("@")[0]
         return parts._replace(netloc=f"{login}@127.0.0.1:{self._port}").geturl()
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether nobody gets through."""
+        return self._cut
 
     @property
     def socket(self) -> str:
@@ -34,6 +41,17 @@ class Relay:
         """From now on nothing passes, and nobody is told."""
         self.flowing.clear()
 
+    async def cut(self) -> None:
+        """From now on there is nothing behind the door, and who was behind it is thrown out."""
+        self._cut = True
+        for task in self.passing:
+            task.cancel()
+        await asyncio.gather(*self.passing, return_exceptions=True)
+
+    def mend(self) -> None:
+        """From now on all is as it was."""
+        self._cut = False
+
     def lead_to(self, server_url: str) -> None:
         """From now on to this server."""
         self._server_url = server_url
@@ -42,9 +60,11 @@ class Relay:
 @asynccontextmanager
 async def relay_to(server_url: str) -> AsyncIterator[Relay]:
     """An open relay."""
-    passing: set[asyncio.Task[None]] = set()
 
     async def pass_on(client: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:
+        if relay.is_cut:
+            to_client.close()
+            return
         try:
             server, to_server = await asyncio.open_unix_connection(relay.socket)
         except OSError:
@@ -54,17 +74,15 @@ async def relay_to(server_url: str) -> AsyncIterator[Relay]:
 
     def let_in(client: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:
         task = asyncio.create_task(pass_on(client, to_client))
-        passing.add(task)
-        task.add_done_callback(passing.discard)
+        relay.passing.add(task)
+        task.add_done_callback(relay.passing.discard)
 
     async with await asyncio.start_server(let_in, "127.0.0.1", 0) as door:
         relay = Relay(server_url, door.sockets[0].getsockname()[1])
         try:
             yield relay
         finally:
-            for task in passing:
-                task.cancel()
-            await asyncio.gather(*passing, return_exceptions=True)
+            await relay.cut()
 
 
 async def _copy(source: asyncio.StreamReader, target: asyncio.StreamWriter, flowing: asyncio.Event) -> None:

@@ -9,6 +9,7 @@ ROLES: Final[Mapping[str, Role | None]] = {
     # For everybody: they tell nothing about users and segments, or the link's own signature is the key.
     "livez": None,
     "readyz": None,
+    "hot_reads_readyz": None,
     "docs": None,
     "docs_asset": None,
     "openapi": None,

@@ -12,6 +12,7 @@ from typing import Final, NamedTuple
 import structlog
 
 from segmentd.auth.jwt import JwtVerifier
+from segmentd.auth.known_tokens import Known, KnownTokens
 from segmentd.auth.rate_limit import RateLimit
 from segmentd.auth.tokens import digest_of
 from segmentd.domain.access import ANONYMOUS, Principal, Token, TokenId
@@ -46,9 +47,10 @@ class AccessRules(NamedTuple):
 class Authenticator:
     """Knows the tokens by looking for changes several times a second."""
 
-    def __init__(self, database: Database, rules: AccessRules) -> None:
+    def __init__(self, database: Database, rules: AccessRules, left: KnownTokens | None = None) -> None:
         self._database = database
         self._rules = rules
+        self._left = left
         self._known_until = -math.inf
         self._version = -1
         self._open = False
@@ -63,6 +65,8 @@ class Authenticator:
     async def watching(self) -> AsyncIterator[None]:
         """Follows the tokens as long as the context lives, beginning with what the database says now."""
         await self._look_or_go_on()
+        if self._known_until == -math.inf and self._left is not None:
+            self._take_over(self._left.found())
         looking = asyncio.create_task(self._watch(), name="watch the tokens")
         try:
             yield
@@ -81,12 +85,27 @@ class Authenticator:
             self._by_digest = {token.digest: token for token in found}
             self._version = state.version
             self._forget()
-        self._open = self._rules.may_be_open and self._rules.jwt is None and not state.has_tokens
-        self._clock_offset = state.now - _monotonic(begun)
-        self._known_until = begun + self._rules.bound_seconds
+        known = Known(
+            state.version, state.has_tokens, state.now - _monotonic(begun), [*self._by_digest.values()]
+        )
+        self._rely_on(known, begun)
+        if self._left is not None:
+            self._left.leave(known, begun)
         if used := set(self._used):
             await tokens.note_used(self._database, used)
             self._used -= used
+
+    def _rely_on(self, known: Known, seen_at: float) -> None:
+        self._open = self._rules.may_be_open and self._rules.jwt is None and not known.has_tokens
+        self._clock_offset = known.clock_offset
+        self._known_until = seen_at + self._rules.bound_seconds
+
+    def _take_over(self, found: tuple[Known, float] | None) -> None:
+        """Goes on with what another process of this node knew, for as long as that one could have."""
+        if found is not None:
+            known, seen_at = found
+            self._by_digest = {token.digest: token for token in known.tokens}
+            self._rely_on(known, seen_at)
 
     def admit(self, authorization: bytes | None) -> Principal:
         """Who sends this `Authorization` header, if they may come now.

@@ -1,15 +1,14 @@
 """How often a caller may come: so many times a second on each node, whichever of its processes they reach."""
 
-import mmap
-import os
 import time
 from hashlib import blake2b
 from pathlib import Path
 from typing import Final, Self
 
+from segmentd.shared_memory import WORD_BYTES, SharedMemory
+
 # Two callers share a place, and so a rate, where they fall on the same one of these.
 _PLACES: Final = 1 << 16
-_WORD_BYTES: Final = 8
 _SECOND_NS: Final = 1_000_000_000
 
 
@@ -23,9 +22,9 @@ class RateLimit:
     computed which name shares the word of another one, and take up its allowance.
     """
 
-    def __init__(self, memory: mmap.mmap, per_second: float, key: bytes) -> None:
+    def __init__(self, memory: SharedMemory, per_second: float, key: bytes) -> None:
         self._memory = memory
-        self._full_at = memoryview(memory).cast("q")
+        self._full_at = memory.words
         self._key = key
         self._cost_ns = int(_SECOND_NS / per_second)
         # A second's worth at once, or one request where that is less.
@@ -33,21 +32,15 @@ class RateLimit:
 
     @classmethod
     def opened(cls, path: Path, per_second: float, key: bytes) -> Self:
-        """The words at this path, which are made if need be."""
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            os.ftruncate(descriptor, _PLACES * _WORD_BYTES)
-            return cls(mmap.mmap(descriptor, _PLACES * _WORD_BYTES), per_second, key)
-        finally:
-            os.close(descriptor)
+        """The words at this path, made if need be; on a full disk each process has its own."""
+        return cls(SharedMemory(path, _PLACES), per_second, key)
 
     def close(self) -> None:
-        self._full_at.release()
         self._memory.close()
 
     def take(self, caller: str) -> float:
         """Counts one request; 0, or the seconds until there is room for it, and then it is not counted."""
-        digest = blake2b(caller.encode(), digest_size=_WORD_BYTES, key=self._key).digest()
+        digest = blake2b(caller.encode(), digest_size=WORD_BYTES, key=self._key).digest()
         place = int.from_bytes(digest) % _PLACES
         now = time.monotonic_ns()
         full_at = self._full_at[place]

@@ -15,6 +15,7 @@ from segmentd import __version__
 from segmentd.domain.memberships import Changed
 from segmentd.observability import FOLDER_VARIABLE
 from segmentd.observability.exposition import Page, add_tally, added_up, written
+from segmentd.observability.figures import keep_without_holes, write_unwritten
 from segmentd.observability.tally import BUCKETS_S, Tallies
 
 NO_ROUTE: Final = "unknown"
@@ -47,13 +48,14 @@ class Metrics:
     """Counts what happens in one process.
 
     All processes of a node are given the same folder: each of them then shows what all have counted, and what
-    those had that have ended. Without a folder it is what this process alone has counted. Raises OSError, and
-    ValueError where prometheus_client was told of another folder.
+    those had that have ended. Without a folder it is what this process alone has counted. Raises ValueError
+    where prometheus_client was told of another folder.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
         if folder is not None and os.environ.get(FOLDER_VARIABLE) != str(folder):
             raise ValueError(f"{FOLDER_VARIABLE} is not {folder}")
+        keep_without_holes()
         self._folder = folder
         self._registry = CollectorRegistry()
         counter = partial(Counter, namespace="segmentd", registry=self._registry)
@@ -114,6 +116,7 @@ class Metrics:
     def settle(self) -> None:
         """Adds up the hot calls that were noted since the last time. In the thread that notes them."""
         self._tallies.settle()
+        write_unwritten()
 
     def refused(self, reason: Refusal) -> None:
         """A request was turned away."""

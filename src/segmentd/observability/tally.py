@@ -4,7 +4,6 @@ Each process has one file of tallies and is the only one that writes it. A scrap
 processes of the node, of those that have ended, too: what was added up once does not go away.
 """
 
-import mmap
 import os
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -13,6 +12,8 @@ from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from segmentd.shared_memory import SharedMemory
 
 BUCKETS_S: Final = (
     *(0.00001, 0.000025, 0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005),
@@ -24,7 +25,6 @@ _BOUNDS_NS: Final = np.array([round(bound * 1_000_000_000) for bound in BUCKETS_
 # A word for each bucket and one for what is above all bounds, then the sum.
 _SUM: Final = len(_BOUNDS_NS) + 1
 _WORDS: Final = _SUM + 1
-_WORD_BYTES: Final = 8
 
 
 class Tally:
@@ -57,17 +57,19 @@ class Tallies:
     """The tallies of one process, `own`, and what all processes with the same folder have counted.
 
     Without a folder there is no other process. A process that gets the id of one that has ended goes on where
-    that one stopped. Raises OSError.
+    that one stopped.
     """
 
     def __init__(self, count: int, folder: Path | None = None) -> None:
-        size = count * _WORDS * _WORD_BYTES
         self._folder = folder
-        self._memory = (
-            mmap.mmap(-1, size) if folder is None else _mapped(folder / f"tallies_{os.getpid()}", size)
+        self._words = (
+            np.zeros(count * _WORDS, dtype=np.int64)
+            if folder is None
+            else np.frombuffer(
+                SharedMemory(folder / f"tallies_{os.getpid()}", count * _WORDS).words, dtype=np.int64
+            )
         )
-        words = np.frombuffer(self._memory, dtype=np.int64)
-        self.own = [Tally(words[begin : begin + _WORDS]) for begin in range(0, count * _WORDS, _WORDS)]
+        self.own = [Tally(self._words[begin : begin + _WORDS]) for begin in range(0, count * _WORDS, _WORDS)]
 
     def settle(self) -> None:
         """Adds up what this process has noted. In the thread that notes."""
@@ -87,20 +89,9 @@ class Tallies:
 
     def _pages(self) -> Iterator[Iterable[int]]:
         pages = (
-            [self._memory[:]]
+            [self._words.tobytes()]
             if self._folder is None
             else map(Path.read_bytes, self._folder.glob("tallies_*"))
         )
         # A file that another process is just making is still empty.
         return (array("q", page) for page in pages)
-
-
-def _mapped(path: Path, size: int) -> mmap.mmap:
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        if os.fstat(descriptor).st_size < size:
-            # Not a hole: on a full disk this is refused, while writing into a hole would kill the process.
-            os.pwrite(descriptor, bytes(size), 0)
-        return mmap.mmap(descriptor, size)
-    finally:
-        os.close(descriptor)

@@ -3,20 +3,24 @@
 All times are microseconds of the boot-time clock, which no one sets and which goes on during sleep.
 """
 
-import mmap
-import os
 import time
 from pathlib import Path
 from typing import Final, Self
 
+from segmentd.shared_memory import SharedMemory, boot_word
+
 _CLOCK: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 _WORDS: Final = 8
-_WORD_BYTES: Final = 8
 
 
 def boot_time() -> int:
     """Microseconds of the boot-time clock."""
     return time.clock_gettime_ns(_CLOCK) // 1000
+
+
+def board_path(folder: Path) -> Path:
+    """Where a node's board is."""
+    return folder / "board"
 
 
 class Board:
@@ -29,31 +33,40 @@ class Board:
     - spoilt_at: when an own write could not be shown; copies that are not fresher are not to be used
     - overdue: users that the last round left for the next one
     - made: the number of the latest copy; none is given twice, for a process may have a removed copy open
+    - boot: which start of the machine all this is of; 0: the system does not tell
     """
 
-    def __init__(self, memory: mmap.mmap) -> None:
+    def __init__(self, memory: SharedMemory) -> None:
         self._memory = memory
-        self._view = memoryview(memory).cast("q")
+        self._view = memory.words
 
     @classmethod
     def opened(cls, path: Path) -> Self:
         """The page at this path; a new one says that there is no copy."""
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            os.ftruncate(descriptor, _WORDS * _WORD_BYTES)
-            return cls(mmap.mmap(descriptor, _WORDS * _WORD_BYTES))
-        finally:
-            os.close(descriptor)
+        return cls(SharedMemory(path, _WORDS))
 
     def close(self) -> None:
-        self._view.release()
         self._memory.close()
 
-    def clear(self) -> None:
-        """Says that there is no copy: what stood here is of an earlier run, perhaps before the last boot.
+    def share(self) -> None:
+        """Where the disk had no room for the page, tries again."""
+        if self._memory.share():
+            self._view = self._memory.words
 
-        The clock's offset stays, for a reader that is on its way needs it.
+    def take_over(self) -> None:
+        """For a follower that starts: keeps what an earlier one left, if that was since the machine's start.
+
+        The copy that serves goes on to do so while the database is away, though it ages. The clock's offset
+        stays in any case, for a reader that is on its way needs it.
         """
+        boot = boot_word()
+        if boot == 0 or self._view[7] != boot:
+            self.clear()
+        self._view[7] = boot
+        self.filling = self.overdue = 0
+
+    def clear(self) -> None:
+        """Says that there is no copy."""
         self.fresh_at = self.serving = self.filling = self.spoilt_at = self.overdue = 0
 
     @property

@@ -14,9 +14,9 @@ import structlog
 from segmentd.domain.errors import Unavailable
 from segmentd.domain.identifiers import UserId
 from segmentd.observability.metrics import Metrics
-from segmentd.replica.board import Board, boot_time
+from segmentd.replica.board import Board, board_path, boot_time
 from segmentd.replica.moments import BATCH_USERS, catalog_state, moment, newer_catalog, shown_by
-from segmentd.replica.replica import board_path, store_path
+from segmentd.replica.replica import store_path
 from segmentd.replica.store import FORMAT, Store, Unusable, remove
 from segmentd.storage import replication
 from segmentd.storage.database import Database
@@ -33,7 +33,7 @@ LONGEST_REST_SECONDS: Final = 0.05
 
 PROGRESS_EVERY: Final = 1_000_000
 
-_USELESS: Final = (Unusable, lmdb.CorruptedError, lmdb.InvalidError, lmdb.PageNotFoundError, lmdb.PanicError)
+_USELESS: Final = (Unusable, lmdb.CorruptedError, lmdb.InvalidError, lmdb.PageNotFoundError)
 
 _log = structlog.get_logger(__name__)
 
@@ -47,7 +47,7 @@ class Follower:
         self._folder = folder
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._board = Board.opened(board_path(folder))
-        self._board.clear()
+        self._board.take_over()
         self._store: Store | None = None
         self._number = 0
 
@@ -55,6 +55,7 @@ class Follower:
         """Goes on until `stop`; a round is due when woken, and `round_seconds` after the rest."""
         while not stop.is_set():
             wake.clear()
+            self._board.share()
             begun = time.monotonic()
             try:
                 await self.round()
@@ -75,6 +76,10 @@ class Follower:
             try:
                 allowed = max(SMALLEST_REBUILD, int(REBUILD_SHARE * self._store.users()))
                 seen = await self._catch_up(self._store, allowed)
+            except lmdb.PanicError:  # this process can no longer write; the file is as it was
+                self._store.close()
+                self._store = None
+                raise
             except _USELESS as error:
                 self._give_up(self._store, str(error))
             else:
@@ -87,7 +92,10 @@ class Follower:
     def close(self) -> None:
         """Brings the copy to the disk, so that the next start goes on from it."""
         if self._store is not None:
-            self._store.sync()
+            try:
+                self._store.sync()
+            except (lmdb.Error, OSError) as error:
+                _log.warning("the copy was not brought to the disk", error=str(error))
             self._store.close()
             self._store = None
         self._board.close()
@@ -96,16 +104,31 @@ class Follower:
         """Goes on with the copy of an earlier run, if it is of any use; removes all others."""
         async with replication.feed(self._database) as feed:
             position = await feed.position()
-        for path in sorted(self._folder.glob("copy-*.lmdb"), key=_modified, reverse=True):
+        serving = store_path(self._folder, self._board.serving)
+        found: Store | None = None
+        for path in sorted(
+            self._folder.glob("copy-*.lmdb"),
+            key=lambda path: (path == serving, _modified(path)),
+            reverse=True,
+        ):
             try:
-                self._store = self._store or _usable(path, position)
+                found = found or _usable(path, position)
             except Unusable as error:
                 _log.info("copy not taken up", path=path.name, reason=str(error))
-            if self._store is None or self._store.path != path:
+                if path == serving:
+                    self._board.clear()
+            if found is None or found.path != path:
                 remove(path)
-        if self._store is not None:
-            self._store.expect_writes()
-            self._number = int(self._store.path.stem.partition("-")[2])
+        if found is None:
+            return
+        try:
+            found.expect_writes()
+        except OSError:
+            found.close()
+            raise
+        self._store, self._number = found, int(found.path.stem.partition("-")[2])
+        if found.path != serving:
+            self._board.fresh_at = 0  # of another copy
             # It is not fresh yet, so it is not read; but the round that follows may not see later own writes.
             self._board.serving = self._number
 

@@ -11,7 +11,7 @@ import psycopg
 import structlog
 
 from segmentd.domain.errors import Unavailable
-from segmentd.replica.board import Board, boot_time
+from segmentd.replica.board import Board, board_path, boot_time
 from segmentd.replica.lookup import Lookup
 from segmentd.replica.moments import MOMENT_USERS, Moment, moment, newer_catalog, shown_by
 from segmentd.replica.store import Store, Unusable
@@ -176,18 +176,16 @@ class Replica:
     def _store(self, number: int) -> Store:
         store = self._open.get(number)
         if store is None:
-            store = self._open[number] = Store.existing(store_path(self._folder, number))
+            try:
+                store = self._open[number] = Store.existing(store_path(self._folder, number))
+            except OSError as error:
+                raise Unusable(str(error)) from error
         return store
 
     def _close_all(self) -> None:
         """What went wrong with a copy may be cured by opening it anew."""
         while self._open:
             self._open.popitem()[1].close()
-
-
-def board_path(folder: Path) -> Path:
-    """Where a node's board is."""
-    return folder / "board"
 
 
 def store_path(folder: Path, number: int) -> Path:

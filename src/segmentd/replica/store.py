@@ -18,6 +18,7 @@ import msgspec
 from segmentd.replica.catalog import Catalog, CatalogState
 from segmentd.replica.lookup import Lookup
 from segmentd.replica.states import version_of
+from segmentd.shared_memory import boot_id, mapped
 from segmentd.storage.replication import OwnWrite, Snapshot
 
 FORMAT: Final = b"segmentd replica 1"
@@ -25,6 +26,8 @@ FORMAT: Final = b"segmentd replica 1"
 # Address space, not memory or disk: what a file may grow to.
 _LARGEST_FILE: Final = 1 << 40
 _MOST_READERS: Final = 1024
+# Room for the readers, 64 bytes each, and what stands before them.
+_LOCK_BYTES: Final = 1 << 17
 _KEY: Final = struct.Struct(">q")
 _NO_CATALOG: Final = _KEY.pack(-(1 << 63))
 _SYNCED: Final = b"synced"
@@ -39,6 +42,9 @@ class Store:
     """One copy, open in this process. Reads are a microsecond; writes wait for another process's write."""
 
     def __init__(self, path: Path) -> None:
+        # LMDB would make its table of readers with a hole, and each reader writes there. Before LMDB:
+        # its lock on the file ends as soon as the process closes any descriptor of it.
+        mapped(Path(f"{path}-lock"), _LOCK_BYTES).close()
         # Not synced, so that nothing waits for the disk: after a crash of the machine it is made anew.
         self._env = lmdb.open(
             os.fspath(path),
@@ -60,7 +66,7 @@ class Store:
 
     @classmethod
     def checked(cls, path: Path) -> Self:
-        """An existing copy that is whole. Raises Unusable."""
+        """An existing copy that is whole. Raises Unusable, and OSError where the disk has no room."""
         _check_note(path)
         _check_size(path)
         try:
@@ -178,7 +184,7 @@ class Store:
 
     def expect_writes(self) -> None:
         """Notes that writes begin, and none is synced: only this boot of the machine vouches for the file."""
-        _write_note(self.path, _boot_id())
+        _write_note(self.path, boot_id() or _NO_BOOT)
 
     def sync(self) -> None:
         """Brings everything to the disk, and notes that the next boot can go on from it."""
@@ -213,7 +219,7 @@ class Store:
 
 def remove(path: Path) -> None:
     """Removes the files of a copy, those that are there."""
-    for each in (path, Path(f"{path}-lock"), _note_of(path)):
+    for each in (path, Path(f"{path}-lock"), _note_of(path), Path(f"{_note_of(path)}.new")):
         each.unlink(missing_ok=True)
 
 
@@ -222,10 +228,13 @@ def _note_of(path: Path) -> Path:
 
 
 def _write_note(path: Path, note: bytes) -> None:
-    with _note_of(path).open("wb") as file:
+    """As a whole: where the disk has no room, what was noted stays."""
+    begun = Path(f"{_note_of(path)}.new")
+    with begun.open("wb") as file:
         file.write(note)
         file.flush()
         os.fsync(file.fileno())
+    begun.rename(_note_of(path))
 
 
 def _check_note(path: Path) -> None:
@@ -233,16 +242,8 @@ def _check_note(path: Path) -> None:
         note = _note_of(path).read_bytes()
     except OSError as error:
         raise Unusable(str(error)) from error
-    if note not in {_SYNCED, _boot_id()} - {_NO_BOOT}:
+    if note not in {_SYNCED, boot_id()}:
         raise Unusable("the machine went down before it was on the disk")
-
-
-def _boot_id() -> bytes:
-    """Another value after each start of the machine, where the system tells."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_bytes().strip()
-    except OSError:
-        return _NO_BOOT
 
 
 def _check_size(path: Path) -> None:

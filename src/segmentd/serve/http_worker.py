@@ -60,7 +60,8 @@ async def serve_http(assignment: Assignment, duty: Duty) -> None:
                 _leave(use_cases, duty.leaving), name="wait for the stop to be near"
             )
             stopping = asyncio.create_task(server.exit_after(duty.stop), name="wait for the stop")
-            await server.serve(sockets=[listener])
+            async with use_cases.watching():
+                await server.serve(sockets=[listener])
             leaving.cancel()
             stopping.cancel()
 

@@ -14,10 +14,12 @@ from typing import Final
 
 import structlog
 
+from segmentd.auth.known_tokens import KnownTokens
 from segmentd.config import Configuration, Settings
 from segmentd.domain.access import Role, Token
 from segmentd.domain.errors import StartupFailed
 from segmentd.observability.traces import exporters_asked_for
+from segmentd.replica.board import Board, board_path
 from segmentd.serve import access
 from segmentd.serve.access import is_loopback, prepare_access
 from segmentd.serve.child import Assignment
@@ -80,6 +82,7 @@ def _serve_once(settings: Settings, listener: socket.socket, folder: Path, ready
         asyncio.run(warn_of_few_connections(database_url, needs_of_node(settings)))
         asyncio.run(migrate(database_url))
         asyncio.run(prepare_access(database_url, settings, may_be_open=may_be_open))
+        forget_earlier_runs(folder)
         listen(listener, BACKLOG)
         _note_serving(folder, listener)
         metrics_dir = str(folder / METRICS) if settings.metrics else None
@@ -182,6 +185,17 @@ def node_folder(data_dir: Path) -> Iterator[Path]:
         finally:
             os.close(descriptor)
         return
+
+
+def forget_earlier_runs(folder: Path) -> None:
+    """Says that there is no copy yet, and no token is known: the database may be another one now.
+
+    It is there, so it can answer. What the node's processes leave from here on is for those that come after
+    them while the database is away.
+    """
+    with closing(Board.opened(board_path(folder))) as board, closing(KnownTokens(folder)) as known:
+        board.clear()
+        known.forget()
 
 
 def clear_metrics(folder: Path) -> None:

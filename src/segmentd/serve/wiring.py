@@ -10,6 +10,7 @@ from typing import Final
 
 from segmentd import __version__
 from segmentd.auth.authenticator import AccessRules, Authenticator
+from segmentd.auth.known_tokens import KnownTokens
 from segmentd.auth.rate_limit import RateLimit
 from segmentd.config import Settings
 from segmentd.domain.reports import ReportLimits
@@ -74,7 +75,8 @@ async def gate(
             rate_limit=limit,
         )
         database = await stack.enter_async_context(Database(database_url, pool_size=1))
-        authenticator = Authenticator(database, rules)
+        left = stack.enter_context(closing(KnownTokens(folder)))
+        authenticator = Authenticator(database, rules, left)
         await stack.enter_async_context(authenticator.watching())
         yield authenticator
 

@@ -1,6 +1,7 @@
 """The pool of connections: statements with retries, and errors in the words of the domain."""
 
 import asyncio
+import math
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, nullcontext
@@ -77,7 +78,7 @@ class Database:
         self._checking: asyncio.Task[None] | None = None
         self._given_up: set[asyncio.Task[object]] = set()
         self._away_until = 0.0
-        self._answered_at = 0.0
+        self._answered_at = -math.inf
 
     async def __aenter__(self) -> Self:
         await self._pool.open()
@@ -134,6 +135,10 @@ class Database:
         One line with no secret in it, good for /readyz and logs.
         """
         return self._reachability.reason
+
+    def silent_seconds(self) -> float:
+        """For how long no statement was answered, be it by an error."""
+        return asyncio.get_running_loop().time() - self._answered_at
 
     def load(self) -> PoolLoad:
         """What the pool's connections do now."""

@@ -17,7 +17,7 @@ from segmentd.domain.errors import Overloaded, Unavailable
 from segmentd.observability.metrics import Metrics, Refusal
 
 # Asked by those who watch over the service, above all when there is too much to do.
-_ALWAYS_ANSWERED: Final = frozenset({"/livez", "/readyz", "/metrics"})
+_ALWAYS_ANSWERED: Final = frozenset({"/livez", "/readyz", "/readyz/hot-reads", "/metrics"})
 _ERROR: Final = 500
 _METHOD_NOT_ALLOWED: Final = 405
 # Nobody hears this status; it stands in the log and the metrics.

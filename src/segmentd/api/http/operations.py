@@ -50,6 +50,12 @@ _START_SCRIPT: Final = (
 )
 
 
+_NOT_READY: Final = (
+    "The problem of a 503 has `hot_reads`, whether plain reads of users and lookups are answered all the"
+    " same, and `age`, how many seconds old those answers are. `/readyz/hot-reads` asks for these alone."
+)
+
+
 class _DocumentAlone(JsonRenderPlugin):
     """/openapi.json, with the address called, and without Litestar's HTML for every unknown one below it."""
 
@@ -89,10 +95,17 @@ async def livez() -> Status:
     return Status()
 
 
-@get("/readyz", tags=["Operations"])
+@get("/readyz", tags=["Operations"], description=_NOT_READY)
 async def readyz(service: UseCases) -> Status:
     """The service can serve; 503 says why not."""
     await service.check_ready()
+    return Status()
+
+
+@get("/readyz/hot-reads", tags=["Operations"])
+async def hot_reads_readyz(service: UseCases) -> Status:
+    """The service answers hot reads, be it from its copy alone while the database is away."""
+    await service.check_hot_reads()
     return Status()
 
 
@@ -114,4 +127,4 @@ async def docs_asset(request: AnyRequest, name: FromPath[str]) -> Response[bytes
     return asset.answer(request.headers.get("Accept-Encoding", ""), request.headers.get("If-None-Match"))
 
 
-operations_router = Router("/", route_handlers=[livez, readyz, docs, docs_asset])
+operations_router = Router("/", route_handlers=[livez, readyz, hot_reads_readyz, docs, docs_asset])

@@ -1,0 +1,63 @@
+"""Whether the database answers, for whoever asks without waiting for it."""
+
+import asyncio
+from typing import Final
+
+import msgspec
+
+from segmentd.domain.errors import Unavailable
+from segmentd.storage.database import Database
+
+# Together they are how old the truth is at most: less than three seconds.
+LOOK_EVERY_S: Final = 0.75
+LONGEST_LOOK_S: Final = 1.5
+# A connection that broke is replaced at once where the database is there: that is not yet a reason.
+_AGAIN_AFTER_S: Final = 0.2
+
+
+class Lookout:
+    """Looks time and again while `watch` runs; without that, whenever it is asked."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._watched = False
+        self._reason: str | None = None
+
+    async def reason(self) -> str | None:
+        """Why the database does not answer; None where it does."""
+        if not self._watched:
+            await self._look()
+        return self._reason
+
+    async def watch(self) -> None:
+        """Looks until it is cancelled."""
+        try:
+            while True:
+                await self._look()
+                self._watched = True
+                await asyncio.sleep(LOOK_EVERY_S)
+        finally:
+            self._watched = False
+
+    async def _look(self) -> None:
+        loop = asyncio.get_running_loop()
+        begun = loop.time()
+        give_up = begun + LONGEST_LOOK_S
+        reason: str | None = None
+        while (left := give_up - loop.time()) > 0:
+            try:
+                await self._database.one_within(left, _Answer, "SELECT 1 AS one")
+            except Unavailable as error:
+                said = self._database.last_failure
+                reason = error.detail if said is None else f"The database cannot be reached: {said}"
+                await asyncio.sleep(_AGAIN_AFTER_S)
+            else:
+                reason = None
+                break
+        # Where others were answered meanwhile, all connections are in use, and the database is there.
+        answered = self._database.silent_seconds() < loop.time() - begun
+        self._reason = None if answered else reason
+
+
+class _Answer(msgspec.Struct, frozen=True):
+    one: int

@@ -1,0 +1,232 @@
+"""A copy outlives the follower that made it: while the database is away, the next one leaves it as it is."""
+
+import os
+from contextlib import closing
+from pathlib import Path
+
+import lmdb
+import pytest
+
+from segmentd.domain.errors import Unavailable
+from segmentd.replica.board import Board, board_path, boot_time
+from segmentd.replica.follower import Follower
+from segmentd.replica.store import Store, Unusable
+from segmentd.storage.database import Database
+from segmentd.storage.replication import Feed, Position
+from tests.client import Api
+from tests.replica.workers import Worker, copies, tells_its_age
+
+
+async def away(_: Feed) -> Position:
+    raise Unavailable
+
+
+def double(path: Path, other: Path) -> None:
+    """The same copy under another number, which was written later."""
+    other.write_bytes(path.read_bytes())
+    Path(f"{other}-boot").write_bytes(Path(f"{path}-boot").read_bytes())
+    os.utime(path, (0, 0))
+
+
+def rename(path: Path, other: Path) -> None:
+    """Gives a copy another number."""
+    path.rename(other)
+    Path(f"{path}-boot").rename(f"{other}-boot")
+
+
+@pytest.fixture
+async def left(api: Api, database: Database, folder: Path, worker: Worker, board: Board) -> Path:
+    """The file of a copy that serves, of a follower that has ended."""
+    await api.create("A")
+    await api.add(1, "A")
+    with closing(Follower(database, folder)) as follower:
+        await follower.round()
+    assert await tells_its_age(worker, board)
+    [path] = copies(folder)
+    return path
+
+
+async def test_a_follower_that_starts_while_the_database_is_away_leaves_the_copy_and_its_age(
+    left: Path,
+    database: Database,
+    folder: Path,
+    worker: Worker,
+    board: Board,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shown = (board.fresh_at, board.serving, board.clock_offset)
+    monkeypatch.setattr(Feed, "position", away)
+
+    for _ in range(2):
+        with closing(Follower(database, folder)) as follower:
+            with pytest.raises(Unavailable):
+                await follower.round()
+            assert (board.fresh_at, board.serving, board.clock_offset) == shown
+            assert await worker.get(1) == ["A"]
+
+    assert copies(folder) == [left]
+
+
+async def test_the_copy_is_taken_up_when_the_database_is_back(
+    left: Path, api: Api, database: Database, folder: Path, worker: Worker, board: Board
+) -> None:
+    fresh_at = board.fresh_at
+    await api.add(2, "A")
+
+    with closing(Follower(database, folder)) as follower:
+        await follower.round()
+
+    assert copies(folder) == [left]
+    assert board.fresh_at > fresh_at
+    assert await worker.copied(1, 2) == [["A"], ["A"]]
+
+
+async def test_a_write_that_the_copy_does_not_show_is_not_forgotten_with_the_follower(
+    left: Path,
+    database: Database,
+    folder: Path,
+    worker: Worker,
+    board: Board,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    del left
+    board.spoilt_at = boot_time()
+
+    with monkeypatch.context() as patch, closing(Follower(database, folder)) as follower:
+        patch.setattr(Feed, "position", away)
+        with pytest.raises(Unavailable):
+            await follower.round()
+        assert await worker.age() is None
+
+    with closing(Follower(database, folder)) as follower:
+        await follower.round()
+        assert await worker.age() is not None
+
+
+async def test_what_stands_there_from_before_the_machine_s_start_counts_for_nothing(
+    left: Path,
+    database: Database,
+    folder: Path,
+    worker: Worker,
+    board: Board,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    del left
+    for boot in (b"another boot", None):
+        board.serving, board.fresh_at = 1, boot_time()
+        with monkeypatch.context() as patch:
+            patch.setattr("segmentd.shared_memory.boot_id", lambda boot=boot: boot)
+            Follower(database, folder).close()
+
+        assert await worker.age() is None
+        assert (board.serving, board.spoilt_at) == (0, 0)
+
+
+async def test_the_copy_that_serves_is_taken_up_and_not_one_that_was_about_to_take_its_place(
+    left: Path, api: Api, database: Database, folder: Path, worker: Worker, board: Board
+) -> None:
+    serving = board.serving
+    other = folder / f"copy-{serving + 1}.lmdb"
+    double(left, other)
+    await api.add(2, "A")
+
+    with closing(Follower(database, folder)) as follower:
+        await follower.round()
+
+    assert board.serving == serving
+    assert copies(folder) == [left]
+    assert await worker.copied(2) == [["A"]]
+
+
+async def test_a_copy_that_was_not_the_one_that_served_does_not_take_over_its_age(
+    left: Path,
+    database: Database,
+    folder: Path,
+    worker: Worker,
+    board: Board,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    other = folder / "copy-70.lmdb"
+    rename(left, other)
+
+    async def away_then(_: Feed) -> int:
+        raise Unavailable
+
+    monkeypatch.setattr(Feed, "clock", away_then)
+    with closing(Follower(database, folder)) as follower:
+        with pytest.raises(Unavailable):
+            await follower.round()
+
+        assert board.serving == 70
+        assert await worker.age() is None
+
+
+def no_room(*_: object) -> None:
+    raise OSError(28, "No space left on device")
+
+
+@pytest.mark.parametrize("fails", ["mapped", "_write_note"])
+async def test_a_disk_without_room_is_no_reason_to_remove_a_copy(
+    left: Path,
+    database: Database,
+    folder: Path,
+    worker: Worker,
+    monkeypatch: pytest.MonkeyPatch,
+    fails: str,
+) -> None:
+    with closing(Follower(database, folder)) as follower:
+        with monkeypatch.context() as patch:
+            patch.setattr(f"segmentd.replica.store.{fails}", no_room)
+            with pytest.raises(OSError, match="No space"):
+                await follower.round()
+        assert copies(folder) == [left]
+        assert await worker.get(1) == ["A"]
+
+        await follower.round()
+        assert copies(folder) == [left]
+
+
+async def test_a_process_that_can_no_longer_write_opens_the_copy_again(
+    left: Path, api: Api, database: Database, folder: Path, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def panics(*_: object) -> None:
+        raise lmdb.PanicError("MDB_PANIC")
+
+    await api.add(2, "A")
+    with closing(Follower(database, folder)) as follower:
+        with monkeypatch.context() as patch:
+            patch.setattr(Store, "put", panics)
+            with pytest.raises(lmdb.PanicError):
+                await follower.round()
+        assert await worker.age() is not None
+
+        await follower.round()
+        assert copies(folder) == [left]
+        assert await worker.copied(2) == [["A"]]
+
+
+def test_a_board_that_the_disk_has_no_room_for_says_that_there_is_no_copy_until_there_is_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("segmentd.shared_memory.allocate", no_room)
+        board = Board.opened(board_path(tmp_path))
+        board.share()
+    with closing(board), closing(Board.opened(board_path(tmp_path))) as other:
+        other.serving, other.fresh_at = 7, boot_time()
+        assert (board.serving, board.age()) == (0, None)
+
+        board.share()
+
+        assert board.serving == 7
+        assert board.age() is not None
+
+
+def test_nothing_that_is_shared_has_a_hole(tmp_path: Path) -> None:
+    Board.opened(tmp_path / "board").close()
+    with closing(Store(tmp_path / "copy-1.lmdb")):
+        for name in ("board", "copy-1.lmdb-lock"):
+            found = (tmp_path / name).stat()
+            assert found.st_blocks * 512 >= found.st_size > 0, name
+    with pytest.raises(Unusable):
+        Store.checked(tmp_path / "copy-2.lmdb")

@@ -1,0 +1,136 @@
+"""The database goes away under a node of real processes, and whatever dies meanwhile, hot reads go on."""
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.serve.processes import PATIENCE_S, Serving, eventually, run, serving
+from tests.storage.relay import Relay, relay_to
+from tests.tokens import bearer
+
+HALF_A_MINUTE_AND_MORE_S = 40
+
+
+class Caller:
+    """Somebody with a token, or without one where everybody may come."""
+
+    def __init__(self, service: Serving, secret: str | None) -> None:
+        self._url = service.url
+        self._headers = bearer(secret) if secret else {}
+
+    def ask(self, method: str, path: str, **body: object) -> httpx.Response:
+        return httpx.request(
+            method,
+            f"{self._url}{path}",
+            headers=self._headers,
+            json=body if method != "GET" else None,
+            timeout=PATIENCE_S,
+        )
+
+    def reads(self, user_id: int = 1) -> list[str] | None:
+        """The segments of a user; None where there is no answer."""
+        try:
+            answer = self.ask("GET", f"/api/v1/users/{user_id}/segments")
+        except httpx.TransportError:
+            return None
+        found: list[str] | None = answer.json()["segments"] if answer.status_code == 200 else None
+        return found
+
+
+@pytest.fixture
+async def relay(database_url: str) -> AsyncIterator[Relay]:
+    async with relay_to(database_url) as relay:
+        yield relay
+
+
+async def becomes_true(condition: Callable[[], object]) -> None:
+    await asyncio.to_thread(eventually, condition)
+
+
+def of_kind(service: Serving, module: str) -> set[int]:
+    return {pid for pid, command in service.family().items() if module in command}
+
+
+async def killed_and_replaced(service: Serving, module: str) -> None:
+    before = of_kind(service, module)
+    for pid in before:
+        os.kill(pid, signal.SIGKILL)
+    await becomes_true(lambda: len(of_kind(service, module) - before) == len(before))
+
+
+@pytest.mark.parametrize("serve_stale", ["false", "true"])
+@pytest.mark.parametrize("with_token", [False, True])
+async def test_hot_reads_go_on_without_the_database_whatever_dies_meanwhile(
+    relay: Relay, database_url: str, tmp_path: Path, serve_stale: str, *, with_token: bool
+) -> None:
+    secret = None
+    if with_token:
+        arguments = ("create", "--role", "editor", "--name", "me", "--database-url", database_url)
+        made = await asyncio.to_thread(run, "token", *arguments, cwd=tmp_path)
+        secret = made.stdout.strip()
+    env = {"SEGMENTD_DATABASE_URL": relay.url, "SEGMENTD_SERVE_STALE": serve_stale}
+    with serving(cwd=tmp_path, workers=2, env=env) as service:
+        await asyncio.to_thread(service.ready)
+        caller = Caller(service, secret)
+
+        def all_is_well() -> bool:
+            caller.ask("POST", "/api/v1/segments", slug="A")
+            done = caller.ask("POST", "/api/v1/users/1/segments", add=["A"]).status_code == 200
+            return done and caller.ask("GET", "/readyz").status_code == 200
+
+        def copy_is_there() -> bool:
+            page = caller.ask("GET", "/metrics").text
+            return "segmentd_replica_users 1.0" in page and caller.reads() == ["A"]
+
+        await becomes_true(all_is_well)
+        await becomes_true(copy_is_there)
+        await relay.cut()
+        assert await asyncio.to_thread(caller.reads) == ["A"]
+        await becomes_true(lambda: {caller.ask("GET", "/readyz").status_code for _ in range(20)} == {503})
+        told = (await asyncio.to_thread(caller.ask, "GET", "/readyz")).json()
+        assert told["hot_reads"] is True
+        assert isinstance(told["age"], int)
+        assert "database" in told["detail"]
+        assert (await asyncio.to_thread(caller.ask, "GET", "/readyz/hot-reads")).status_code == 200
+        changed = await asyncio.to_thread(caller.ask, "POST", "/api/v1/users/1/segments", add=["A"])
+        assert changed.status_code == 503
+
+        await killed_and_replaced(service, "node_worker")
+        assert [await asyncio.to_thread(caller.reads) for _ in range(10)] == [["A"]] * 10
+        await killed_and_replaced(service, "http_worker")
+        # The socket is open all the while: who comes before there is a process waits in it.
+        assert [await asyncio.to_thread(caller.reads) for _ in range(10)] == [["A"]] * 10
+
+        relay.mend()
+        await becomes_true(all_is_well)
+        await becomes_true(copy_is_there)
+        assert (await asyncio.to_thread(service.stop)) == (0, "")
+
+
+@pytest.mark.parametrize(
+    "seconds", [7, pytest.param(HALF_A_MINUTE_AND_MORE_S, marks=pytest.mark.proof, id="proof")]
+)
+async def test_an_outage_ends_no_process(relay: Relay, tmp_path: Path, seconds: float) -> None:
+    # The queue's pools give up after three seconds, and after three more.
+    with serving(cwd=tmp_path, env={"SEGMENTD_DATABASE_URL": relay.url}) as service:
+        await asyncio.to_thread(service.ready)
+        caller = Caller(service, None)
+        await becomes_true(lambda: caller.ask("POST", "/api/v1/segments", slug="A").status_code == 201)
+        await becomes_true(lambda: "segmentd_replica_users 0.0" in caller.ask("GET", "/metrics").text)
+        family = service.family().keys()
+        await relay.cut()
+
+        async with asyncio.timeout(seconds + PATIENCE_S):
+            gone_at = asyncio.get_running_loop().time()
+            while asyncio.get_running_loop().time() < gone_at + seconds:
+                assert await asyncio.to_thread(caller.reads) == []
+        relay.mend()
+
+        await becomes_true(lambda: caller.ask("GET", "/readyz").status_code == 200)
+        assert service.family().keys() == family
+        assert "process died" not in service.errors
