@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
 from bench.programs import BenchError
-from segmentd.replica.board import Board, board_path
+from segmentd.replica.status import ReplicaStatus, status_path
 
 READY: Final = "segmentd is ready on "
 _START_SECONDS: Final = 120.0
@@ -39,8 +39,8 @@ class Node(NamedTuple):
     def wait_for_copy(self) -> None:
         """Returns once the node answers from its own, fresh copy."""
         deadline = time.monotonic() + _COPY_SECONDS
-        with closing(Board.opened(board_path(self.folder / "node-1"))) as board:
-            while (age := board.age()) is None or age > 2_000_000 or board.overdue:  # noqa: PLR2004 - 2 s
+        with closing(ReplicaStatus.opened(status_path(self.folder / "node-1"))) as status:
+            while (age := status.age()) is None or age > 2_000_000 or status.overdue:  # noqa: PLR2004 - 2 s
                 if time.monotonic() > deadline:
                     raise BenchError("the node's copy was not made in time")
                 time.sleep(0.02)

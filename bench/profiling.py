@@ -27,17 +27,17 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.population import OVERRIDES, Calendar, batches, segments
-from segmentd.api.http.hot_path import HotPath
-from segmentd.api.http.request_ids import RequestIds
+from segmentd.api.http.edge.request_ids import RequestIds
+from segmentd.api.http.hot.path import HotPath
 from segmentd.auth.authenticator import AccessRules, Authenticator
 from segmentd.domain.access import ANONYMOUS, Principal
 from segmentd.domain.bucketing import BUCKETS
 from segmentd.observability.metrics import Metrics
 from segmentd.observability.tally import Tally
-from segmentd.replica.board import boot_time
 from segmentd.replica.catalog import CatalogState, ReplicatedSegment
 from segmentd.replica.replica import Replica, store_path
 from segmentd.replica.states import EXCLUDED, HAS_TERM
+from segmentd.replica.status import boot_time
 from segmentd.replica.store import FORMAT, Store
 from segmentd.storage.database import Database
 
@@ -67,9 +67,9 @@ def copy_of_made_up_data(folder: Path, users: int) -> Iterator[Replica]:
             )
         store.put([], [(b"format", FORMAT)])
     with closing(Replica(folder, 60)) as replica:
-        replica.board.clock_offset = int(now.timestamp() * 1_000_000) - boot_time()
-        replica.board.serving = 1
-        replica.board.fresh_at = boot_time()
+        replica.status.clock_offset = int(now.timestamp() * 1_000_000) - boot_time()
+        replica.status.serving = 1
+        replica.status.fresh_at = boot_time()
         yield replica
 
 

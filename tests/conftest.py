@@ -13,10 +13,10 @@ from hypothesis import HealthCheck, settings
 from segmentd.config import Settings
 from segmentd.serve.wiring import service
 from segmentd.storage.database import Database
-from tests.client import Api
-from tests.clock import Clock
-from tests.door import open_door
-from tests.postgres import (
+from tests.support.client import Api
+from tests.support.clock import Clock
+from tests.support.door import open_door
+from tests.support.postgres import (
     first_start,
     migrated_template,
     new_database,
@@ -24,6 +24,8 @@ from tests.postgres import (
     quick_server,
     shared_by_workers,
 )
+
+pytest_plugins = ["tests.support.nodes"]
 
 # A shell starts what runs in its background with Ctrl-C ignored, and so would be all that the tests start.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -14,10 +14,10 @@ import pytest
 from segmentd.domain.instants import rfc3339
 from segmentd.storage.database import Database, Parameters
 from segmentd.storage.upkeep import settle_deleted_segments, settle_due_terms
-from tests.client import Api, Json
-from tests.clock import Clock
-from tests.reports.office import Office, until, waits_for_a_table
-from tests.storage.rows import Rows, rows_of
+from tests.support.client import Api, Json
+from tests.support.clock import Clock
+from tests.support.office import Office, until, waits_for_a_table
+from tests.support.rows import Rows, rows_of
 
 Row = TypeVar("Row")
 

@@ -15,7 +15,7 @@ from procrastinate.periodic import MARGIN, PeriodicDeferrer
 from segmentd.jobs import Tasks, upkeep_app
 from segmentd.reports.files import ReportFiles
 from segmentd.storage.database import Database
-from tests.storage.rows import Rows, rows_of
+from tests.support.rows import Rows, rows_of
 
 # In the midst of a period of each task.
 BEGIN: Final = datetime(2026, 11, 27, 13, 7, 3, tzinfo=UTC).timestamp()

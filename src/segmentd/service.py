@@ -16,7 +16,7 @@ from segmentd.domain.reports import Report, ReportId, ReportLimits, ReportOrder,
 from segmentd.domain.segments import NewSegment, Segment, SegmentUpdate
 from segmentd.domain.users import User
 from segmentd.observability.metrics import Metrics
-from segmentd.replica.bell import Bell
+from segmentd.replica.notifications import Notifier
 from segmentd.replica.replica import CopyMeasures, Replica
 from segmentd.replica.store import Unusable
 from segmentd.reports.files import ReportFiles
@@ -62,10 +62,10 @@ class SignedReport(NamedTuple):
 
 
 class Node(NamedTuple):
-    """What this node has near at hand: its copy, and the bell that tells other nodes of changes."""
+    """What this node has near at hand: its copy, and the notifier that tells other nodes of changes."""
 
     replica: Replica
-    bell: Bell
+    notifier: Notifier
     serve_stale: bool
 
 
@@ -345,13 +345,13 @@ class Service:
     def _show_user(self, user_id: UserId, write: OwnWrite) -> None:
         if self._node is not None:
             self._node.replica.show_user(user_id, write)
-            self._node.bell.ring()
+            self._node.notifier.ring()
 
     async def _show_segments(self) -> None:
         """The change is committed: what goes wrong here makes reads slower, not the change undone."""
         if self._node is not None:
             await self._node.replica.show_segments(self._database)
-            self._node.bell.ring()
+            self._node.notifier.ring()
 
 
 async def _from_copy(

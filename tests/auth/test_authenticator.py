@@ -28,10 +28,10 @@ from segmentd.auth.tokens import digest_of
 from segmentd.domain.access import ANONYMOUS, Principal, Role
 from segmentd.domain.errors import TooManyRequests, Unauthenticated, Unavailable
 from segmentd.storage.database import Database
-from tests.auth.issuer import CLAIMS, issuer
-from tests.clock import Clock
-from tests.storage.rows import Rows, rows_of
-from tests.tokens import new_token, revoke
+from tests.support.clock import Clock
+from tests.support.issuer import CLAIMS, issuer
+from tests.support.rows import Rows, rows_of
+from tests.support.tokens import new_token, revoke
 
 OPEN: Final = AccessRules(may_be_open=True, bound_seconds=50)
 MANY: Final = settings(

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from segmentd.auth.jwt import TOKEN_BYTES, JwtRules, JwtVerifier, Verified
 from segmentd.domain.access import Principal, Role
 from segmentd.domain.errors import Unauthenticated
-from tests.auth.issuer import ALGORITHMS, CLAIMS, NOW, Issuer, base64url, issuer, without
+from tests.support.issuer import ALGORITHMS, CLAIMS, NOW, Issuer, base64url, issuer, without
 
 LEEWAY: Final = 30
 SECRET: Final = issuer("HS256")

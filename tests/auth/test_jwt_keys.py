@@ -18,7 +18,7 @@ from structlog.testing import capture_logs
 
 from segmentd.auth.jwt_keys import KeyRing
 from segmentd.domain.errors import StartupFailed
-from tests.auth.issuer import ALGORITHMS, Issuer, base64url, issuer
+from tests.support.issuer import ALGORITHMS, Issuer, base64url, issuer
 
 PUBLIC: Final = (Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
 JwkMembers = dict[str, object]

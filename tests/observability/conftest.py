@@ -7,7 +7,7 @@ from contextlib import closing
 import pytest
 
 from segmentd.observability.traces import Tracing, set_up_tracing
-from tests.observability.collector import Collector, collecting
+from tests.support.collector import Collector, collecting
 
 
 @pytest.fixture(autouse=True)

@@ -15,11 +15,11 @@ from segmentd.observability.traces import Tracing
 from segmentd.replica.follower import Follower
 from segmentd.serve.wiring import near, service
 from segmentd.storage.database import Database, Succeeded
-from tests.client import Api
-from tests.door import entrance, hot_path, open_door, open_to_all
-from tests.observability.collector import Collector
-from tests.replica.asgi import JSON, Request, ask
-from tests.reports.office import Office
+from tests.support.asgi import JSON, Request, ask
+from tests.support.client import Api
+from tests.support.collector import Collector
+from tests.support.door import entrance, hot_path, open_door, open_to_all
+from tests.support.office import Office
 
 CALLER: Final = "0af7651916cd43dd8448eb211c80319c"
 CALLERS_SPAN: Final = "b7ad6b7169203331"

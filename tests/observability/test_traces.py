@@ -10,8 +10,8 @@ import pytest
 from segmentd import __version__
 from segmentd.domain.errors import StartupFailed
 from segmentd.observability.traces import exporters_asked_for, set_up_tracing
-from tests.observability.collector import Collector
-from tests.serve.processes import failure, run, serving
+from tests.support.collector import Collector
+from tests.support.processes import failure, run, serving
 
 ROOT: Final = Path(__file__).parents[2]
 
@@ -129,8 +129,8 @@ from segmentd.observability.logs import set_up_logging
 from segmentd.serve import http_worker, node_worker
 from segmentd.serve.wiring import service, traced
 from segmentd.storage.database import Database
-from tests.client import Api
-from tests.door import open_door
+from tests.support.client import Api
+from tests.support.door import open_door
 
 async def main(database_url):
     set_up_logging("warning")

@@ -8,16 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from segmentd.replica.board import Board, boot_time
 from segmentd.replica.follower import Follower
+from segmentd.replica.status import ReplicaStatus, boot_time
 from segmentd.storage.database import Database
 from segmentd.storage.embedded import EmbeddedPostgres, start
 from segmentd.storage.migrate import migrate
 from segmentd.storage.replication import Feed, Position
-from tests.client import Api
-from tests.replica.asgi import Answer
-from tests.replica.workers import Worker, eventually, tells_its_age
-from tests.storage.relay import Relay, relay_to
+from tests.support.asgi import Answer
+from tests.support.client import Api
+from tests.support.relay import Relay, relay_to
+from tests.support.workers import Worker, eventually, tells_its_age
 
 SECOND = 1_000_000
 # Nothing listens there.
@@ -30,24 +30,24 @@ def segments(answer: Answer) -> list[str]:
     return found
 
 
-async def read(worker: Worker, age_s: int | None = None, board: Board | None = None) -> list[str]:
+async def read(worker: Worker, age_s: int | None = None, status: ReplicaStatus | None = None) -> list[str]:
     """The segments of user 1, by a read and by a lookup, from a copy of this age, or from the database."""
     answers: list[Answer] = []
     for method, path, body in (("GET", "users/1/segments", None), ("POST", "lookup", {"user_ids": [1]})):
-        if age_s is None or board is None:
+        if age_s is None or status is None:
             answers.append(await worker.send(method, path, body))
             assert answers[-1].headers["age"] == "0"
             continue
-        set_age(board, age_s)
+        set_age(status, age_s)
         answers.append(await worker.send(method, path, body))
-        assert age_s <= int(answers[-1].headers["age"]) <= (boot_time() - board.fresh_at) // SECOND
+        assert age_s <= int(answers[-1].headers["age"]) <= (boot_time() - status.fresh_at) // SECOND
     one, many = answers
     assert json.loads(many.body)["users"] == [json.loads(one.body)]
     return segments(one)
 
 
-def set_age(board: Board, seconds: float) -> None:
-    board.fresh_at = boot_time() - int(seconds * SECOND)
+def set_age(status: ReplicaStatus, seconds: float) -> None:
+    status.fresh_at = boot_time() - int(seconds * SECOND)
 
 
 @pytest.fixture
@@ -62,12 +62,12 @@ async def outdated(api: Api, follower: Follower, worker: Worker) -> Worker:
 
 
 @pytest.mark.parametrize("age", [0, 1, 7, 45])
-async def test_a_hot_answer_says_how_old_it_is(outdated: Worker, board: Board, age: int) -> None:
-    assert await read(outdated, age, board) == ["A"]
+async def test_a_hot_answer_says_how_old_it_is(outdated: Worker, status: ReplicaStatus, age: int) -> None:
+    assert await read(outdated, age, status) == ["A"]
 
 
 async def test_the_age_counts_from_before_the_snapshot(
-    follower: Follower, board: Board, monkeypatch: pytest.MonkeyPatch
+    follower: Follower, status: ReplicaStatus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     taken: list[int] = []
     position = Feed.position
@@ -80,24 +80,26 @@ async def test_the_age_counts_from_before_the_snapshot(
     monkeypatch.setattr(Feed, "position", noted)
     await follower.round()
 
-    assert 0 < board.fresh_at < taken[0]
+    assert 0 < status.fresh_at < taken[0]
 
 
-async def test_a_copy_that_is_too_old_is_passed_over_for_the_database(outdated: Worker, board: Board) -> None:
-    set_age(board, 50)
+async def test_a_copy_that_is_too_old_is_passed_over_for_the_database(
+    outdated: Worker, status: ReplicaStatus
+) -> None:
+    set_age(status, 50)
 
     assert await read(outdated) == ["A", "B"]
 
 
 async def test_the_bound_is_a_setting(
-    outdated: Worker, board: Board, database_url: str, folder: Path
+    outdated: Worker, status: ReplicaStatus, database_url: str, folder: Path
 ) -> None:
     del outdated
     worker = Worker()
     try:
         async with worker.opened(database_url, folder, max_age_seconds=9.5):
-            assert await read(worker, 3, board) == ["A"]
-            set_age(board, 9.5)
+            assert await read(worker, 3, status) == ["A"]
+            set_age(status, 9.5)
             assert await read(worker) == ["A", "B"]
     finally:
         worker.end()
@@ -123,7 +125,7 @@ async def test_without_a_copy_and_without_a_database_there_is_no_answer(
 async def test_when_the_database_is_gone_as_well_an_old_answer_is_given_only_where_the_operator_chose_so(
     api: Api,
     follower: Follower,
-    board: Board,
+    status: ReplicaStatus,
     http_process: Worker,
     folder: Path,
     database_url: str,
@@ -138,14 +140,14 @@ async def test_when_the_database_is_gone_as_well_an_old_answer_is_given_only_whe
     async with http_process.opened(
         NOWHERE, folder, patience_s=0.2, access_url=database_url, **settings
     ) as worker:
-        assert await read(worker, 3, board) == ["A"]
+        assert await read(worker, 3, status) == ["A"]
 
         if serve_stale:
-            assert await read(worker, 45, board) == ["A"]
+            assert await read(worker, 45, status) == ["A"]
         else:
-            set_age(board, 45)
+            set_age(status, 45)
             assert (await worker.send("GET", "users/1/segments")).status == 503
-        board.spoilt_at = boot_time()  # nor is a write ever forgotten that was answered
+        status.spoilt_at = boot_time()  # nor is a write ever forgotten that was answered
         assert (await worker.send("GET", "users/1/segments")).status == 503
 
 
@@ -182,7 +184,7 @@ class Server:
 
 
 async def test_the_database_may_go_and_come_back_under_load_and_no_hot_read_fails(
-    server: Server, folder: Path, board: Board, http_process: Worker
+    server: Server, folder: Path, status: ReplicaStatus, http_process: Worker
 ) -> None:
     url, stop, ages = server.relay.url, asyncio.Event(), list[int]()
 
@@ -193,10 +195,10 @@ async def test_the_database_may_go_and_come_back_under_load_and_no_hot_read_fail
             ages.append(int(answer.headers["age"]))
 
     async def renewed() -> None:
-        seen = board.fresh_at
+        seen = status.fresh_at
 
         async def is_newer() -> bool:
-            return board.fresh_at != seen
+            return status.fresh_at != seen
 
         await eventually(is_newer)
 
@@ -219,16 +221,16 @@ async def test_the_database_may_go_and_come_back_under_load_and_no_hot_read_fail
             # A round that had just been answered is over by then.
             assert (await worker.send("POST", "users/1/segments", {"add": ["B"]})).status == 503
             # As if half a minute had passed.
-            gone_at, before = board.fresh_at - 30 * SECOND, len(ages)
-            board.fresh_at = gone_at
+            gone_at, before = status.fresh_at - 30 * SECOND, len(ages)
+            status.fresh_at = gone_at
             await eventually(read_often)
-            assert board.fresh_at == gone_at
+            assert status.fresh_at == gone_at
             assert {*ages[before + 1 :]} <= {*range(30, 50)}
 
             await server.come_back()
             await renewed()
             await worker.change(1, ["B"])
             assert await worker.get(1) == ["A", "B"]
-            assert await tells_its_age(worker, board)
+            assert await tells_its_age(worker, status)
             stop.set()
             await asyncio.gather(following, loading)

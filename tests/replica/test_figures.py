@@ -6,13 +6,13 @@ from functools import partial
 from pathlib import Path
 
 from segmentd.observability.metrics import Metrics
-from segmentd.replica.board import Board
 from segmentd.replica.follower import Follower
 from segmentd.replica.replica import Replica
+from segmentd.replica.status import ReplicaStatus
 from segmentd.storage.database import Database
-from tests.client import Api
-from tests.replica.workers import PATIENCE_S, Worker, copies, eventually
-from tests.scraping import Scrape
+from tests.support.client import Api
+from tests.support.scraping import Scrape
+from tests.support.workers import PATIENCE_S, Worker, copies, eventually
 
 
 def scraped(metrics: Metrics) -> Scrape:
@@ -71,8 +71,8 @@ async def test_a_copy_tells_its_age_and_its_users(api: Api, follower: Follower, 
     assert (users, behind) == (3, 0)
 
 
-async def test_users_that_a_round_has_left_are_behind(board: Board, folder: Path) -> None:
-    board.overdue = 700
+async def test_users_that_a_round_has_left_are_behind(status: ReplicaStatus, folder: Path) -> None:
+    status.overdue = 700
     with closing(Replica(folder, 60)) as replica:
         assert replica.measure().users_behind == 700
 

@@ -11,15 +11,15 @@ import psycopg
 import pytest
 
 from segmentd.domain.identifiers import UserId
-from segmentd.replica.board import Board
 from segmentd.replica.follower import LONGEST_REST_SECONDS, REST_ROUNDS, Follower
+from segmentd.replica.status import ReplicaStatus
 from segmentd.storage.database import Database
 from segmentd.storage.memberships import segments_of
 from segmentd.storage.replication import Feed
 from segmentd.storage.upkeep import settle_deleted_segments, settle_due_terms
-from tests.client import Api
-from tests.clock import Clock
-from tests.replica.workers import Worker, copies, tells_its_age
+from tests.support.client import Api
+from tests.support.clock import Clock
+from tests.support.workers import Worker, copies, tells_its_age
 
 CHANGE = "SELECT change_memberships(%s, ARRAY[%s], ARRAY[%s], '{NULL}', '{NULL}', 'test', NULL)"
 
@@ -33,7 +33,7 @@ async def assert_equal(database: Database, worker: Worker, *user_ids: int) -> No
 
 
 async def test_the_first_round_makes_a_copy_of_all_there_is(
-    api: Api, database: Database, follower: Follower, worker: Worker, board: Board
+    api: Api, database: Database, follower: Follower, worker: Worker, status: ReplicaStatus
 ) -> None:
     await api.create("PLAIN")
     await api.create("HALF", percent=50)
@@ -46,7 +46,7 @@ async def test_the_first_round_makes_a_copy_of_all_there_is(
     await follower.round()
 
     await assert_equal(database, worker, *range(1, 60))
-    assert await tells_its_age(worker, board)
+    assert await tells_its_age(worker, status)
 
 
 async def test_a_copy_of_an_empty_database_has_nobody_in_it(follower: Follower, worker: Worker) -> None:

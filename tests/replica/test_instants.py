@@ -7,11 +7,11 @@ import numpy as np
 
 from segmentd.domain.bucketing import buckets
 from segmentd.domain.instants import rfc3339
-from segmentd.replica.board import Board
 from segmentd.replica.follower import Follower
-from tests.client import Api
-from tests.clock import Clock
-from tests.replica.workers import Worker
+from segmentd.replica.status import ReplicaStatus
+from tests.support.client import Api
+from tests.support.clock import Clock
+from tests.support.workers import Worker
 
 
 def microseconds(text: str) -> int:
@@ -21,23 +21,23 @@ def microseconds(text: str) -> int:
 
 
 class Still:
-    """Makes the node's clock stand: the board's word is set so that `now` is about the instant wanted."""
+    """Makes the node's clock stand: the status's word is set so that `now` is about the instant wanted."""
 
-    def __init__(self, board: Board, worker: Worker) -> None:
-        self._board = board
+    def __init__(self, status: ReplicaStatus, worker: Worker) -> None:
+        self._status = status
         self._worker = worker
 
     async def segments_around(self, instant: int) -> tuple[list[str], list[str]]:
         """What hot reads answer a minute before an instant, and right after it."""
-        self._board.clock_offset += instant - self._board.now() - 60_000_000
+        self._status.clock_offset += instant - self._status.now() - 60_000_000
         before = await self._worker.copied(1)
-        self._board.clock_offset += instant - self._board.now()
+        self._status.clock_offset += instant - self._status.now()
         after = await self._worker.copied(1)
         return before[0], after[0]
 
 
 async def test_a_term_ends_at_its_very_instant_with_no_round_in_between(
-    api: Api, follower: Follower, worker: Worker, board: Board, clock: Clock
+    api: Api, follower: Follower, worker: Worker, status: ReplicaStatus, clock: Clock
 ) -> None:
     until = clock.now() + timedelta(days=10)
     await api.create("A")
@@ -45,13 +45,13 @@ async def test_a_term_ends_at_its_very_instant_with_no_round_in_between(
     await api.add(1, {"slug": "A", "until": rfc3339(until)}, "B")
     await follower.round()
 
-    before, after = await Still(board, worker).segments_around(microseconds(rfc3339(until)))
+    before, after = await Still(status, worker).segments_around(microseconds(rfc3339(until)))
 
     assert (before, after) == (["A", "B"], ["B"])
 
 
 async def test_when_a_term_ends_the_percentage_decides_again(
-    api: Api, follower: Follower, worker: Worker, board: Board, clock: Clock
+    api: Api, follower: Follower, worker: Worker, status: ReplicaStatus, clock: Clock
 ) -> None:
     until = clock.now() + timedelta(days=10)
     for slug, percent in {"NONE": 0, "ALL": 100}.items():
@@ -59,13 +59,13 @@ async def test_when_a_term_ends_the_percentage_decides_again(
         await api.add(1, {"slug": slug, "until": rfc3339(until)})
     await follower.round()
 
-    before, after = await Still(board, worker).segments_around(microseconds(rfc3339(until)))
+    before, after = await Still(status, worker).segments_around(microseconds(rfc3339(until)))
 
     assert (before, after) == (["ALL", "NONE"], ["ALL"])
 
 
 async def test_the_node_goes_by_the_clock_of_the_database(
-    api: Api, follower: Follower, worker: Worker, board: Board, clock: Clock
+    api: Api, follower: Follower, worker: Worker, status: ReplicaStatus, clock: Clock
 ) -> None:
     await api.create("A")
     await api.add(1, {"slug": "A", "ttl_seconds": 3600})
@@ -76,7 +76,7 @@ async def test_the_node_goes_by_the_clock_of_the_database(
     await follower.round()
 
     assert await worker.get(1) == []
-    assert abs(board.now() - microseconds(rfc3339(clock.now()))) < 5_000_000
+    assert abs(status.now() - microseconds(rfc3339(clock.now()))) < 5_000_000
 
 
 async def test_a_round_shows_what_became_of_segments_to_those_who_read_them_before(

@@ -19,9 +19,9 @@ from segmentd.replica.follower import Follower
 from segmentd.replica.lookup import LARGE_BYTES, Lookup
 from segmentd.serve.wiring import near, service
 from segmentd.storage.database import Database
-from tests.client import Api
-from tests.door import entrance, hot_path, open_to_all
-from tests.storage.rows import Rows
+from tests.support.client import Api
+from tests.support.door import entrance, hot_path, open_to_all
+from tests.support.rows import Rows
 
 SEGMENTS: Final = 1000
 EVERYBODY: Final = 2**32

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 from segmentd.domain.identifiers import UserId
-from segmentd.replica.board import Board
 from segmentd.replica.follower import Follower
+from segmentd.replica.status import ReplicaStatus
 from segmentd.storage.database import Database
 from segmentd.storage.memberships import segments_of
 from segmentd.storage.replication import Feed, Snapshot, UserState
-from tests.client import Api
-from tests.replica.workers import Worker, copies
-from tests.storage.rows import Rows
+from tests.support.client import Api
+from tests.support.rows import Rows
+from tests.support.workers import Worker, copies
 
 USERS = range(1, 3001)
 ADD_TO_ALL = """
@@ -35,7 +35,7 @@ async def test_a_mass_change_goes_in_bounded_batches_while_reads_go_on(
     database: Database,
     follower: Follower,
     worker: Worker,
-    board: Board,
+    status: ReplicaStatus,
     rows: Rows,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -52,7 +52,7 @@ async def test_a_mass_change_goes_in_bounded_batches_while_reads_go_on(
 
     async def watched(feed: Feed, user_ids: Sequence[UserId]) -> Sequence[UserState]:
         sizes.append(len(user_ids))
-        overdue.append(board.overdue)
+        overdue.append(status.overdue)
         found = [is_in(user_id, await worker.get(user_id)) for user_id in USERS[:: len(USERS) // 12]]
         changed.append(sum("B" in segments for segments in found))
         return await states(feed, user_ids)
@@ -63,7 +63,7 @@ async def test_a_mass_change_goes_in_bounded_batches_while_reads_go_on(
     assert sizes == [250] * 12
     assert overdue == [*range(3000, 0, -250)]
     assert changed == [*range(12)]
-    assert board.overdue == 0
+    assert status.overdue == 0
     stored = await segments_of(database, [UserId(user_id) for user_id in USERS])
     assert await worker.copied(*USERS) == [[*user.segments] for user in stored]
 
@@ -74,7 +74,7 @@ async def test_beyond_a_measure_a_new_copy_is_made_while_the_old_one_serves_and_
     folder: Path,
     follower: Follower,
     worker: Worker,
-    board: Board,
+    status: ReplicaStatus,
     rows: Rows,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -103,7 +103,7 @@ async def test_beyond_a_measure_a_new_copy_is_made_while_the_old_one_serves_and_
             yield states[number : number + 500]
 
     async def catching_up(feed: Feed, snapshot: Snapshot, limit: int | None) -> Sequence[UserId]:
-        if board.filling:
+        if status.filling:
             begun.append("catching up")
             # The snapshot is taken: this write reaches the new copy by itself, or not at all.
             assert await worker.get(3000) == ["A"]
@@ -118,7 +118,7 @@ async def test_beyond_a_measure_a_new_copy_is_made_while_the_old_one_serves_and_
 
     assert begun == ["filling", "filling", "filling", "catching up"]
     assert not old.exists()
-    assert board.filling == 0
+    assert status.filling == 0
     everyone = [*USERS, 5500, 6500, 7500, 9000]
     stored = await segments_of(database, [UserId(user_id) for user_id in everyone])
     assert await worker.copied(*everyone) == [[*user.segments] for user in stored]

@@ -10,17 +10,17 @@ import pytest
 from segmentd.domain.access import Actor
 from segmentd.domain.identifiers import Slug, UserId
 from segmentd.domain.memberships import Addition, Change
-from segmentd.replica.board import Board
 from segmentd.replica.catalog import CatalogState
 from segmentd.replica.follower import Follower
 from segmentd.replica.replica import Replica
+from segmentd.replica.status import ReplicaStatus
 from segmentd.replica.store import Store
 from segmentd.storage import memberships, users
 from segmentd.storage.database import Database
 from segmentd.storage.replication import Feed, OwnWrite, Position, Snapshot, UserState
-from tests.client import Api
-from tests.replica.workers import Worker, copies, tells_its_age
-from tests.storage.rows import Rows
+from tests.support.client import Api
+from tests.support.rows import Rows
+from tests.support.workers import Worker, copies, tells_its_age
 
 ME = Actor("me", None)
 
@@ -107,7 +107,7 @@ async def test_a_process_that_changes_a_segment_shows_the_users_of_that_moment_t
 
 
 async def test_an_own_write_after_a_change_of_segments_elsewhere_is_not_shown_with_the_segments_of_before(
-    api: Api, follower: Follower, worker: Worker, board: Board
+    api: Api, follower: Follower, worker: Worker, status: ReplicaStatus
 ) -> None:
     await api.create("A", percent=100)
     await api.remove(1, "A")
@@ -118,7 +118,7 @@ async def test_an_own_write_after_a_change_of_segments_elsewhere_is_not_shown_wi
 
     assert await worker.get(1) == []
     await follower.round()
-    assert await tells_its_age(worker, board)
+    assert await tells_its_age(worker, status)
     assert await worker.copied(1) == [[]]
 
 
@@ -226,7 +226,7 @@ async def test_a_copy_that_is_being_made_does_not_take_an_older_own_write_for_th
     database: Database,
     follower: Follower,
     worker: Worker,
-    board: Board,
+    status: ReplicaStatus,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     await api.create("A")
@@ -236,7 +236,7 @@ async def test_a_copy_that_is_being_made_does_not_take_an_older_own_write_for_th
     clock = Feed.clock
 
     async def shown_now(feed: Feed) -> int:
-        if board.filling:
+        if status.filling:
             await worker.show_user(1, paused)
         return await clock(feed)
 
@@ -250,7 +250,7 @@ async def test_an_own_write_that_the_new_copy_has_not_seen_is_shown_in_it(
     api: Api,
     follower: Follower,
     worker: Worker,
-    board: Board,
+    status: ReplicaStatus,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     await api.create("A")
@@ -259,7 +259,7 @@ async def test_an_own_write_that_the_new_copy_has_not_seen_is_shown_in_it(
     users_changed_since = Feed.users_changed_since
 
     async def too_late(feed: Feed, snapshot: Snapshot, limit: int | None) -> Sequence[UserId]:
-        if board.filling:
+        if status.filling:
             await worker.change(1, ["A"])
         return await users_changed_since(feed, snapshot, limit)
 
@@ -270,7 +270,7 @@ async def test_an_own_write_that_the_new_copy_has_not_seen_is_shown_in_it(
 
 
 async def test_who_gives_up_while_changed_segments_are_being_shown_leaves_no_copy_that_lacks_them(
-    database: Database, folder: Path, board: Board, monkeypatch: pytest.MonkeyPatch
+    database: Database, folder: Path, status: ReplicaStatus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = asyncio.Event()
 
@@ -280,18 +280,18 @@ async def test_who_gives_up_while_changed_segments_are_being_shown_leaves_no_cop
         raise AssertionError
 
     monkeypatch.setattr(Feed, "position", hangs)
-    board.serving = 1
+    status.serving = 1
     with closing(Replica(folder, 50)) as replica:
         showing = asyncio.create_task(replica.show_segments(database))
         async with asyncio.timeout(60):
             await asked.wait()
-        assert board.spoilt_at == 0
+        assert status.spoilt_at == 0
 
         showing.cancel()
         await asyncio.wait([showing])
 
     assert showing.cancelled()
-    assert board.spoilt_at > 0
+    assert status.spoilt_at > 0
 
 
 async def test_erasing_and_deleting_say_which_transaction_they_were(

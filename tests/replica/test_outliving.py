@@ -8,13 +8,13 @@ import lmdb
 import pytest
 
 from segmentd.domain.errors import Unavailable
-from segmentd.replica.board import Board, board_path, boot_time
 from segmentd.replica.follower import Follower
+from segmentd.replica.status import ReplicaStatus, boot_time, status_path
 from segmentd.replica.store import Store, Unusable
 from segmentd.storage.database import Database
 from segmentd.storage.replication import Feed, Position
-from tests.client import Api
-from tests.replica.workers import Worker, copies, tells_its_age
+from tests.support.client import Api
+from tests.support.workers import Worker, copies, tells_its_age
 
 
 async def away(_: Feed) -> Position:
@@ -35,13 +35,13 @@ def rename(path: Path, other: Path) -> None:
 
 
 @pytest.fixture
-async def left(api: Api, database: Database, folder: Path, worker: Worker, board: Board) -> Path:
+async def left(api: Api, database: Database, folder: Path, worker: Worker, status: ReplicaStatus) -> Path:
     """The file of a copy that serves, of a follower that has ended."""
     await api.create("A")
     await api.add(1, "A")
     with closing(Follower(database, folder)) as follower:
         await follower.round()
-    assert await tells_its_age(worker, board)
+    assert await tells_its_age(worker, status)
     [path] = copies(folder)
     return path
 
@@ -51,33 +51,33 @@ async def test_a_follower_that_starts_while_the_database_is_away_leaves_the_copy
     database: Database,
     folder: Path,
     worker: Worker,
-    board: Board,
+    status: ReplicaStatus,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    shown = (board.fresh_at, board.serving, board.clock_offset)
+    shown = (status.fresh_at, status.serving, status.clock_offset)
     monkeypatch.setattr(Feed, "position", away)
 
     for _ in range(2):
         with closing(Follower(database, folder)) as follower:
             with pytest.raises(Unavailable):
                 await follower.round()
-            assert (board.fresh_at, board.serving, board.clock_offset) == shown
+            assert (status.fresh_at, status.serving, status.clock_offset) == shown
             assert await worker.get(1) == ["A"]
 
     assert copies(folder) == [left]
 
 
 async def test_the_copy_is_taken_up_when_the_database_is_back(
-    left: Path, api: Api, database: Database, folder: Path, worker: Worker, board: Board
+    left: Path, api: Api, database: Database, folder: Path, worker: Worker, status: ReplicaStatus
 ) -> None:
-    fresh_at = board.fresh_at
+    fresh_at = status.fresh_at
     await api.add(2, "A")
 
     with closing(Follower(database, folder)) as follower:
         await follower.round()
 
     assert copies(folder) == [left]
-    assert board.fresh_at > fresh_at
+    assert status.fresh_at > fresh_at
     assert await worker.copied(1, 2) == [["A"], ["A"]]
 
 
@@ -86,11 +86,11 @@ async def test_a_write_that_the_copy_does_not_show_is_not_forgotten_with_the_fol
     database: Database,
     folder: Path,
     worker: Worker,
-    board: Board,
+    status: ReplicaStatus,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     del left
-    board.spoilt_at = boot_time()
+    status.spoilt_at = boot_time()
 
     with monkeypatch.context() as patch, closing(Follower(database, folder)) as follower:
         patch.setattr(Feed, "position", away)
@@ -108,24 +108,24 @@ async def test_what_stands_there_from_before_the_machine_s_start_counts_for_noth
     database: Database,
     folder: Path,
     worker: Worker,
-    board: Board,
+    status: ReplicaStatus,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     del left
     for boot in (b"another boot", None):
-        board.serving, board.fresh_at = 1, boot_time()
+        status.serving, status.fresh_at = 1, boot_time()
         with monkeypatch.context() as patch:
             patch.setattr("segmentd.shared_memory.boot_id", lambda boot=boot: boot)
             Follower(database, folder).close()
 
         assert await worker.age() is None
-        assert (board.serving, board.spoilt_at) == (0, 0)
+        assert (status.serving, status.spoilt_at) == (0, 0)
 
 
 async def test_the_copy_that_serves_is_taken_up_and_not_one_that_was_about_to_take_its_place(
-    left: Path, api: Api, database: Database, folder: Path, worker: Worker, board: Board
+    left: Path, api: Api, database: Database, folder: Path, worker: Worker, status: ReplicaStatus
 ) -> None:
-    serving = board.serving
+    serving = status.serving
     other = folder / f"copy-{serving + 1}.lmdb"
     double(left, other)
     await api.add(2, "A")
@@ -133,7 +133,7 @@ async def test_the_copy_that_serves_is_taken_up_and_not_one_that_was_about_to_ta
     with closing(Follower(database, folder)) as follower:
         await follower.round()
 
-    assert board.serving == serving
+    assert status.serving == serving
     assert copies(folder) == [left]
     assert await worker.copied(2) == [["A"]]
 
@@ -143,7 +143,7 @@ async def test_a_copy_that_was_not_the_one_that_served_does_not_take_over_its_ag
     database: Database,
     folder: Path,
     worker: Worker,
-    board: Board,
+    status: ReplicaStatus,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     other = folder / "copy-70.lmdb"
@@ -157,7 +157,7 @@ async def test_a_copy_that_was_not_the_one_that_served_does_not_take_over_its_ag
         with pytest.raises(Unavailable):
             await follower.round()
 
-        assert board.serving == 70
+        assert status.serving == 70
         assert await worker.age() is None
 
 
@@ -210,22 +210,22 @@ def test_a_board_that_the_disk_has_no_room_for_says_that_there_is_no_copy_until_
 ) -> None:
     with monkeypatch.context() as patch:
         patch.setattr("segmentd.shared_memory.allocate", no_room)
-        board = Board.opened(board_path(tmp_path))
-        board.share()
-    with closing(board), closing(Board.opened(board_path(tmp_path))) as other:
+        status = ReplicaStatus.opened(status_path(tmp_path))
+        status.share()
+    with closing(status), closing(ReplicaStatus.opened(status_path(tmp_path))) as other:
         other.serving, other.fresh_at = 7, boot_time()
-        assert (board.serving, board.age()) == (0, None)
+        assert (status.serving, status.age()) == (0, None)
 
-        board.share()
+        status.share()
 
-        assert board.serving == 7
-        assert board.age() is not None
+        assert status.serving == 7
+        assert status.age() is not None
 
 
 def test_nothing_that_is_shared_has_a_hole(tmp_path: Path) -> None:
-    Board.opened(tmp_path / "board").close()
+    ReplicaStatus.opened(tmp_path / "status").close()
     with closing(Store(tmp_path / "copy-1.lmdb")):
-        for name in ("board", "copy-1.lmdb-lock"):
+        for name in ("status", "copy-1.lmdb-lock"):
             found = (tmp_path / name).stat()
             assert found.st_blocks * 512 >= found.st_size > 0, name
     with pytest.raises(Unusable):

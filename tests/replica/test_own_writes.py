@@ -10,12 +10,12 @@ from contextlib import asynccontextmanager, contextmanager
 import pytest
 
 from segmentd.domain.identifiers import UserId
-from segmentd.replica.board import Board, boot_time
 from segmentd.replica.follower import Follower
+from segmentd.replica.status import ReplicaStatus, boot_time
 from segmentd.storage.database import Database
 from segmentd.storage.memberships import segments_of
-from tests.client import Api
-from tests.replica.workers import Worker, tells_its_age
+from tests.support.client import Api
+from tests.support.workers import Worker, tells_its_age
 
 
 @asynccontextmanager
@@ -142,7 +142,7 @@ async def test_a_user_who_was_erased_is_gone_at_once_and_comes_back_at_once(
 
 
 async def test_a_write_with_a_segment_that_another_node_made_just_now_is_shown(
-    api: Api, follower: Follower, workers: Sequence[Worker], board: Board
+    api: Api, follower: Follower, workers: Sequence[Worker], status: ReplicaStatus
 ) -> None:
     await follower.round()
     await api.create("MADE_ELSEWHERE")
@@ -151,7 +151,7 @@ async def test_a_write_with_a_segment_that_another_node_made_just_now_is_shown(
 
     assert await workers[1].get(1) == ["MADE_ELSEWHERE"]
     await follower.round()
-    assert await tells_its_age(workers[1], board)
+    assert await tells_its_age(workers[1], status)
     assert await workers[1].copied(1) == [["MADE_ELSEWHERE"]]
 
 
@@ -168,45 +168,45 @@ def no_room_for(worker: Worker) -> Iterator[None]:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits another process")
 async def test_a_write_that_the_copy_cannot_take_succeeds_and_is_read_from_the_database(
-    api: Api, follower: Follower, workers: Sequence[Worker], board: Board
+    api: Api, follower: Follower, workers: Sequence[Worker], status: ReplicaStatus
 ) -> None:
     await api.create("A")
     await api.create("B")
     await follower.round()
     await workers[0].change(1, ["A"])
-    assert board.spoilt_at == 0
+    assert status.spoilt_at == 0
 
     with no_room_for(workers[0]):
         await workers[0].change(1, ["B"])
         answer = await workers[0].send("POST", "segments", {"slug": "ALL", "percent": 100})
 
         assert answer.status == 201
-        assert board.spoilt_at > board.fresh_at
+        assert status.spoilt_at > status.fresh_at
         for worker in workers:
             assert await worker.age() is None
             assert await worker.get(1) == ["A", "ALL", "B"]
 
     await follower.round()
     for worker in workers:
-        assert await tells_its_age(worker, board)
+        assert await tells_its_age(worker, status)
         assert await worker.copied(1) == [["A", "ALL", "B"]]
         await worker.change(2, ["A"])
         assert await worker.get(2) == ["A", "ALL"]
         await worker.change(2, ["A"])
-    assert board.spoilt_at < board.fresh_at
+    assert status.spoilt_at < status.fresh_at
 
 
 async def test_a_round_that_began_before_a_write_that_is_not_shown_makes_nothing_good(
-    follower: Follower, worker: Worker, board: Board
+    follower: Follower, worker: Worker, status: ReplicaStatus
 ) -> None:
     await follower.round()
-    board.spoilt_at = boot_time()
+    status.spoilt_at = boot_time()
     assert await worker.age() is None
 
-    board.fresh_at = board.spoilt_at
+    status.fresh_at = status.spoilt_at
     assert await worker.age() is None
-    board.fresh_at = board.spoilt_at + 1
-    assert await tells_its_age(worker, board)
+    status.fresh_at = status.spoilt_at + 1
+    assert await tells_its_age(worker, status)
 
 
 async def test_before_there_is_a_copy_writes_and_reads_are_the_database_s(

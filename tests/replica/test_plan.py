@@ -10,8 +10,8 @@ from segmentd.domain.identifiers import UserId
 from segmentd.storage import replication
 from segmentd.storage.database import Database
 from segmentd.storage.replication import CHANGED_USERS, HOLD_TO_INDEXES, Feed, Snapshot
-from tests.client import Api
-from tests.storage.rows import Rows
+from tests.support.client import Api
+from tests.support.rows import Rows
 
 Plan = dict[str, Any]
 

@@ -10,8 +10,8 @@ from segmentd.domain.identifiers import UserId
 from segmentd.replica.states import EXCLUDED, HAS_TERM, SEGMENT_BITS, ends_of, version_of, words_of
 from segmentd.storage import replication
 from segmentd.storage.database import Database
-from tests.client import Api
-from tests.storage.rows import Rows
+from tests.support.client import Api
+from tests.support.rows import Rows
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 # Neither fits into a float of microseconds: who packs by way of one is found out.

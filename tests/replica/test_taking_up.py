@@ -13,17 +13,17 @@ import pytest
 
 from segmentd.domain.errors import Unavailable
 from segmentd.domain.identifiers import UserId
-from segmentd.replica.board import Board
 from segmentd.replica.catalog import CatalogState, ReplicatedSegment
 from segmentd.replica.follower import Follower
+from segmentd.replica.status import ReplicaStatus
 from segmentd.replica.store import FORMAT, Store, Unusable
 from segmentd.storage.database import Database
 from segmentd.storage.replication import ERASURES_KEPT, Feed, OwnWrite, Position, Snapshot
-from tests.client import Api
-from tests.clock import Clock
-from tests.postgres import new_database
-from tests.replica.workers import Worker, copies
-from tests.storage.rows import Rows
+from tests.support.client import Api
+from tests.support.clock import Clock
+from tests.support.postgres import new_database
+from tests.support.rows import Rows
+from tests.support.workers import Worker, copies
 
 Damage = Callable[[Path], None]
 States = Iterable[tuple[int, bytes]]
@@ -276,7 +276,7 @@ async def test_a_database_that_is_exchanged_while_it_is_followed_is_copied_anew(
 
 
 async def test_a_copy_that_was_given_up_is_not_read_while_there_is_no_other(
-    api: Api, follower: Follower, worker: Worker, board: Board, monkeypatch: pytest.MonkeyPatch
+    api: Api, follower: Follower, worker: Worker, status: ReplicaStatus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await api.create("A")
     await follower.round()
@@ -293,7 +293,7 @@ async def test_a_copy_that_was_given_up_is_not_read_while_there_is_no_other(
         await follower.round()
 
     assert await worker.age() is None
-    assert (board.serving, board.filling) == (0, 0)
+    assert (status.serving, status.filling) == (0, 0)
     await worker.change(1, ["A"])
     assert await worker.get(1) == ["A"]
 
@@ -361,7 +361,7 @@ async def test_leftovers_of_killed_followers_are_cleared_away(
 
     assert copies(folder) == [path]
     of_the_copy = {path.name, f"{path.name}-lock", f"{path.name}-boot"}
-    assert names(folder) - of_the_copy == {"board", "tokens", "tokens-seen"}
+    assert names(folder) - of_the_copy == {"status", "tokens", "tokens-seen"}
     assert await worker.copied(1) == [[]]
 
 

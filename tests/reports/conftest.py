@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from segmentd.storage.database import Database
-from tests.client import Api
-from tests.reports.office import Office
+from tests.support.client import Api
+from tests.support.office import Office
 
 
 @pytest.fixture

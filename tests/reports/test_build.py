@@ -19,8 +19,8 @@ from segmentd.reports.build import build, cut_off
 from segmentd.reports.files import CHUNK_BYTES, ReportFiles
 from segmentd.storage import reports
 from segmentd.storage.database import Database
-from tests.clock import Clock
-from tests.reports.office import Office, until
+from tests.support.clock import Clock
+from tests.support.office import Office, until
 
 # A row of the COPY protocol is smaller than this.
 LONGEST_ROW: Final = 200

@@ -14,10 +14,10 @@ from segmentd.domain.reports import ReportId
 from segmentd.jobs import Tasks
 from segmentd.reports.files import ReportFiles
 from segmentd.storage.database import Database
-from tests.client import Json
-from tests.clock import Clock
-from tests.reports.office import Office, until, waits_for_a_table
-from tests.storage.rows import Rows, rows_of
+from tests.support.client import Json
+from tests.support.clock import Clock
+from tests.support.office import Office, until, waits_for_a_table
+from tests.support.rows import Rows, rows_of
 
 
 @pytest.fixture

@@ -20,12 +20,12 @@ from segmentd.reports.waiting import MOST_WAITING, Waiting
 from segmentd.serve.wiring import service
 from segmentd.storage import reports
 from segmentd.storage.database import Database, Parameters, Row
-from tests.client import Api
-from tests.clock import Clock
-from tests.door import open_door
-from tests.reports.office import ALL_TIMES, Office, problem, until
-from tests.scraping import Scrape
-from tests.storage.rows import Rows, rows_of
+from tests.support.client import Api
+from tests.support.clock import Clock
+from tests.support.door import open_door
+from tests.support.office import ALL_TIMES, Office, problem, until
+from tests.support.rows import Rows, rows_of
+from tests.support.scraping import Scrape
 
 LIMITS: Final = ReportLimits()
 A_REPORT: Final = 16_384  # what each counts at least

@@ -12,9 +12,9 @@ from segmentd.domain.bucketing import buckets, threshold
 from segmentd.domain.instants import rfc3339
 from segmentd.storage import upkeep
 from segmentd.storage.database import Database
-from tests.client import Api, Json
-from tests.clock import Clock
-from tests.reports.office import Office
+from tests.support.client import Api, Json
+from tests.support.clock import Clock
+from tests.support.office import Office
 
 HALF: Final = threshold(Decimal(50))
 TENTH: Final = threshold(Decimal(10))

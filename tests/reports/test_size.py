@@ -9,8 +9,8 @@ from typing import Final, LiteralString
 import psycopg
 import pytest
 
-from tests.clock import Clock
-from tests.reports.office import Office, until, worker_process
+from tests.support.clock import Clock
+from tests.support.office import Office, until, worker_process
 
 MIB: Final = 2**20
 

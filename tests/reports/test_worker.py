@@ -15,10 +15,10 @@ from segmentd.jobs import ATTEMPTS, Tasks, work
 from segmentd.reports.files import ReportFiles
 from segmentd.storage.database import Database
 from segmentd.storage.job_queue import REPORTS_AT_ONCE
-from tests.client import Json
-from tests.clock import Clock
-from tests.reports.office import ALL_TIMES, Office, until, worker_process
-from tests.storage.rows import Rows, rows_of
+from tests.support.client import Json
+from tests.support.clock import Clock
+from tests.support.office import ALL_TIMES, Office, until, worker_process
+from tests.support.rows import Rows, rows_of
 
 A_DEAD_WORKER: LiteralString = """
     INSERT INTO procrastinate_workers (last_heartbeat) VALUES (now() - interval '1 hour') RETURNING id

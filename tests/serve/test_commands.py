@@ -8,8 +8,8 @@ from urllib.parse import urlsplit
 import pytest
 
 from segmentd import __version__
-from tests.postgres import with_database
-from tests.serve.processes import MODULE, failure, run
+from tests.support.postgres import with_database
+from tests.support.processes import MODULE, failure, run
 
 SCRIPT = [str(Path(sys.executable).with_name("segmentd"))]
 

@@ -14,9 +14,9 @@ from psycopg import sql
 from segmentd.config import Settings
 from segmentd.serve.connections import Needs, check_connections, needs_of_node, needs_of_worker
 from segmentd.storage.migrate import migrate
-from tests.postgres import execute, new_database
-from tests.serve.processes import eventually, run, serving
 from tests.storage.test_migrate import with_login
+from tests.support.postgres import execute, new_database
+from tests.support.processes import eventually, run, serving
 
 OPEN: LiteralString = """
     SELECT count(*) FROM pg_stat_activity

@@ -11,7 +11,7 @@ from typing import Final
 import httpx
 import pytest
 
-from tests.serve.processes import PATIENCE_S, Serving, eventually, serving
+from tests.support.processes import PATIENCE_S, Serving, eventually, serving
 
 SIZE: Final = "48m"
 # So many kinds of answers that the files of figures have to grow.

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from segmentd.serve import healthcheck
-from tests.serve.processes import MODULE, eventually, run, serving
+from tests.support.processes import MODULE, eventually, run, serving
 
 CHECK: Sequence[str] = [sys.executable, "-m", "segmentd.serve.healthcheck"]
 

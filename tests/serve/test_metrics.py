@@ -8,8 +8,8 @@ from pathlib import Path
 
 import httpx
 
-from tests.scraping import REQUESTS, Scrape
-from tests.serve.processes import Serving, eventually, serving
+from tests.support.processes import Serving, eventually, serving
+from tests.support.scraping import REQUESTS, Scrape
 
 CHANGES = "segmentd_membership_changes_total"
 FOLDER = Path("data/node-1/metrics")

@@ -9,9 +9,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.serve.processes import PATIENCE_S, Serving, eventually, run, serving
-from tests.storage.relay import Relay, relay_to
-from tests.tokens import bearer
+from tests.support.processes import PATIENCE_S, Serving, eventually, run, serving
+from tests.support.relay import Relay, relay_to
+from tests.support.tokens import bearer
 
 HALF_A_MINUTE_AND_MORE_S = 40
 

@@ -13,8 +13,8 @@ import pytest
 
 from segmentd.config import Settings
 from segmentd.serve.supervisor import SPARE_SECONDS
-from tests.serve.processes import PATIENCE_S, Serving, eventually, failure, is_alive, run, serving
-from tests.storage.rows import Rows, rows_of
+from tests.support.processes import PATIENCE_S, Serving, eventually, failure, is_alive, run, serving
+from tests.support.rows import Rows, rows_of
 
 # Whoever writes takes this lock, shared (catalog_lock).
 WRITERS_LOCK = 7236837901

@@ -14,8 +14,8 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from tests.client import Json
-from tests.serve.processes import PATIENCE_S, Serving, eventually, serving
+from tests.support.client import Json
+from tests.support.processes import PATIENCE_S, Serving, eventually, serving
 
 # The test has a file open for each of its clients too.
 FILES: Final = 1024

@@ -1,20 +1,10 @@
 """The fixtures of the tests that look into the tables."""
 
-from collections.abc import Iterator
-
 import pytest
 
-from tests.client import Json
-from tests.postgres import new_database
-from tests.storage.rows import Rows, rows_of
-from tests.storage.story import story
-
-
-@pytest.fixture
-def rows(database_url: str) -> Iterator[Rows]:
-    """Questions straight to this test's database."""
-    with rows_of(database_url) as rows:
-        yield rows
+from tests.support.client import Json
+from tests.support.postgres import new_database
+from tests.support.story import story
 
 
 @pytest.fixture(scope="session")

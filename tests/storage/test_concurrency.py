@@ -16,9 +16,9 @@ import pytest
 
 from segmentd.storage.database import Database
 from segmentd.storage.upkeep import settle_deleted_segments, settle_due_terms
-from tests.client import Api, Json
-from tests.storage.node import node
-from tests.storage.rows import Rows
+from tests.support.client import Api, Json
+from tests.support.node import node
+from tests.support.rows import Rows
 
 USERS: Final = range(1, 6)
 SLUGS: Final = ["PLAIN_1", "PLAIN_2", "PLAIN_3", "ROLLED_OUT_1", "ROLLED_OUT_2", "ROLLED_OUT_3"]

@@ -21,7 +21,7 @@ import pytest
 from segmentd.domain.errors import StartupFailed
 from segmentd.storage.embedded import EmbeddedPostgres, start, url_of_running
 from segmentd.storage.embedded_launch import Account, choose_account, programs
-from tests.postgres import quick_folder
+from tests.support.postgres import quick_folder
 
 Begin = Callable[[Path], EmbeddedPostgres]
 

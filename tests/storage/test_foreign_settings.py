@@ -10,8 +10,8 @@ import pytest
 from psycopg import sql
 
 from segmentd.storage.sessions import PINNED, Session
-from tests.client import Json
-from tests.storage.story import story
+from tests.support.client import Json
+from tests.support.story import story
 
 SOURCE: Final = Path(__file__).parents[2] / "src/segmentd"
 

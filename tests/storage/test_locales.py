@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.client import Json
-from tests.storage.rows import Rows
-from tests.storage.servers import binaries_with_icu, server
-from tests.storage.story import story
+from tests.support.client import Json
+from tests.support.rows import Rows
+from tests.support.servers import binaries_with_icu, server
+from tests.support.story import story
 
 ICU = binaries_with_icu()
 

@@ -10,7 +10,7 @@ import pytest
 
 from segmentd.domain.identifiers import Slug, UserId
 from segmentd.storage import history
-from tests.storage.plans import PLAN_MODES, Recorder, explained, settle
+from tests.support.plans import PLAN_MODES, Recorder, explained, settle
 
 SHORT: Final = UserId(1)  # a few decisions, in segments of which each has a percentage
 MANY: Final = UserId(2)  # 15,000 decisions, in twenty segments

@@ -7,7 +7,7 @@ import pytest
 
 from segmentd.storage.database import Database
 from segmentd.storage.lookout import Lookout
-from tests.storage.relay import Relay, relay_to
+from tests.support.relay import Relay, relay_to
 
 PATIENCE_S = 60
 

@@ -9,9 +9,9 @@ from segmentd.storage import measures
 from segmentd.storage.database import Database
 from segmentd.storage.measures import JobMeasures
 from segmentd.storage.upkeep import settle_due_terms
-from tests.client import Api
-from tests.clock import Clock
-from tests.storage.rows import Rows
+from tests.support.client import Api
+from tests.support.clock import Clock
+from tests.support.rows import Rows
 
 # What is measured, not how soon.
 measure = partial(measures.measure, patience_s=60)

@@ -14,7 +14,7 @@ from segmentd.storage import migrate as migrating
 from segmentd.storage import schema, server
 from segmentd.storage.migrate import migrate, pending_migrations
 from segmentd.storage.schema import Functions, SqlFile
-from tests.postgres import execute, new_database, with_database
+from tests.support.postgres import execute, new_database, with_database
 
 ALL = schema.table_files()
 NAMES = [file.name for file in ALL]

@@ -16,10 +16,10 @@ from segmentd.storage import measures
 from segmentd.storage.database import Database
 from segmentd.storage.embedded import EmbeddedPostgres, start
 from segmentd.storage.migrate import migrate
-from tests.client import Api
-from tests.postgres import execute
-from tests.storage.node import node
-from tests.storage.relay import Relay, relay_to
+from tests.support.client import Api
+from tests.support.node import node
+from tests.support.postgres import execute
+from tests.support.relay import Relay, relay_to
 
 # Far more than the service itself allows a request; who waits longer hangs.
 HANGS_AFTER_S = 30

@@ -5,9 +5,9 @@ import pytest
 
 from segmentd.storage.database import Database
 from segmentd.storage.upkeep import make_partitions, settle_due_terms
-from tests.client import Api
-from tests.clock import Clock
-from tests.storage.rows import Rows
+from tests.support.client import Api
+from tests.support.clock import Clock
+from tests.support.rows import Rows
 
 
 def months(rows: Rows) -> list[str]:

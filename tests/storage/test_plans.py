@@ -15,8 +15,8 @@ from segmentd.domain.identifiers import Slug, UserId
 from segmentd.storage import history, measures, memberships, segments, users
 from segmentd.storage.history import HistoryKey
 from segmentd.storage.memberships import SCANNED_USERS
-from tests.postgres import database_of, new_database, shared_by_workers
-from tests.storage.plans import PLAN_MODES, Node, Plan, Recorder, explained, nested_plans, settle
+from tests.support.plans import PLAN_MODES, Node, Plan, Recorder, explained, nested_plans, settle
+from tests.support.postgres import database_of, new_database, shared_by_workers
 
 USERS: Final = 200_000
 MONTHS: Final = 6

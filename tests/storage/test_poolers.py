@@ -12,11 +12,11 @@ from segmentd.storage import server
 from segmentd.storage.migrate import migrate, pending_migrations
 from segmentd.storage.server import connected
 from segmentd.storage.sessions import Session
-from tests.client import Json
-from tests.serve.processes import run
-from tests.storage.pgbouncer import PROGRAM, pgbouncer
-from tests.storage.pooler import pooler
-from tests.storage.story import story
+from tests.support.client import Json
+from tests.support.pgbouncer import PROGRAM, pgbouncer
+from tests.support.pooler import pooler
+from tests.support.processes import run
+from tests.support.story import story
 
 REFUSAL = (
     "a connection pooler shares the database's connections between transactions, as PgBouncer does with"

@@ -11,8 +11,8 @@ from structlog.testing import capture_logs
 from segmentd.domain.errors import Unavailable
 from segmentd.storage.database import Database
 from segmentd.storage.sessions import Reachability
-from tests.postgres import execute, new_database, with_database
 from tests.storage.test_migrate import with_login
+from tests.support.postgres import execute, new_database, with_database
 
 TOO_MANY = "too many connections for role"
 

@@ -11,7 +11,7 @@ import pytest
 from segmentd.storage.embedded_launch import programs
 from segmentd.storage.migrate import migrate, pending_migrations
 from segmentd.storage.schema import functions, schema_text
-from tests.postgres import new_database
+from tests.support.postgres import new_database
 
 # pg_dump sorts what it writes by kind and name, and heads each part with a line like this.
 HEADING = re.compile(r"^-- (?:Data for )?Name: (.*?); Type: (.*?); .*\n--\n", re.MULTILINE)

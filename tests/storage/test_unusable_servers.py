@@ -10,10 +10,10 @@ import psycopg
 import pytest
 
 from segmentd.storage.embedded_launch import programs
-from tests.postgres import execute, with_database
-from tests.serve.processes import failure, run
-from tests.storage.servers import server
 from tests.storage.test_migrate import refusal
+from tests.support.postgres import execute, with_database
+from tests.support.processes import failure, run
+from tests.support.servers import server
 
 
 @contextmanager

@@ -11,11 +11,11 @@ import pytest
 
 from segmentd.storage.database import Database
 from segmentd.storage.upkeep import settle_deleted_segments, settle_due_terms
-from tests.client import Api
-from tests.clock import Clock
-from tests.postgres import execute
-from tests.storage.node import node
-from tests.storage.rows import Rows
+from tests.support.client import Api
+from tests.support.clock import Clock
+from tests.support.node import node
+from tests.support.postgres import execute
+from tests.support.rows import Rows
 
 MICROSECOND = timedelta(microseconds=1)
 

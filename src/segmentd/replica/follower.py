@@ -14,9 +14,9 @@ import structlog
 from segmentd.domain.errors import Unavailable
 from segmentd.domain.identifiers import UserId
 from segmentd.observability.metrics import Metrics
-from segmentd.replica.board import Board, board_path, boot_time
 from segmentd.replica.moments import BATCH_USERS, catalog_state, moment, newer_catalog, shown_by
 from segmentd.replica.replica import store_path
+from segmentd.replica.status import ReplicaStatus, boot_time, status_path
 from segmentd.replica.store import FORMAT, Store, Unusable, remove
 from segmentd.storage import replication
 from segmentd.storage.database import Database
@@ -46,8 +46,8 @@ class Follower:
         self._metrics = metrics or Metrics()
         self._folder = folder
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._board = Board.opened(board_path(folder))
-        self._board.take_over()
+        self._status = ReplicaStatus.opened(status_path(folder))
+        self._status.take_over()
         self._store: Store | None = None
         self._number = 0
 
@@ -55,7 +55,7 @@ class Follower:
         """Goes on until `stop`; a round is due when woken, and `round_seconds` after the rest."""
         while not stop.is_set():
             wake.clear()
-            self._board.share()
+            self._status.share()
             begun = time.monotonic()
             try:
                 await self.round()
@@ -98,13 +98,13 @@ class Follower:
                 _log.warning("the copy was not brought to the disk", error=str(error))
             self._store.close()
             self._store = None
-        self._board.close()
+        self._status.close()
 
     async def _take_up(self) -> None:
         """Goes on with the copy of an earlier run, if it is of any use; removes all others."""
         async with replication.feed(self._database) as feed:
             position = await feed.position()
-        serving = store_path(self._folder, self._board.serving)
+        serving = store_path(self._folder, self._status.serving)
         found: Store | None = None
         for path in sorted(
             self._folder.glob("copy-*.lmdb"),
@@ -116,7 +116,7 @@ class Follower:
             except Unusable as error:
                 _log.info("copy not taken up", path=path.name, reason=str(error))
                 if path == serving:
-                    self._board.clear()
+                    self._status.clear()
             if found is None or found.path != path:
                 remove(path)
         if found is None:
@@ -128,14 +128,14 @@ class Follower:
             raise
         self._store, self._number = found, int(found.path.stem.partition("-")[2])
         if found.path != serving:
-            self._board.fresh_at = 0  # of another copy
+            self._status.fresh_at = 0  # of another copy
             # It is not fresh yet, so it is not read; but the round that follows may not see later own writes.
-            self._board.serving = self._number
+            self._status.serving = self._number
 
     def _give_up(self, store: Store, reason: str) -> None:
         """Lets the database answer: the copy shows what the database does not know, or takes no writes."""
         _log.warning("the copy is of no use any more", reason=reason)
-        self._board.clear()
+        self._status.clear()
         self._store = None
         store.delete()
 
@@ -176,40 +176,40 @@ class Follower:
         return seen
 
     def _publish(self, seen: "Seen") -> None:
-        self._board.clock_offset = seen.clock_offset
-        self._board.serving = self._number
-        self._board.fresh_at = seen.begun
+        self._status.clock_offset = seen.clock_offset
+        self._status.serving = self._number
+        self._status.fresh_at = seen.begun
 
     async def _renew_users(self, store: Store, feed: Feed, changed: Sequence[UserId]) -> None:
         """Batch by batch; the stored snapshot stays behind until all are done: a kill loses nothing."""
         left = len(changed)
         for batch in _batches(changed, BATCH_USERS):
-            self._board.overdue = left
+            self._status.overdue = left
             states = await feed.states(batch)
             store.put(map(_pair, states))
             left -= len(batch)
             await asyncio.sleep(0)
-        self._board.overdue = 0
+        self._status.overdue = 0
 
     async def _rebuild(self) -> None:
         """Makes a new copy while the old one, or the database, serves; swaps it in when it has caught up."""
         started = time.monotonic()
-        number = self._board.made = max(self._board.made, self._number) + 1
+        number = self._status.made = max(self._status.made, self._number) + 1
         remove(store_path(self._folder, number))
         store = Store(store_path(self._folder, number))
         try:
             store.expect_writes()
             users = await self._fill(store)
             # From here on own writes go into both; the catch-up that follows sees all that came before.
-            self._board.filling = number
+            self._status.filling = number
             seen = await self._catch_up_unread(store)
         except BaseException:
-            self._board.filling = 0
+            self._status.filling = 0
             store.delete()
             raise
         old, self._store, self._number = self._store, store, number
         self._publish(seen)
-        self._board.filling = 0
+        self._status.filling = 0
         if old is not None:
             old.delete()
         self._metrics.copy_made()

@@ -11,9 +11,9 @@ import psycopg
 import structlog
 
 from segmentd.domain.errors import Unavailable
-from segmentd.replica.board import Board, board_path, boot_time
 from segmentd.replica.lookup import Lookup
 from segmentd.replica.moments import MOMENT_USERS, Moment, moment, newer_catalog, shown_by
+from segmentd.replica.status import ReplicaStatus, boot_time, status_path
 from segmentd.replica.store import Store, Unusable
 from segmentd.storage import replication
 from segmentd.storage.database import Database
@@ -36,35 +36,35 @@ class CopyMeasures(NamedTuple):
 
 
 class Replica:
-    """Answers from the copy that the board names; follows the follower when it swaps in another one."""
+    """Answers from the copy that the status names; follows the follower when it swaps in another one."""
 
     def __init__(self, folder: Path, bound_seconds: float) -> None:
         self._folder = folder
         self._bound = int(bound_seconds * MICROSECONDS)
-        self.board = Board.opened(board_path(folder))
+        self.status = ReplicaStatus.opened(status_path(folder))
         self._open: dict[int, Store] = {}
         self._read = 0
         self._large = asyncio.Lock()
 
     def close(self) -> None:
-        """Closes the copy and the board."""
+        """Closes the copy and the status."""
         self._close_all()
-        self.board.close()
+        self.status.close()
 
     def age(self) -> int | None:
         """Whole seconds since the copy showed the database; None when that is beyond the bound."""
-        age = self.board.age()
+        age = self.status.age()
         return None if age is None or age > self._bound else age // MICROSECONDS
 
     def age_if_any(self) -> int | None:
         """Whole seconds since the copy showed the database; None when there is no copy to be used."""
-        age = self.board.age()
+        age = self.status.age()
         return None if age is None else age // MICROSECONDS
 
     def segments(self, user_id: int) -> list[bytes]:
         """The slugs that the user is in now, as JSON strings; where there is an age. Raises Unusable."""
         try:
-            return self._serving().segments(user_id, self.board.now())
+            return self._serving().segments(user_id, self.status.now())
         except lmdb.Error as error:
             self._close_all()
             raise Unusable(str(error)) from error
@@ -89,19 +89,19 @@ class Replica:
 
     def _look_up(self, user_ids: Sequence[int]) -> Lookup:
         try:
-            return self._serving().look_up(user_ids, self.board.now())
+            return self._serving().look_up(user_ids, self.status.now())
         except lmdb.Error as error:
             self._close_all()
             raise Unusable(str(error)) from error
 
     def measure(self) -> CopyMeasures:
         """The figures as of now."""
-        age = self.board.age()
+        age = self.status.age()
         try:
-            users = self._serving().users() if self.board.serving else None
+            users = self._serving().users() if self.status.serving else None
         except (lmdb.Error, Unusable):
             users = None
-        return CopyMeasures(None if age is None else age / MICROSECONDS, users, self.board.overdue)
+        return CopyMeasures(None if age is None else age / MICROSECONDS, users, self.status.overdue)
 
     def show_user(self, user_id: int, write: OwnWrite) -> None:
         """Makes the very next read on this node see a committed write."""
@@ -113,15 +113,15 @@ class Replica:
         With them come the users of the same moment, as in a round of the follower. Where that is too much, or
         a copy is about to take the place of this one, reads ask the database until the follower has seen it.
         """
-        if self.board.filling:
+        if self.status.filling:
             self.spoil()
             return
-        if not (number := self.board.serving):
+        if not (number := self.status.serving):
             return
         try:
             newer = await self._newer_moment(number, database)
             # A copy that has taken its place meanwhile was level with a later moment than the change.
-            if newer is not None and self.board.serving == number:
+            if newer is not None and self.status.serving == number:
                 states = ((user.user_id, user.state) for user in newer.states)
                 self._store(number).put(states, catalog=newer.catalog)
         except (Unavailable, Unusable, psycopg.Error, lmdb.Error, OSError) as error:
@@ -147,7 +147,7 @@ class Replica:
 
     def spoil(self) -> None:
         """Says that a write is not shown: reads ask the database until the follower has seen it."""
-        self.board.spoilt_at = boot_time()
+        self.status.spoilt_at = boot_time()
 
     def _show(self, write: Callable[[Store], None]) -> None:
         """Writes into the copy that serves and the one that is about to, if there is one.
@@ -156,7 +156,7 @@ class Replica:
         """
         try:
             # In this order: between the two, the one that is filled may become the one that serves.
-            filling, serving = self.board.filling, self.board.serving
+            filling, serving = self.status.filling, self.status.serving
             for number in {filling, serving} - {0}:
                 write(self._store(number))
         except (lmdb.Error, Unusable, OSError) as error:
@@ -166,9 +166,9 @@ class Replica:
                 self._close_all()
 
     def _serving(self) -> Store:
-        number = self.board.serving
+        number = self.status.serving
         if number != self._read:
-            for old in self._open.keys() - {number, self.board.filling}:
+            for old in self._open.keys() - {number, self.status.filling}:
                 self._open.pop(old).close()
             self._read = number
         return self._store(number)

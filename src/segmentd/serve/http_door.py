@@ -1,11 +1,11 @@
 """What stands between the network and the use cases, put together."""
 
-from segmentd.api.http.addresses import Addresses
 from segmentd.api.http.app import create_app
-from segmentd.api.http.entrance import Entrance, RequestLimits
-from segmentd.api.http.hot_path import HotPath
-from segmentd.api.http.request_ids import RequestIds
-from segmentd.api.http.send_buffer import Room
+from segmentd.api.http.edge.addresses import Addresses
+from segmentd.api.http.edge.middleware import RequestLimits, RequestMiddleware
+from segmentd.api.http.edge.request_ids import RequestIds
+from segmentd.api.http.edge.send_buffer import Room
+from segmentd.api.http.hot.path import HotPath
 from segmentd.auth.authenticator import Authenticator
 from segmentd.config import Settings
 from segmentd.domain.addresses import networks, public_address
@@ -20,7 +20,7 @@ def http_door(
     authenticator: Authenticator,
     replica: Replica,
     metrics: Metrics | None,
-) -> tuple[HotPath, Entrance]:
+) -> tuple[HotPath, RequestMiddleware]:
     """The hot path, and what stands behind it, before the framework's application."""
     origins = tuple(origin.strip() for origin in (settings.cors_origins or "").split(",") if origin.strip())
     addresses = Addresses(
@@ -30,7 +30,7 @@ def http_door(
     ids = RequestIds()
     measured = metrics or Metrics()
     room = Room.of(settings.max_connections, settings.max_unsent_bytes, measured)
-    entrance = Entrance(
+    entrance = RequestMiddleware(
         create_app(use_cases, authenticator, metrics, origins, addresses),
         ids,
         RequestLimits(settings.max_requests, settings.request_seconds),

@@ -10,7 +10,7 @@ import structlog
 import uvicorn
 from litestar.types import ASGIApp
 
-from segmentd.api.http.connection import LimitedProtocol
+from segmentd.api.http.edge.connection import LimitedProtocol
 
 # For which an idle connection stays open when the end begins: a request may be on its way in it.
 LINGER_S: Final = 0.5

@@ -8,8 +8,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from segmentd.api.http.connection import ConnectionLimits
-from segmentd.api.http.hot_protocol import HotProtocol
+from segmentd.api.http.edge.connection import ConnectionLimits
+from segmentd.api.http.hot.protocol import HotProtocol
 from segmentd.config import Settings
 from segmentd.serve.child import Assignment, Duty, run_child
 from segmentd.serve.http_door import http_door

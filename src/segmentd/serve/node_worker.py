@@ -5,14 +5,14 @@ from contextlib import closing
 from pathlib import Path
 
 from segmentd.jobs import Tasks, work
-from segmentd.replica.bell import listen
 from segmentd.replica.follower import Follower
+from segmentd.replica.notifications import listen
 from segmentd.serve.child import Assignment, Duty, run_child
 from segmentd.serve.wiring import measured, report_files, traced, watched
 from segmentd.storage.database import Database
 from segmentd.storage.job_queue import REPORT_CONNECTIONS
 
-# A follower looks by itself this often; the bell makes it look at once.
+# A follower looks by itself this often; the notifier makes it look at once.
 ROUND_SECONDS = 1.0
 
 

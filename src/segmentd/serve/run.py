@@ -19,9 +19,8 @@ from segmentd.config import Configuration, Settings
 from segmentd.domain.access import Role, Token
 from segmentd.domain.errors import StartupFailed
 from segmentd.observability.traces import exporters_asked_for
-from segmentd.replica.board import Board, board_path
-from segmentd.serve import access
-from segmentd.serve.access import is_loopback, prepare_access
+from segmentd.replica.status import ReplicaStatus, status_path
+from segmentd.serve import first_token as access
 from segmentd.serve.child import Assignment
 from segmentd.serve.connections import (
     SPARE,
@@ -30,6 +29,7 @@ from segmentd.serve.connections import (
     needs_of_worker,
     warn_of_few_connections,
 )
+from segmentd.serve.first_token import is_loopback, prepare_access
 from segmentd.serve.healthcheck import note_serving
 from segmentd.serve.supervisor import Kept, address, bind, listen, supervise, worker_count
 from segmentd.storage import embedded
@@ -193,8 +193,8 @@ def forget_earlier_runs(folder: Path) -> None:
     It is there, so it can answer. What the node's processes leave from here on is for those that come after
     them while the database is away.
     """
-    with closing(Board.opened(board_path(folder))) as board, closing(KnownTokens(folder)) as known:
-        board.clear()
+    with closing(ReplicaStatus.opened(status_path(folder))) as status, closing(KnownTokens(folder)) as known:
+        status.clear()
         known.forget()
 
 

@@ -17,10 +17,10 @@ from segmentd.domain.reports import ReportLimits
 from segmentd.jobs import report_queue
 from segmentd.observability.metrics import Metrics
 from segmentd.observability.traces import Tracing, set_up_tracing
-from segmentd.replica.bell import Bell
+from segmentd.replica.notifications import Notifier
 from segmentd.replica.replica import Replica
 from segmentd.reports.files import ReportFiles
-from segmentd.serve.access import jwt_verifier
+from segmentd.serve.first_token import jwt_verifier
 from segmentd.service import Node, ReportDesk, Service
 from segmentd.storage.database import Database
 
@@ -47,12 +47,12 @@ def service(
 
 @asynccontextmanager
 async def near(database: Database, settings: Settings, folder: Path) -> AsyncIterator[Node]:
-    """The copy in this folder, and a bell that is carried as long as the context lives."""
-    bell = Bell(database)
-    ringing = asyncio.create_task(bell.carry(), name="ring")
+    """The copy in this folder, and a notifier that is carried as long as the context lives."""
+    notifier = Notifier(database)
+    ringing = asyncio.create_task(notifier.carry(), name="ring")
     try:
         with closing(Replica(folder, settings.max_age_seconds)) as replica:
-            yield Node(replica, bell, settings.serve_stale)
+            yield Node(replica, notifier, settings.serve_stale)
     finally:
         ringing.cancel()
         await asyncio.wait([ringing])

@@ -9,22 +9,22 @@ from litestar.datastructures import State
 from litestar.di import Provide
 from litestar.routes import HTTPRoute
 
-from segmentd.api.access import ROLES
-from segmentd.api.http.access import Guard, operation_of
-from segmentd.api.http.addresses import Addresses
-from segmentd.api.http.audit import audit_router
-from segmentd.api.http.compression import COMPRESSION
 from segmentd.api.http.documented import Documented
-from segmentd.api.http.errors import EXCEPTION_HANDLERS
-from segmentd.api.http.memberships import memberships_router
-from segmentd.api.http.metrics import metrics_router
-from segmentd.api.http.operations import OPENAPI, operations_router
-from segmentd.api.http.own_pages import OwnPages
-from segmentd.api.http.plain_values import PlainValues
-from segmentd.api.http.reports import reports_router
-from segmentd.api.http.segments import segments_router
+from segmentd.api.http.edge.addresses import Addresses
+from segmentd.api.http.edge.compression import COMPRESSION
+from segmentd.api.http.edge.errors import EXCEPTION_HANDLERS
+from segmentd.api.http.edge.guard import Guard, operation_of
+from segmentd.api.http.edge.own_pages import OwnPages
+from segmentd.api.http.edge.plain_values import PlainValues
+from segmentd.api.http.resources.audit import audit_router
+from segmentd.api.http.resources.memberships import memberships_router
+from segmentd.api.http.resources.metrics_page import metrics_router
+from segmentd.api.http.resources.operations import OPENAPI, operations_router
+from segmentd.api.http.resources.reports import reports_router
+from segmentd.api.http.resources.segments import segments_router
+from segmentd.api.http.resources.users import users_router
 from segmentd.api.http.types import AnyRequest
-from segmentd.api.http.users import users_router
+from segmentd.api.roles import ROLES
 from segmentd.auth.authenticator import Authenticator
 from segmentd.observability.metrics import Metrics
 from segmentd.service import Service

@@ -8,9 +8,9 @@ from typing import Final, Self
 
 from litestar import Response
 
-from segmentd.api.http.compression import takes_gzip
+from segmentd.api.http.edge.compression import takes_gzip
+from segmentd.api.http.edge.send_buffer import SharedBytes
 from segmentd.api.http.entity_tags import names
-from segmentd.api.http.send_buffer import SharedBytes
 
 _ONE_DAY: Final = "max-age=86400"
 

@@ -12,11 +12,11 @@ from litestar.plugins import ReceiveRoutePlugin
 from litestar.routes import BaseRoute, HTTPRoute
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from segmentd.api.access import ROLES
-from segmentd.api.http.access import operation_of
-from segmentd.api.http.own_pages import SAFE_METHODS
-from segmentd.api.http.problem_documents import PROBLEM_JSON
+from segmentd.api.http.edge.guard import operation_of
+from segmentd.api.http.edge.own_pages import SAFE_METHODS
+from segmentd.api.http.edge.problem_documents import PROBLEM_JSON
 from segmentd.api.problems import HTTP_PROBLEMS, Problem, problem_of
+from segmentd.api.roles import ROLES
 from segmentd.domain.errors import (
     Forbidden,
     ForeignOrigin,

@@ -1,0 +1,305 @@
+"""What one connection may take of an HTTP process: room for headers, and time.
+
+uvicorn by itself waits for ever for the rest of a request, and for a client that does not read its answer.
+"""
+
+import asyncio
+import math
+import socket
+from collections.abc import Callable
+from contextlib import suppress
+from typing import ClassVar, Final, Self, cast
+
+import httptools
+import msgspec
+import structlog
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
+
+from segmentd.api.http.edge.framing import MALFORMED, BadFraming, accepted, parser_after
+from segmentd.api.http.edge.problem_documents import document, head
+from segmentd.api.http.edge.progress import MeasuredProtocol, ReadingFlow
+from segmentd.api.http.edge.send_buffer import SMALL_ANSWER, Room
+from segmentd.api.problems import HTTP_PROBLEMS, Problem, problem_of
+from segmentd.domain.errors import Overloaded, Unavailable
+from segmentd.observability.metrics import Refusal
+
+# What the system takes ahead of the client. It would take megabytes, and until a slow client has a third of
+# them, its progress does not show: one that takes 30 kB/s would look for half a minute as if it took nothing.
+UNSENT_BYTES: Final = 2**16
+
+_log = structlog.get_logger(__name__)
+
+
+class ConnectionLimits(msgspec.Struct, frozen=True):
+    """What a client may take; the times in seconds."""
+
+    max_header_bytes: int
+    """The request line and the headers together; trailers, and whatever else is no body, as well."""
+    receive_seconds: float
+    """For a whole request, and before the first one."""
+    send_seconds: float
+    """In which an answer is taken, or as much of it as the least rate asks for; then the next such time."""
+    keep_alive_seconds: float
+    """Without a request after an answer."""
+    least_bytes_per_second: float = 1024
+    """Of an answer, taken on the average of `send_seconds`."""
+
+    @property
+    def shortest_seconds(self) -> float:
+        """The shortest of the times."""
+        return min(self.receive_seconds, self.send_seconds, self.keep_alive_seconds)
+
+
+class LimitedProtocol(MeasuredProtocol):
+    """uvicorn's protocol for one connection, within limits.
+
+    A refusal is a problem document, sent after the answers that are due before it. Then the connection is
+    read, and nothing of it kept, until the client closes it or its time is over: closing it at once would
+    let the system throw away the answer together with what was not read.
+    """
+
+    limits: ClassVar[ConnectionLimits]
+    leaving: ClassVar[bool] = False
+    """Whether each connection ends with its next answer, for the process is about to stop."""
+
+    flow: ReadingFlow
+
+    # The message that is being received: whether there is one, whether its headers are complete, and the
+    # bytes since there was progress in it.
+    _parsing = False
+    _has_head = False
+    _unsettled = 0
+    _begun_at = 0.0
+    # 0 until there was an answer.
+    _answered_at = 0.0
+    # Whether there is or was a refusal, and the one that waits for the answers before it.
+    _refusing = False
+    _refusal: bytes | None = None
+
+    @classmethod
+    def within(
+        cls,
+        limits: ConnectionLimits,
+        refused: Callable[[Refusal], None] | None = None,
+        room: Room | None = None,
+    ) -> type[Self]:
+        """The protocol of a server with these limits, and what to call instead of `refused`."""
+        members = {
+            "limits": limits,
+            "refused": staticmethod(refused or cls.refused),
+            "room": room or cls.room,
+        }
+        return type(cls.__name__, (cls,), members)
+
+    @staticmethod
+    def refused(reason: Refusal) -> None:
+        """Hears why a connection is cut."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(cast("asyncio.Transport", transport))
+        self.transport.set_write_buffer_limits(high=SMALL_ANSWER)
+        self.flow = ReadingFlow(self.transport, self.loop.time)
+        self._begun_at = self.loop.time()
+        self._looking = self.loop.call_later(self.limits.shortest_seconds, self._look)
+        self.room.connections.change(+1)
+        if self.room.connections.is_exceeded:
+            self._turn_away()
+        if hasattr(socket, "TCP_NOTSENT_LOWAT"):
+            with suppress(OSError):  # of a client that has gone meanwhile
+                transport.get_extra_info("socket").setsockopt(
+                    socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES
+                )
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._looking.cancel()
+        self.room.connections.change(-1)
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Hands the bytes to the parser, in pieces that keep the limit.
+
+        A message that begins amid a piece, after the end of another, is counted from the next piece on.
+        """
+        while data and not self._refusing:
+            room = self.limits.max_header_bytes - self._unsettled
+            if not room:
+                self._cut(Refusal.HEADERS_TOO_LARGE)
+                self._refuse(
+                    HTTP_PROBLEMS[431], f"A request may have {self.limits.max_header_bytes} bytes of headers."
+                )
+                return
+            self._unsettled += min(room, len(data))
+            self._parse(data[:room])
+            if not self._parsing:
+                self._unsettled = 0
+            data = data[room:]
+
+    def _parse(self, data: bytes) -> None:
+        try:
+            while data:
+                try:
+                    self.parser.feed_data(data)
+                except httptools.HttpParserUpgrade as stop:
+                    keep_alive = self.parser.should_keep_alive()
+                    parser_after([*self.scope["headers"]], self, keep_alive=keep_alive)
+                    data = data[stop.args[0] :]
+                else:
+                    return
+        except httptools.HttpParserError as error:
+            fault = error.__context__
+            if isinstance(fault, BadFraming):
+                self._refuse(fault.problem, fault.detail)
+            else:  # a text for each fault of the parser would echo input
+                self._refuse(HTTP_PROBLEMS[400], MALFORMED)
+
+    def on_message_begin(self) -> None:
+        """From here to the message's end, what comes belongs to it."""
+        self._parsing = True
+        if self._answered_at:
+            self._begun_at = self.loop.time()
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        self._unsettled = 0
+        self.headers[:] = accepted(self.parser.get_http_version(), self.url, self.headers)
+        super().on_headers_complete()
+        self.headers = []  # for the trailers, which are no headers of the request
+        self._has_head = True
+        if self.leaving:
+            self.cycle.keep_alive = False
+        if self.expect_100_continue:
+            # The client waits for the application, so its time stands still: see `ReadingFlow`.
+            self.flow.pause_reading()
+
+    def on_body(self, body: bytes) -> None:
+        self._unsettled = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """The next byte begins another message, except after a head that asks for an upgrade."""
+        if self.parser.should_upgrade():
+            return
+        self._unsettled = 0
+        self._parsing = self._has_head = False
+        super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        self._answered_at = self.loop.time()
+        last = not self.pipeline
+        super().on_response_complete()
+        self._unset_keepalive_if_required()  # `_look` sees to it
+        if last and self._refusal is not None and not self.transport.is_closing():
+            self._send_refusal(self._refusal)
+
+    def leave(self) -> None:
+        """Ends the connection with the answer that is under way, if one is."""
+        cycle: RequestResponseCycle | None = self.cycle
+        if cycle is not None and not cycle.response_complete:
+            cycle.keep_alive = False
+
+    def shutdown(self) -> None:
+        """Ends the connection now if nothing is due to the client, else with the answer."""
+        if not self._parsing:
+            super().shutdown()
+
+    def cut_off(self) -> None:
+        """Refuses what is being received, and ends the connection."""
+        if self._parsing and not self._refusing and not self.transport.is_closing():
+            self._refuse(problem_of(Unavailable), "The service stopped before it had the whole request.")
+        else:
+            self.transport.close()
+
+    def _look(self) -> None:
+        """Ends what took its time, and looks anew when the next time can be over.
+
+        One timer a connection is cheaper than one a request. It is not late: whatever begins after a look,
+        its time is not over before the next one.
+        """
+        now = self.loop.time()
+        if self._takes_too_little(now, self.limits.least_bytes_per_second, self.limits.send_seconds):
+            self._cut(Refusal.SLOW_CLIENT)
+            self.transport.abort()
+            return
+        left = self._deadline() - now
+        if left <= 0 and not self.transport.is_closing():
+            self._end_overdue()
+        shortest = self.limits.shortest_seconds
+        self._looking = self.loop.call_later(left if 0 < left < shortest else shortest, self._look)
+
+    def _deadline(self) -> float:
+        """When the time for what the client has to do is over; infinity while it waits for us."""
+        if not self._refusing:
+            if self.flow.read_paused or self._is_behind():
+                return math.inf
+            if self._parsing or not self._answered_at:
+                since = max(self._begun_at, self._answered_at, self.flow.resumed_at)
+                return since + self.limits.receive_seconds
+        if self._unsent or self._refusal is not None:
+            return math.inf
+        return max(self._answered_at, self._counted_from) + self.limits.keep_alive_seconds
+
+    def _is_behind(self) -> bool:
+        """Whether the next answer is due to an earlier message than the one that is being received."""
+        cycle: RequestResponseCycle | None = self.cycle
+        return bool(self.pipeline) if self._has_head else cycle is not None and not cycle.response_complete
+
+    def _end_overdue(self) -> None:
+        if self._parsing and not self._refusing:
+            self._cut(Refusal.SLOW_CLIENT)
+            self._refuse(
+                HTTP_PROBLEMS[408],
+                f"The request was not received within {self.limits.receive_seconds:g} seconds.",
+            )
+        else:
+            self.transport.close()
+
+    def _refuse(self, problem: Problem, detail: str) -> None:
+        """Answers the message that is being received with a problem, and takes no other."""
+        refusal = self._refusal_of(problem, detail)
+        self._refusing = self._parsing = True  # for ever: nothing that comes is a request
+        if not self._is_behind():
+            self._send_refusal(refusal)
+            return
+        self._refusal = refusal
+        if self._has_head:
+            self.pipeline.popleft()  # the message that is refused, which waited for the earlier ones
+            self._has_head = False
+
+    def _refusal_of(self, problem: Problem, detail: str) -> bytes:
+        body = document(problem, detail, None)
+        headers = [
+            *self.server_state.default_headers,
+            *head(problem, len(body)),
+            (b"connection", b"close"),
+        ]
+        return b"%b%b\r\n%b" % (
+            STATUS_LINE[problem.status],
+            b"".join([b"%b: %b\r\n" % header for header in headers]),
+            body,
+        )
+
+    def _turn_away(self) -> None:
+        """Says at once that there are too many connections, and closes this one."""
+        self.room.connections.say()
+        self.refused(Refusal.CONNECTIONS)
+        detail = "This process has too many connections; try again shortly."
+        self._refusing = self._parsing = True
+        self.transport.write(self._refusal_of(problem_of(Overloaded), detail))
+        self.transport.close()
+
+    def _send_refusal(self, refusal: bytes) -> None:
+        self._refusal = None
+        self._answered_at = self.loop.time()
+        if self._has_head:
+            self.cycle.disconnected = self.cycle.response_complete = True
+            self.cycle.message_event.set()
+            if self.cycle.response_started:
+                self.transport.close()
+                return
+        self.transport.write(refusal)
+        self.transport.write_eof()
+        self.flow.resume_reading()
+
+    def _cut(self, reason: Refusal) -> None:
+        _log.info("connection cut", reason=reason)
+        self.refused(reason)

@@ -1,0 +1,92 @@
+"""Errors as problem documents (RFC 9457)."""
+
+from collections.abc import Mapping
+from typing import Final
+
+import structlog
+from litestar import Response
+from litestar.exceptions import HTTPException, ValidationException
+from litestar.types import ExceptionHandlersMap
+
+from segmentd.api.http.edge.problem_documents import PROBLEM_JSON, SECURITY_HEADERS, document
+from segmentd.api.http.types import AnyRequest, Ids
+from segmentd.api.http.wording import in_words
+from segmentd.api.problems import HTTP_PROBLEMS, Problem, problem_of
+from segmentd.domain.errors import Fault, Invalid, SegmentdError, Unauthenticated
+
+_log = structlog.get_logger(__name__)
+
+
+def problem_response(
+    request: AnyRequest,
+    problem: Problem,
+    detail: str,
+    extra: Mapping[str, object] | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> Response[bytes]:
+    """The problem as an answer; `extra` are the members that the kind adds."""
+    request.scope["state"]["problem"] = problem.kind  # for the metrics
+    retry = {"Retry-After": str(problem.retry_after)} if problem.retry_after else {}
+    return Response(
+        document(problem, detail, request.scope["state"].get("request_id"), extra),
+        status_code=problem.status,
+        media_type=PROBLEM_JSON,
+        headers={**SECURITY_HEADERS, **retry, **(headers or {})},
+    )
+
+
+def refused(request: AnyRequest, error: SegmentdError) -> Response[bytes]:
+    """Whatever the use cases refuse."""
+    headers = {}
+    if error.retry_after is not None:
+        headers["Retry-After"] = str(error.retry_after)
+    if isinstance(error, Unauthenticated):
+        headers["WWW-Authenticate"] = 'Bearer realm="segmentd"' + (
+            ', error="invalid_token"' if error.was_refused else ""
+        )
+    extra = error.extra
+    if "user_id" in extra and request.query_params.get("ids") == Ids.STRING:
+        extra = {**extra, "user_id": str(extra["user_id"])}
+    return problem_response(request, problem_of(type(error)), error.detail, extra, headers)
+
+
+def invalid_parameter(request: AnyRequest, error: ValidationException) -> Response[bytes]:
+    """A path or query parameter that is not what it must be, or a body that is missing."""
+    extra = error.extra if isinstance(error.extra, list) else []
+    faults = [
+        # In a URL everything is a string, so "not a string" would help nobody.
+        Fault(f"/{item.get('key', '')}", in_words(str(item.get("message", ""))).partition(", not ")[0])
+        for item in extra
+        if isinstance(item, dict) and item.get("key") != "data"
+    ]
+    if not faults:
+        return problem_response(
+            request, HTTP_PROBLEMS[400], "The body is missing; a JSON object is expected."
+        )
+    return refused(request, Invalid(*faults))
+
+
+def http_error(request: AnyRequest, error: HTTPException) -> Response[bytes]:
+    """What only HTTP can get wrong: an unknown path, a wrong method, broken JSON and the like."""
+    problem = HTTP_PROBLEMS.get(error.status_code) or Problem(
+        "http", "HTTP error", error.status_code, "UNKNOWN"
+    )
+    details = {404: "There is nothing at this address.", 405: "This address does not take this method."}
+    detail = details.get(error.status_code, error.detail)
+    return problem_response(request, problem, detail, headers=error.headers)
+
+
+def failed(request: AnyRequest, error: Exception) -> Response[bytes]:
+    """A mistake of ours: the whole story into the log, nothing of it into the answer."""
+    _log.error("request failed", method=request.method, path=request.url.path, exc_info=error)
+    return problem_response(
+        request, HTTP_PROBLEMS[500], "Something went wrong on our side; the log has the details."
+    )
+
+
+EXCEPTION_HANDLERS: Final[ExceptionHandlersMap] = {
+    SegmentdError: refused,
+    ValidationException: invalid_parameter,
+    HTTPException: http_error,
+    Exception: failed,
+}

@@ -1,0 +1,81 @@
+"""Access control at the HTTP door: who is calling, and whether the role suffices."""
+
+from typing import Final
+
+import structlog
+from litestar.connection import ASGIConnection
+from litestar.datastructures import State
+from litestar.handlers import BaseRouteHandler
+
+from segmentd.api.http.types import AnyRequest
+from segmentd.api.roles import ROLES, check
+from segmentd.auth.authenticator import Authenticator
+from segmentd.domain.access import Actor, Principal
+from segmentd.domain.errors import Fault, Invalid, Unauthenticated
+
+AUTHORIZATION: Final = b"authorization"
+ON_BEHALF_OF: Final = "X-On-Behalf-Of"
+LONGEST_NAME: Final = 256
+
+# Handlers that Litestar brings.
+_OF_THE_FRAMEWORK: Final = {"options_handler": "options", "_handler": "openapi"}
+
+AnyConnection = ASGIConnection[BaseRouteHandler, object, object, State]
+
+
+class Guard:
+    """Lets a request through to its handler if the table of roles allows it."""
+
+    def __init__(self, authenticator: Authenticator) -> None:
+        self._authenticator = authenticator
+
+    async def __call__(self, connection: AnyConnection, handler: BaseRouteHandler) -> None:
+        """Raises Unauthenticated, Forbidden, TooManyRequests, Unavailable."""
+        operation = operation_of(handler)
+        if ROLES[operation] is None:
+            return
+        principal = self._authenticator.admit(authorization(connection.scope["headers"]))
+        structlog.contextvars.bind_contextvars(actor=principal.name)
+        check(principal, operation)
+        connection.scope["state"]["principal"] = principal
+
+
+def operation_of(handler: BaseRouteHandler) -> str:
+    """What the table of roles calls this handler."""
+    return _OF_THE_FRAMEWORK.get(handler.handler_name, handler.handler_name)
+
+
+def authorization(headers: object) -> bytes | None:
+    """The one `Authorization` header of ASGI's, None without. Raises Unauthenticated where there are more."""
+    if not isinstance(headers, list | tuple):
+        raise TypeError("ASGI's headers are a list")
+    found: list[bytes] = [value for name, value in headers if name == AUTHORIZATION]
+    if len(found) > 1:
+        raise Unauthenticated("There is more than one header Authorization.")
+    return found[0] if found else None
+
+
+def principal(request: AnyRequest) -> Principal:
+    """Who is calling, as the guard found out."""
+    found = request.scope["state"]["principal"]
+    if not isinstance(found, Principal):
+        raise TypeError("the guard notes who is calling")
+    return found
+
+
+def actor(request: AnyRequest) -> Actor:
+    """Who asks for a change; for whom, where the caller says so. Raises Invalid."""
+    on_behalf_of = request.headers.get(ON_BEHALF_OF)
+    if on_behalf_of is not None:
+        on_behalf_of = _name(on_behalf_of)
+    return Actor(principal(request).name, on_behalf_of)
+
+
+def _name(header: str) -> str:
+    try:
+        name = header.encode("latin-1").decode()
+    except UnicodeError:
+        name = ""
+    if not name.isprintable() or not 1 <= len(name) <= LONGEST_NAME:
+        raise Invalid(Fault(f"/{ON_BEHALF_OF}", f"must be 1 to {LONGEST_NAME} printable characters in UTF-8"))
+    return name

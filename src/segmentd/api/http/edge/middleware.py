@@ -1,0 +1,241 @@
+"""What every request that the framework answers goes through: an id, limits, measuring, a line in the log."""
+
+import asyncio
+import time
+from typing import Final, NamedTuple
+
+import structlog
+from litestar.enums import ScopeType
+from litestar.types import ASGIApp, HTTPScope, Message, Receive, Scope, Send
+from litestar.types.asgi_types import HTTPResponseBodyEvent, HTTPResponseStartEvent, ReceiveMessage
+
+from segmentd.api.http.edge.problem_documents import document, head
+from segmentd.api.http.edge.request_ids import HEADER, RequestIds
+from segmentd.api.http.edge.send_buffer import SMALL_ANSWER, Bound, Room, SharedBytes
+from segmentd.api.problems import HTTP_PROBLEMS, Problem, problem_of
+from segmentd.domain.errors import Overloaded, Unavailable
+from segmentd.observability.metrics import Metrics, Refusal
+
+# Asked by those who watch over the service, above all when there is too much to do.
+_ALWAYS_ANSWERED: Final = frozenset({"/livez", "/readyz", "/readyz/hot-reads", "/metrics"})
+_ERROR: Final = 500
+_METHOD_NOT_ALLOWED: Final = 405
+# Nobody hears this status; it stands in the log and the metrics.
+_CLIENT_GONE: Final = 499
+_REFUSALS: Final = {
+    "unauthenticated": Refusal.UNAUTHENTICATED,
+    "forbidden": Refusal.FORBIDDEN,
+    "too-many-requests": Refusal.RATE_LIMIT,
+    "too-many-reports": Refusal.TOO_MANY_REPORTS,
+    "report-store-full": Refusal.REPORT_STORE_FULL,
+}
+_READS: Final = frozenset({"GET", "HEAD"})
+_LOOKUP: Final = "/api/v1/lookup"
+_END: Final[HTTPResponseBodyEvent] = {"type": "http.response.body", "body": b"", "more_body": False}
+_OVERLOADED: Final = problem_of(Overloaded)
+
+_log = structlog.get_logger(__name__)
+
+
+# The framework remembers what it made of the last thousand addresses and queries. These bound the room for
+# that; queries of 16,000 parameters would take gigabytes.
+LONGEST_ADDRESS: Final = 8192
+MOST_PARAMETERS: Final = 64
+
+
+class RequestLimits(NamedTuple):
+    """What a process takes on at once, and how long an answer may take to begin."""
+
+    most_requests: int = 512
+    seconds: float = 70.0
+
+
+class RequestMiddleware:
+    """An ASGI application in front of the framework's."""
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        ids: RequestIds,
+        limits: RequestLimits,
+        metrics: Metrics,
+        room: Room | None = None,
+    ) -> None:
+        self._app = app
+        self._ids = ids
+        self._limits = limits
+        self._metrics = metrics
+        self._running: set[_Answer] = set()
+        self._unsent = (room or Room()).unsent
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != ScopeType.HTTP:
+            await self._app(scope, receive, send)
+            return
+        request_id = self._ids.id(next((value for name, value in scope["headers"] if name == HEADER), None))
+        scope["state"] = {**scope.get("state", {}), "request_id": request_id.decode()}
+        structlog.contextvars.clear_contextvars()
+        structlog.contextvars.bind_contextvars(request_id=request_id.decode())
+        begun = time.perf_counter()
+        # What changed something is answered whatever it takes.
+        can_wait = scope["path"] not in _ALWAYS_ANSWERED and (
+            scope["method"] in _READS or scope["path"] == _LOOKUP
+        )
+        answer = _Answer(send, request_id, scope["method"], self._unsent if can_wait else None)
+        asked = scope
+        if scope["method"] == "HEAD":
+            # The framework has no routes for it: it is a GET without the body.
+            asked = {**scope, "method": "GET"}
+        self._running.add(answer)
+        self._metrics.requests_in_progress.inc()
+        try:
+            await self._limited(asked, receive, answer)
+        finally:
+            if "path_template" in asked:  # what the framework calls the route
+                scope["path_template"] = asked["path_template"]
+            self._running.discard(answer)
+            self._metrics.requests_in_progress.dec()
+            if answer.has_no_room:
+                self._unsent.say()
+                self._metrics.refused(Refusal.UNSENT_BYTES)
+            self._note(scope, answer.status, time.perf_counter() - begun)
+
+    async def cut_off(self) -> None:
+        """Answers for all that is worked on and has no answer yet, because the process has to end."""
+        detail = "The service stopped before the request was done; try again shortly."
+        refusals = [
+            answer.refuse(detail, problem_of(Unavailable))
+            for answer in self._running
+            if answer.status is None
+        ]
+        await asyncio.gather(*refusals)
+
+    async def _limited(self, scope: HTTPScope, receive: Receive, answer: "_Answer") -> None:
+        if len(self._running) > self._limits.most_requests and scope["path"] not in _ALWAYS_ANSWERED:
+            self._metrics.refused(Refusal.OVERLOAD)
+            await answer.refuse("This process has too many requests to work on; try again shortly.")
+            return
+        if _is_too_long(scope):
+            detail = f"An address has {LONGEST_ADDRESS} bytes and {MOST_PARAMETERS} parameters at most."
+            await answer.refuse(detail, HTTP_PROBLEMS[414])
+            return
+        try:
+            async with asyncio.timeout(self._limits.seconds) as answer.limit:
+                await self._app(scope, answer.heard(receive), answer)
+        except TimeoutError:
+            if answer.status is not None or not answer.limit.expired():
+                raise
+            self._metrics.refused(Refusal.TIMEOUT)
+            await answer.refuse("The request took longer than it may; try again shortly.")
+        except asyncio.CancelledError:
+            if answer.status is None:  # else it was cut off
+                raise
+
+    def _note(self, scope: HTTPScope, status: int | None, seconds: float) -> None:
+        shown = status or _CLIENT_GONE
+        if (problem := scope["state"].get("problem")) in _REFUSALS:
+            self._metrics.refused(_REFUSALS[problem])
+        self._metrics.answered(scope["method"], scope.get("path_template"), shown, seconds)
+        level = _log.warning if shown >= _ERROR else _log.debug if scope["method"] == "GET" else _log.info
+        # Without the query: the links of reports have their signature there.
+        level(
+            "request",
+            method=scope["method"],
+            path=scope["path"],
+            status=shown,
+            milliseconds=round(seconds * 1000, 1),
+        )
+
+
+class _Answer:
+    """Sends an answer, notes its status, and names the request in it; the answer to a HEAD has no body."""
+
+    limit: asyncio.Timeout
+
+    def __init__(self, send: Send, request_id: bytes, method: str, unsent: Bound | None) -> None:
+        self._send = send
+        self._request_id = request_id
+        self._method = method
+        self._unsent = unsent
+        self._begin: HTTPResponseStartEvent | None = None
+        self._client_gone = False
+        self._ended = False
+        self.is_refused = False
+        self.has_no_room = False
+        self.status: int | None = None
+
+    def heard(self, receive: Receive) -> Receive:
+        """What is received, and whether the client goes away before it is answered."""
+
+        async def heard() -> ReceiveMessage:
+            message = await receive()
+            if message["type"] == "http.disconnect" and self.status is None:
+                self._client_gone = True
+            return message
+
+        return heard
+
+    async def __call__(self, message: Message) -> None:
+        if self.is_refused:  # and the framework was about to answer
+            return
+        if message["type"] == "http.response.start":
+            self.limit.reschedule(None)
+            if self._unsent is not None and self._unsent.is_reached:
+                self._begin = message  # which waits until it shows how large the answer is
+            else:
+                await self._start(message)
+        elif message["type"] == "http.response.body":
+            await self._go_on(message)
+        else:
+            await self._send(message)
+
+    async def _go_on(self, message: HTTPResponseBodyEvent) -> None:
+        if self._ended:
+            return  # an application that streams hears that nobody listens
+        if self._begin is not None:
+            begin, self._begin = self._begin, None
+            if _is_large(message):
+                self.has_no_room = True
+                await self.refuse("Clients have not taken too many answers yet; try again shortly.")
+                return
+            await self._start(begin)
+        if self._method == "HEAD":
+            message = _END
+        self._ended = not message["more_body"]
+        await self._send(message)
+
+    async def _start(self, begin: HTTPResponseStartEvent) -> None:
+        self.status = _CLIENT_GONE if self._client_gone else begin["status"]
+        begin["headers"] = [(HEADER, self._request_id), *begin["headers"]]
+        if self.status == _METHOD_NOT_ALLOWED:
+            begin["headers"] = [(name, _with_head(name, value)) for name, value in begin["headers"]]
+        await self._send(begin)
+
+    async def refuse(self, detail: str, problem: Problem = _OVERLOADED) -> None:
+        """Answers in the place of the framework."""
+        self.is_refused = True
+        body = document(problem, detail, self._request_id.decode())
+        self.status = problem.status
+        headers = [(HEADER, self._request_id), *head(problem, len(body))]
+        await self._send({"type": "http.response.start", "status": problem.status, "headers": headers})
+        content = b"" if self._method == "HEAD" else body
+        await self._send({"type": "http.response.body", "body": content, "more_body": False})
+
+
+def _is_large(message: HTTPResponseBodyEvent) -> bool:
+    body = message["body"]
+    return (message["more_body"] or len(body) > SMALL_ANSWER) and not isinstance(body, SharedBytes)
+
+
+def _is_too_long(scope: HTTPScope) -> bool:
+    query = scope["query_string"]
+    # The path of ASGI is decoded, so its bytes are no more than those that were sent.
+    return len(scope["path"]) + len(query) > LONGEST_ADDRESS or query.count(b"&") >= MOST_PARAMETERS
+
+
+def _with_head(name: bytes, value: bytes) -> bytes:
+    """The value of a header; where `Allow` has GET, HEAD too."""
+    methods = value.decode().split(", ")
+    if name.lower() != b"allow" or "GET" not in methods:
+        return value
+    return ", ".join(sorted({*methods, "HEAD"})).encode()

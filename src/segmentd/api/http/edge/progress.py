@@ -1,0 +1,95 @@
+"""What a client takes of its answers, and what the process holds of them meanwhile."""
+
+import asyncio
+from collections.abc import Callable
+from typing import ClassVar
+
+from uvicorn._types import ASGI3Application, ASGIReceiveCallable, ASGISendCallable, ASGISendEvent, Scope
+from uvicorn.protocols.http.flow_control import FlowControl
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+from segmentd.api.http.edge.send_buffer import Room, SharedBytes
+
+
+class ReadingFlow(FlowControl):
+    """uvicorn's flow control, which remembers when a client that was made to wait could go on."""
+
+    resumed_at = 0.0
+
+    def __init__(self, transport: asyncio.Transport, now: Callable[[], float]) -> None:
+        super().__init__(transport)
+        self._now = now
+
+    def resume_reading(self) -> None:
+        if self.read_paused:
+            self.resumed_at = self._now()
+        super().resume_reading()
+
+
+class MeasuredProtocol(HttpToolsProtocol):
+    """uvicorn's protocol for one connection, which counts the bytes of answers."""
+
+    room: ClassVar[Room] = Room()
+
+    # Bytes of answers that were written, without those of heads beside the hot path.
+    _written = 0
+    # At the last look: the bytes that the client had still to take. And from which time on how much of all
+    # that was written it has taken; begun again whenever that is enough.
+    _unsent = 0
+    _counted_from = 0.0
+    _taken = 0
+    # What of that takes room of the process, and whether what is being written does not.
+    _held = 0
+    _sharing = False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._hold(0)
+        super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """From here on the client has much to take, and the process to hold."""
+        if not self._sharing:
+            self._hold(self.transport.get_write_buffer_size())
+        super().pause_writing()
+
+    def resume_writing(self) -> None:
+        """The client has taken nearly all of it."""
+        self._hold(0)
+        super().resume_writing()
+
+    def _hold(self, size: int) -> None:
+        if size != self._held:
+            self.room.unsent.change(size - self._held)
+            self._held = size
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        super()._start_asgi_task(cycle, self._counting(app))
+
+    def _counting(self, app: ASGI3Application) -> ASGI3Application:
+        """The application, with what it sends counted."""
+
+        async def counting(scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+            async def counted(message: ASGISendEvent) -> None:
+                body = message["body"] if message["type"] == "http.response.body" else b""
+                self._sharing = isinstance(body, SharedBytes)
+                try:
+                    await send(message)
+                finally:
+                    self._sharing = False
+                self._written += len(body)
+
+            await app(scope, receive, counted)
+
+        return counting
+
+    def _takes_too_little(self, now: float, rate: float, seconds: float) -> bool:
+        """Whether the client took less than so many bytes a second, over so many seconds until now."""
+        unsent = self.transport.get_write_buffer_size()
+        taken = self._written - unsent
+        enough = unsent > 0 and taken - self._taken >= rate * seconds
+        if enough or (unsent > 0) != (self._unsent > 0):
+            self._counted_from, self._taken = now, taken
+        self._unsent = unsent
+        if self._held:
+            self._hold(unsent)
+        return unsent > 0 and now - self._counted_from >= seconds

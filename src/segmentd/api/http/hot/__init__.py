@@ -1,0 +1,1 @@
+"""The hot calls, answered past the framework."""

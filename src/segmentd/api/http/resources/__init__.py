@@ -1,0 +1,1 @@
+"""One module a resource: its addresses, parameters and bodies."""

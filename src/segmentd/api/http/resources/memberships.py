@@ -1,0 +1,352 @@
+"""A user's segments: read, change, explain, history; and the segments of many users."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Annotated, Final, TypeVar
+
+from litestar import Response, Router, get, post
+from litestar.enums import MediaType
+from litestar.openapi.datastructures import ResponseSpec
+from litestar.params import JSONBody, QueryParameter
+from msgspec import Meta, Struct
+
+from segmentd.api.http.documented import problems
+from segmentd.api.http.edge.compression import UNCOMPRESSED
+from segmentd.api.http.edge.guard import actor
+from segmentd.api.http.strict_json import StrictJson
+from segmentd.api.http.types import (
+    INSTANT,
+    AnyRequest,
+    CursorParameter,
+    Ids,
+    IdsParameter,
+    InstantParameter,
+    InstantText,
+    LimitParameter,
+    RequestBody,
+    SlugParameter,
+    SlugValue,
+    UseCases,
+    UserIdParameter,
+    WrittenId,
+    instant,
+    instant_text,
+)
+from segmentd.api.http.wording import NO_NUL
+from segmentd.domain.errors import AnswerTooLarge, Fault, Invalid, SegmentNotFound
+from segmentd.domain.identifiers import Slug, UserId
+from segmentd.domain.instants import in_utc, rfc3339
+from segmentd.domain.memberships import (
+    MOST_SLUGS,
+    Addition,
+    Because,
+    Change,
+    Changed,
+    Event,
+    Evidence,
+    Membership,
+    Source,
+)
+from segmentd.domain.pages import USUAL_PAGE
+from segmentd.domain.segments import shortest
+
+Content = TypeVar("Content")
+
+MOST_USERS: Final = 1000
+
+# These are answered by the hot path as well, with the same bytes.
+AS_ON_THE_HOT_PATH: Final = {UNCOMPRESSED: True}
+
+
+class Term(RequestBody, frozen=True):
+    """A segment to be in for a while: until an instant, or for some seconds."""
+
+    slug: SlugValue
+    until: Annotated[datetime, Meta(tz=True)] | None = None
+    ttl_seconds: Annotated[int, Meta(ge=1, le=10**12)] | None = None
+
+
+class MembershipChange(RequestBody, frozen=True):
+    """What shall be true: all of it, or none."""
+
+    add: Annotated[Sequence[SlugValue | Term], Meta(max_length=MOST_SLUGS)] = ()
+    remove: Annotated[Sequence[SlugValue], Meta(max_length=MOST_SLUGS)] = ()
+    reason: Annotated[str, Meta(max_length=500, pattern=NO_NUL)] | None = None
+
+    def to_change(self) -> Change:
+        """In the words of the domain. Raises Invalid for a time out of the years 1 to 9999."""
+        return Change(
+            [_addition(index, item) for index, item in enumerate(self.add)], self.remove, self.reason
+        )
+
+
+class ChangedBody(Struct, frozen=True):
+    """What the user is in now, and what the change did."""
+
+    user_id: WrittenId
+    segments: Sequence[Slug]
+    added: Sequence[Slug]
+    removed: Sequence[Slug]
+    updated: Sequence[Slug]
+    unchanged: Sequence[Slug]
+
+    @classmethod
+    def of(cls, changed: Changed, ids: Ids) -> "ChangedBody":
+        """As clients see it."""
+        return cls(
+            ids.write(changed.user_id),
+            changed.segments,
+            changed.added,
+            changed.removed,
+            changed.updated,
+            changed.unchanged,
+        )
+
+
+class MembershipBody(Struct, frozen=True):
+    """A segment that the user is in, with the why."""
+
+    slug: Slug
+    source: Source
+    since: InstantText
+    until: InstantText | None
+
+    @classmethod
+    def of(cls, membership: Membership) -> "MembershipBody":
+        """As clients see it."""
+        return cls(
+            membership.slug, membership.source, rfc3339(membership.since), instant_text(membership.until)
+        )
+
+
+class UserSegmentsBody(Struct, frozen=True):
+    """The segments that a user is in, by slug; with `detail=true` each with its why."""
+
+    user_id: WrittenId
+    segments: Sequence[Slug | MembershipBody]
+
+
+class LookupRequest(RequestBody, frozen=True):
+    """Whose segments are asked for."""
+
+    user_ids: Annotated[Sequence[WrittenId], Meta(max_length=MOST_USERS)]
+
+
+class UserFound(Struct, frozen=True):
+    """The segments that one user is in, by slug."""
+
+    user_id: WrittenId
+    segments: Sequence[Slug]
+
+
+class LookupBody(Struct, frozen=True):
+    """The segments of many users, in the order asked."""
+
+    users: Sequence[UserFound]
+
+
+class ExplanationBody(Struct, frozen=True):
+    """Whether the user is in, and why; null where it does not apply. Covered means `bucket < threshold`."""
+
+    user_id: WrittenId
+    slug: Slug
+    member: bool
+    because: Because
+    since: InstantText | None
+    until: InstantText | None
+    percent: float | None
+    bucket: int | None
+    threshold: int | None
+    salt: str | None
+
+    @classmethod
+    def of(cls, user_id: WrittenId, slug: Slug, evidence: Evidence) -> "ExplanationBody":
+        """As clients see it."""
+        because = evidence.because()
+        rolled_out = evidence.percent is not None
+        return cls(
+            user_id,
+            slug,
+            because.member,
+            because,
+            instant_text(evidence.last_change),
+            instant_text(evidence.until),
+            None if evidence.percent is None else shortest(evidence.percent),
+            evidence.bucket if rolled_out else None,
+            evidence.threshold,
+            str(evidence.salt) if rolled_out else None,
+        )
+
+
+class EventBody(Struct, frozen=True):
+    """One time that the user got in or out."""
+
+    segment: Slug
+    operation: str
+    at: InstantText
+    source: Source
+    cause: str
+    actor: str
+    reason: str | None
+    until: InstantText | None
+    on_behalf_of: str | None
+
+    @classmethod
+    def of(cls, event: Event) -> "EventBody":
+        """As clients see it."""
+        return cls(
+            event.segment,
+            event.operation,
+            rfc3339(event.at),
+            event.source,
+            event.cause,
+            event.actor,
+            event.reason,
+            instant_text(event.until),
+            event.on_behalf_of,
+        )
+
+
+class HistoryPage(Struct, frozen=True):
+    """A user's events, oldest first."""
+
+    user_id: WrittenId
+    events: Sequence[EventBody]
+    next_cursor: str | None
+
+
+@get("/users/{user_id:str}/segments", opt=AS_ON_THE_HOT_PATH)
+async def get_user_segments(
+    user_id: UserIdParameter,
+    service: UseCases,
+    *,
+    detail: Annotated[bool, QueryParameter(description="with the why")] = False,
+    at: InstantParameter = None,
+    ids: IdsParameter = Ids.NUMBER,
+) -> Response[UserSegmentsBody]:
+    """Read the segments that a user is in, now or at an instant of the past, on request with the why."""
+    written = ids.write(user_id)
+    if not detail and at is None:
+        age, segments = await service.segments_of(user_id)
+        return _aged(UserSegmentsBody(written, segments), age)
+    memberships = await service.segments_at(user_id, instant("at", at))
+    if detail:
+        return _aged(UserSegmentsBody(written, [MembershipBody.of(membership) for membership in memberships]))
+    return _aged(UserSegmentsBody(written, [*dict.fromkeys(membership.slug for membership in memberships)]))
+
+
+@post(
+    "/users/{user_id:str}/segments",
+    status_code=200,
+    dto=StrictJson[MembershipChange],
+    responses=problems(SegmentNotFound),
+)
+async def change_user_segments(
+    request: AnyRequest,
+    user_id: UserIdParameter,
+    data: JSONBody[MembershipChange],
+    service: UseCases,
+    ids: IdsParameter = Ids.NUMBER,
+) -> ChangedBody:
+    """Add and remove segments of a user in one transaction."""
+    changed = await service.change_memberships(user_id, data.to_change(), actor(request))
+    return ChangedBody.of(changed, ids)
+
+
+@get("/users/{user_id:str}/segments/{slug:str}", responses=problems(SegmentNotFound))
+async def explain_membership(
+    user_id: UserIdParameter,
+    slug: SlugParameter,
+    service: UseCases,
+    at: InstantParameter = None,
+    ids: IdsParameter = Ids.NUMBER,
+) -> ExplanationBody:
+    """Explain why a user is or is not in a segment, now or at an instant of the past."""
+    evidence = await service.explain(user_id, slug, instant("at", at))
+    return ExplanationBody.of(ids.write(user_id), slug, evidence)
+
+
+@get("/users/{user_id:str}/history")
+async def get_history(
+    user_id: UserIdParameter,
+    service: UseCases,
+    begin: Annotated[str | None, QueryParameter(name="from", description=INSTANT)] = None,
+    end: Annotated[str | None, QueryParameter(name="to", description=INSTANT)] = None,
+    limit: LimitParameter = USUAL_PAGE,
+    cursor: CursorParameter = None,
+    ids: IdsParameter = Ids.NUMBER,
+) -> HistoryPage:
+    """List every time that the user got in or out, oldest first, from `from` to before `to`."""
+    page = await service.list_events(user_id, _period(begin, end), limit, cursor)
+    return HistoryPage(ids.write(user_id), [EventBody.of(event) for event in page.items], page.next_cursor)
+
+
+@post(
+    "/lookup",
+    status_code=200,
+    dto=StrictJson[LookupRequest],
+    opt=AS_ON_THE_HOT_PATH,
+    responses={
+        200: ResponseSpec(
+            LookupBody, generate_examples=False, description="Request fulfilled, document follows"
+        ),
+        **problems(AnswerTooLarge),
+    },
+)
+async def lookup(
+    data: JSONBody[LookupRequest], service: UseCases, ids: IdsParameter = Ids.NUMBER
+) -> Response[bytes]:
+    """Read the segments of up to 1,000 users, in the order asked. A user may be named several times.
+
+    The slugs of one answer have 16 MiB at most: where they would have more, ask for fewer users at a time.
+    """
+    user_ids = [ids.read(written, f"/user_ids/{index}") for index, written in enumerate(data.user_ids)]
+    age, segments = await service.look_up(user_ids)
+    body = lookup_body(user_ids, segments, b'"%d"' if ids is Ids.STRING else b"%d")
+    return Response(body, media_type=MediaType.JSON, headers={"Age": str(age)})
+
+
+def lookup_body(user_ids: Sequence[UserId], segments: Sequence[bytes], written: bytes = b"%d") -> bytes:
+    """`LookupBody` as JSON; `segments` are the slugs of each user as JSON strings, with commas between.
+
+    `written` is the form of an id.
+    """
+    if not user_ids:
+        return b'{"users":[]}'
+    # The slugs stand between these, and are copied once, by the join.
+    begin = b'{"user_id":' + written + b',"segments":['
+    between_two = b"]}," + begin
+    between = [between_two % user_id for user_id in user_ids]
+    parts = [b""] * (2 * len(user_ids) + 1)
+    parts[0:-1:2], parts[1::2] = between, segments
+    parts[0] = b'{"users":[' + begin % user_ids[0]
+    parts[-1] = b"]}]}"
+    return b"".join(parts)
+
+
+def _addition(index: int, item: Slug | Term) -> Addition:
+    if not isinstance(item, Term):
+        return Addition(item)
+    try:
+        return Addition(item.slug, None if item.until is None else in_utc(item.until), item.ttl_seconds)
+    except ValueError as error:
+        raise Invalid(Fault(f"/add/{index}/until", str(error))) from None
+
+
+def _period(begin: str | None, end: str | None) -> tuple[datetime | None, datetime | None]:
+    period = instant("from", begin), instant("to", end)
+    if period[0] and period[1] and period[0] >= period[1]:
+        raise Invalid(Fault("/to", "the end of the period must be after its beginning"))
+    return period
+
+
+def _aged(body: Content, age: int = 0) -> Response[Content]:
+    """An answer that says how old it is, in whole seconds; 0 straight from the database."""
+    return Response(body, headers={"Age": str(age)})
+
+
+memberships_router = Router(
+    "/",
+    tags=["A user's segments"],
+    route_handlers=[get_user_segments, change_user_segments, explain_membership, get_history, lookup],
+)

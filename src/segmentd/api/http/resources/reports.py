@@ -1,0 +1,244 @@
+"""/reports: order one, see how far it is, fetch the file by its link."""
+
+import re
+from collections.abc import AsyncIterator, Mapping
+from datetime import datetime
+from typing import Annotated, Final
+from uuid import UUID
+
+from litestar import Response, Router, get, post
+from litestar.openapi.datastructures import ResponseSpec
+from litestar.params import HeaderParameter, JSONBody, PathParameter, QueryParameter
+from litestar.response import Stream
+from msgspec import Meta, Struct, field
+
+from segmentd.api.http.documented import problems
+from segmentd.api.http.edge.addresses import address, location
+from segmentd.api.http.edge.guard import actor
+from segmentd.api.http.entity_tags import names
+from segmentd.api.http.strict_json import StrictJson
+from segmentd.api.http.types import (
+    AnyRequest,
+    Ids,
+    IdsParameter,
+    InstantText,
+    RequestBody,
+    SlugValue,
+    UseCases,
+    WrittenId,
+    instant_text,
+)
+from segmentd.domain.errors import (
+    Fault,
+    Invalid,
+    ReportExpired,
+    ReportNotFound,
+    ReportNotReady,
+    ReportStoreFull,
+    SegmentNotFound,
+    TooManyReports,
+    UserNotFound,
+)
+from segmentd.domain.instants import in_utc, rfc3339
+from segmentd.domain.reports import Period, Report, ReportId, ReportOrder, Status
+
+LONGEST_WAIT_S: Final = 60
+_UUID: Final = re.compile("[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
+
+ReportIdParameter = Annotated[
+    str, PathParameter(description="from the order's answer", schema_extra={"format": "uuid"})
+]
+InstantValue = Annotated[datetime, Meta(tz=True)]
+
+
+class Order(RequestBody, frozen=True):
+    """A month, or from `from` (inclusive) to `to` (exclusive); of all users and segments or of one."""
+
+    month: Annotated[str, Meta(examples=["2026-11"])] | None = None
+    begin: InstantValue | None = field(default=None, name="from")
+    end: InstantValue | None = field(default=None, name="to")
+    user_id: WrittenId | None = None
+    segment: SlugValue | None = None
+    header: bool = False
+
+    def to_order(self, ids: Ids) -> ReportOrder:
+        """In the words of the domain. Raises Invalid."""
+        user_id = None if self.user_id is None else ids.read(self.user_id, "/user_id")
+        return ReportOrder(self._period(), user_id, self.segment, self.header)
+
+    def _period(self) -> Period:
+        if self.month is not None:
+            if self.begin is not None or self.end is not None:
+                raise Invalid(Fault("/month", "a month excludes from and to"))
+            return Period.of_month(self.month)
+        if self.begin is None or self.end is None:
+            raise Invalid(Fault("", "name a month, or both from and to"))
+        return Period(_utc("/from", self.begin), _utc("/to", self.end))
+
+
+class ReportBody(Struct, frozen=True):
+    """A report; `url` is the link to its file, from the first answer on."""
+
+    id: str
+    status: Status
+    url: str
+    rows: int | None
+    sha256: str | None
+    as_of: InstantText | None
+    created_at: InstantText
+    expires_at: InstantText
+    reason: str | None
+
+    @classmethod
+    def of(cls, report: Report, url: str) -> "ReportBody":
+        """As clients see it."""
+        return cls(
+            str(report.id),
+            report.status,
+            url,
+            report.rows,
+            report.sha256,
+            instant_text(report.as_of),
+            rfc3339(report.created_at),
+            rfc3339(report.expires_at),
+            report.reason,
+        )
+
+
+@post(
+    "/",
+    status_code=202,
+    dto=StrictJson[Order],
+    responses={
+        200: ResponseSpec(ReportBody, generate_examples=False, description="done or failed in time"),
+        **problems(UserNotFound, SegmentNotFound, TooManyReports, ReportStoreFull),
+    },
+)
+async def order_report(
+    request: AnyRequest,
+    data: JSONBody[Order],
+    service: UseCases,
+    prefer: Annotated[str | None, HeaderParameter(name="Prefer", description="wait=10: seconds")] = None,
+    ids: IdsParameter = Ids.NUMBER,
+) -> Response[ReportBody]:
+    """Order a report. The link is in the answer at once; the file is there when the status is done.
+
+    A caller may have a number of reports that are not done, 100 unless set otherwise. With `Prefer: wait=N`
+    the answer waits for the report; where it cannot, it is 202 with the report as it stands.
+    """
+    seconds = _wait(prefer)
+    report, signature = await service.order_report(data.to_order(ids), actor(request), seconds)
+    headers = {"Location": location(request, f"/api/v1/reports/{report.id}")}
+    if seconds:
+        headers["Preference-Applied"] = f"wait={seconds}"
+    return Response(
+        ReportBody.of(report, _link(request, report, signature)),
+        status_code=200 if report.status.final else 202,
+        headers=headers,
+    )
+
+
+@get("/{report_id:str}", responses=problems(ReportNotFound))
+async def get_report(request: AnyRequest, report_id: ReportIdParameter, service: UseCases) -> ReportBody:
+    """Read how far a report is."""
+    report, signature = await service.get_report(_id(report_id))
+    return ReportBody.of(report, _link(request, report, signature))
+
+
+@get(
+    "/{report_id:str}/file",
+    media_type="text/csv",
+    responses={
+        206: ResponseSpec(bytes, generate_examples=False, media_type="text/csv", description="the range"),
+        304: ResponseSpec(None, generate_examples=False, description="the file is the one known"),
+        416: ResponseSpec(None, generate_examples=False, description="the range is beyond the end"),
+        **problems(ReportNotFound, ReportNotReady, ReportExpired),
+    },
+)
+async def get_report_file(
+    report_id: ReportIdParameter,
+    service: UseCases,
+    signature: Annotated[str, QueryParameter(description="stands in the link")] = "",
+    none_match: Annotated[str | None, HeaderParameter(name="If-None-Match")] = None,
+    byte_range: Annotated[str | None, HeaderParameter(name="Range")] = None,
+    if_range: Annotated[str | None, HeaderParameter(name="If-Range")] = None,
+) -> Response[bytes] | Stream:
+    """Fetch the CSV file: user_id;segment;add or remove;time."""
+    report = await service.get_report_file(_id(report_id), signature)
+    size = report.size or 0
+    headers = {
+        "ETag": f'"{report.sha256}"',
+        "Accept-Ranges": "bytes",
+        "Cache-Control": "private, no-cache",
+        "Content-Disposition": f'attachment; filename="segmentd-{report.begins_at:%Y-%m-%d}-{report.id}.csv"',
+    }
+    if none_match is not None and names(none_match, headers["ETag"]):
+        return Response(b"", status_code=304, headers=headers)
+    span = _span(byte_range, size) if if_range in {None, headers["ETag"]} else None
+    if span is not None and not span:
+        return Response(b"", status_code=416, headers=headers | {"Content-Range": f"bytes */{size}"})
+    if span is None:
+        return await _file(service.read_report(report, 0, size), 200, size, headers)
+    begin, end = span.start, span.stop
+    headers["Content-Range"] = f"bytes {begin}-{end - 1}/{size}"
+    return await _file(service.read_report(report, begin, end), 206, end - begin, headers)
+
+
+async def _file(content: AsyncIterator[bytes], status: int, size: int, headers: Mapping[str, str]) -> Stream:
+    # A file that cannot be opened is told by the status, which is sent before the content.
+    first = await anext(content, b"")
+    return Stream(
+        _all(first, content),
+        status_code=status,
+        media_type="text/csv; charset=utf-8",
+        headers={**headers, "Content-Length": str(size)},
+    )
+
+
+async def _all(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    yield first
+    async for chunk in rest:
+        yield chunk
+
+
+def _link(request: AnyRequest, report: Report, signature: str) -> str:
+    return f"{address(request).url}/api/v1/reports/{report.id}/file?signature={signature}"
+
+
+def _id(text: str) -> ReportId:
+    # Python's UUID reads braces, underscores and the digits of other scripts as well.
+    if _UUID.fullmatch(text) is None:
+        raise ReportNotFound
+    return ReportId(UUID(text))
+
+
+def _wait(prefer: str | None) -> int:
+    """The seconds of `Prefer: wait=N` (RFC 7240), 0 without one; other preferences are passed over."""
+    match = re.search(r"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,9})", prefer or "", re.IGNORECASE)
+    return min(int(match[1]), LONGEST_WAIT_S) if match else 0
+
+
+def _span(byte_range: str | None, size: int) -> range | None:
+    """The bytes that `Range` asks for: None for the whole file, an empty range for one outside of it.
+
+    Several ranges at once, and what is malformed, give the whole file, as RFC 9110 allows.
+    """
+    match = re.fullmatch(r"bytes=(\d{0,18})-(\d{0,18})", (byte_range or "").replace(" ", ""), re.IGNORECASE)
+    first, last = match.groups() if match else ("", "")
+    if (not first and not last) or (first and last and int(first) > int(last)):
+        return None
+    if not first:
+        return range(max(size - int(last), 0), size)
+    return range(int(first), min(int(last) + 1, size) if last else size)
+
+
+def _utc(pointer: str, moment: datetime) -> datetime:
+    try:
+        return in_utc(moment)
+    except ValueError as error:
+        raise Invalid(Fault(pointer, str(error))) from None
+
+
+reports_router = Router(
+    "/reports", tags=["Reports"], route_handlers=[order_report, get_report, get_report_file]
+)

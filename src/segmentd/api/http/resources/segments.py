@@ -1,0 +1,170 @@
+"""/segments: create, list, read, change, delete, and who is in."""
+
+from collections.abc import Sequence
+from typing import Annotated
+
+from litestar import Response, Router, delete, get, patch, post
+from litestar.params import JSONBody
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from segmentd.api.http.documented import problems
+from segmentd.api.http.edge.addresses import location
+from segmentd.api.http.edge.guard import actor
+from segmentd.api.http.strict_json import StrictJson
+from segmentd.api.http.types import (
+    AnyRequest,
+    CursorParameter,
+    Ids,
+    IdsParameter,
+    InstantText,
+    LimitParameter,
+    RequestBody,
+    SlugParameter,
+    SlugValue,
+    UseCases,
+    WrittenId,
+)
+from segmentd.api.http.wording import NO_NUL
+from segmentd.domain.errors import Fault, Invalid, SegmentExists, SegmentNotFound
+from segmentd.domain.identifiers import INT64_MAX, INT64_MIN, SALT_PATTERN, Salt, Slug, random_salt
+from segmentd.domain.instants import rfc3339
+from segmentd.domain.pages import USUAL_PAGE
+from segmentd.domain.segments import NewSegment, Percent, Segment, SegmentUpdate, exact_percent, shortest
+
+DescriptionValue = Annotated[str, Meta(max_length=2000, pattern=NO_NUL)]
+PercentValue = Annotated[float, Meta(ge=0, le=100, description="with at most four decimals", examples=[10])]
+SaltValue = Annotated[str, Meta(pattern=SALT_PATTERN, description="a signed 64-bit integer", examples=["22"])]
+
+
+class SegmentCreation(RequestBody, frozen=True):
+    """A segment to make."""
+
+    slug: SlugValue
+    description: DescriptionValue = ""
+    percent: PercentValue | None = None
+    salt: SaltValue | UnsetType = UNSET
+
+
+class SegmentPatch(RequestBody, frozen=True):
+    """What shall be different; `percent` null ends the rollout."""
+
+    slug: SlugValue | UnsetType = UNSET
+    description: DescriptionValue | UnsetType = UNSET
+    percent: PercentValue | UnsetType | None = UNSET
+
+
+class SegmentBody(Struct, frozen=True):
+    """A segment."""
+
+    slug: Slug
+    description: str
+    percent: float | None
+    salt: SaltValue
+    created_at: InstantText
+
+    @classmethod
+    def of(cls, segment: Segment) -> "SegmentBody":
+        """As clients see it."""
+        percent = None if segment.percent is None else shortest(segment.percent)
+        return cls(segment.slug, segment.description, percent, str(segment.salt), rfc3339(segment.created_at))
+
+
+class SegmentPage(Struct, frozen=True):
+    """Segments, by slug."""
+
+    segments: Sequence[SegmentBody]
+    next_cursor: str | None
+
+
+class MemberPage(Struct, frozen=True):
+    """Users of a segment, by id."""
+
+    user_ids: Sequence[WrittenId]
+    next_cursor: str | None
+
+
+@post("/", dto=StrictJson[SegmentCreation], responses=problems(SegmentExists))
+async def create_segment(
+    request: AnyRequest, data: JSONBody[SegmentCreation], service: UseCases
+) -> Response[SegmentBody]:
+    """Create a segment, with a percentage of all users if one is given."""
+    segment = await service.create_segment(
+        NewSegment(
+            data.slug,
+            data.description,
+            None if data.percent is None else _percent(data.percent),
+            random_salt() if data.salt is UNSET else _salt(data.salt),
+        ),
+        actor(request),
+    )
+    return Response(
+        SegmentBody.of(segment), headers={"Location": location(request, f"/api/v1/segments/{segment.slug}")}
+    )
+
+
+@get("/")
+async def list_segments(
+    service: UseCases, limit: LimitParameter = USUAL_PAGE, cursor: CursorParameter = None
+) -> SegmentPage:
+    """List the segments, by slug."""
+    page = await service.list_segments(limit, cursor)
+    return SegmentPage([SegmentBody.of(segment) for segment in page.items], page.next_cursor)
+
+
+@get("/{slug:str}", responses=problems(SegmentNotFound))
+async def get_segment(slug: SlugParameter, service: UseCases) -> SegmentBody:
+    """Read one segment."""
+    return SegmentBody.of(await service.get_segment(slug))
+
+
+@patch("/{slug:str}", dto=StrictJson[SegmentPatch], responses=problems(SegmentNotFound, SegmentExists))
+async def update_segment(
+    request: AnyRequest, slug: SlugParameter, data: JSONBody[SegmentPatch], service: UseCases
+) -> SegmentBody:
+    """Rename, describe, or change the percentage; with null the percentage ends."""
+    percent = _percent(data.percent) if isinstance(data.percent, float) else data.percent
+    return SegmentBody.of(
+        await service.update_segment(
+            slug, SegmentUpdate(data.slug, data.description, percent), actor(request)
+        )
+    )
+
+
+@delete("/{slug:str}", responses=problems(SegmentNotFound))
+async def delete_segment(request: AnyRequest, slug: SlugParameter, service: UseCases) -> None:
+    """Delete a segment: every membership in it ends at once, its history stays."""
+    await service.delete_segment(slug, actor(request))
+
+
+@get("/{slug:str}/users", responses=problems(SegmentNotFound))
+async def list_members(
+    slug: SlugParameter,
+    service: UseCases,
+    limit: LimitParameter = USUAL_PAGE,
+    cursor: CursorParameter = None,
+    ids: IdsParameter = Ids.NUMBER,
+) -> MemberPage:
+    """List who is in, explicitly or by percentage, of the users that the service knows."""
+    page = await service.list_members(slug, limit, cursor)
+    return MemberPage([ids.write(user_id) for user_id in page.items], page.next_cursor)
+
+
+def _percent(number: float) -> Percent:
+    try:
+        return exact_percent(number)
+    except ValueError as error:
+        raise Invalid(Fault("/percent", str(error))) from None
+
+
+def _salt(text: str) -> Salt:
+    salt = int(text)
+    if not INT64_MIN <= salt <= INT64_MAX:
+        raise Invalid(Fault("/salt", "a salt is a signed integer of 64 bits"))
+    return Salt(salt)
+
+
+segments_router = Router(
+    "/segments",
+    tags=["Segments"],
+    route_handlers=[create_segment, list_segments, get_segment, update_segment, delete_segment, list_members],
+)

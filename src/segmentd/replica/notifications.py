@@ -1,0 +1,71 @@
+"""Change notifications between nodes: after commits, the follower of every node begins a round at once."""
+
+import asyncio
+from typing import Final
+
+import psycopg
+import structlog
+
+from segmentd.domain.errors import Unavailable
+from segmentd.storage import replication
+from segmentd.storage.database import Database
+from segmentd.storage.sessions import Reachability, Session
+
+# Rings are bundled: a NOTIFY in each transaction would halve the throughput of writes.
+BUNDLE_SECONDS: Final = 0.02
+PAUSE_SECONDS: Final = 1.0
+
+_log = structlog.get_logger(__name__)
+
+
+class Notifier:
+    """Rings at once, and then at most every 20 ms, however many commits there were."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._rung = asyncio.Event()
+
+    def ring(self) -> None:
+        """Says that something was committed."""
+        self._rung.set()
+
+    async def carry(self) -> None:
+        """Carries the rings to the database; runs until cancelled."""
+        while True:
+            await self._rung.wait()
+            self._rung.clear()
+            try:
+                await replication.notify(self._database)
+            except Unavailable:
+                # Followers look by themselves every now and then, and there is nobody to tell of it now.
+                _log.info("could not ring, the database is away")
+            await asyncio.sleep(BUNDLE_SECONDS)
+
+
+async def listen(database_url: str, wake: asyncio.Event, stop: asyncio.Event) -> None:
+    """Sets `wake` at every ring until `stop`; after a loss of the connection it makes another one."""
+    async with asyncio.TaskGroup() as group:
+        hearing = group.create_task(_keep_hearing(database_url, wake))
+        await stop.wait()
+        hearing.cancel()
+
+
+async def _keep_hearing(database_url: str, wake: asyncio.Event) -> None:
+    reachability = Reachability()
+    while True:
+        try:
+            await _hear(database_url, wake, reachability)
+        except psycopg.Error as error:
+            reachability.note_failure(error)
+        await asyncio.sleep(PAUSE_SECONDS)
+
+
+async def _hear(database_url: str, wake: asyncio.Event, reachability: Reachability) -> None:
+    async with await Session.connect(
+        database_url, autocommit=True, application_name="segmentd follower", reachability=reachability
+    ) as connection:
+        await connection.execute(f"LISTEN {replication.CHANNEL}")
+        # Something may have been committed before we listened.
+        wake.set()
+        async for _ in connection.notifies():
+            wake.set()

@@ -1,0 +1,144 @@
+"""The notice status: shared memory on which a node's follower tells the node's readers how fresh the copy is.
+
+All times are microseconds of the boot-time clock, which no one sets and which goes on during sleep.
+"""
+
+import time
+from pathlib import Path
+from typing import Final, Self
+
+from segmentd.shared_memory import SharedMemory, boot_word
+
+_CLOCK: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+_WORDS: Final = 8
+
+
+def boot_time() -> int:
+    """Microseconds of the boot-time clock."""
+    return time.clock_gettime_ns(_CLOCK) // 1000
+
+
+def status_path(folder: Path) -> Path:
+    """Where a node's status is."""
+    return folder / "status"
+
+
+class ReplicaStatus:
+    """Words of 64 bits, each written whole: a reader never sees half of one.
+
+    - fresh_at: just before the snapshot was taken that the copy shows; 0: there is no copy to be used
+    - clock_offset: PostgreSQL's clock less the boot-time clock
+    - serving: the number of the copy to be read; 0: none
+    - filling: the number of the copy that is about to take its place and wants own writes, too; 0: none
+    - spoilt_at: when an own write could not be shown; copies that are not fresher are not to be used
+    - overdue: users that the last round left for the next one
+    - made: the number of the latest copy; none is given twice, for a process may have a removed copy open
+    - boot: which start of the machine all this is of; 0: the system does not tell
+    """
+
+    def __init__(self, memory: SharedMemory) -> None:
+        self._memory = memory
+        self._view = memory.words
+
+    @classmethod
+    def opened(cls, path: Path) -> Self:
+        """The page at this path; a new one says that there is no copy."""
+        return cls(SharedMemory(path, _WORDS))
+
+    def close(self) -> None:
+        self._memory.close()
+
+    def share(self) -> None:
+        """Where the disk had no room for the page, tries again."""
+        if self._memory.share():
+            self._view = self._memory.words
+
+    def take_over(self) -> None:
+        """For a follower that starts: keeps what an earlier one left, if that was since the machine's start.
+
+        The copy that serves goes on to do so while the database is away, though it ages. The clock's offset
+        stays in any case, for a reader that is on its way needs it.
+        """
+        boot = boot_word()
+        if boot == 0 or self._view[7] != boot:
+            self.clear()
+        self._view[7] = boot
+        self.filling = self.overdue = 0
+
+    def clear(self) -> None:
+        """Says that there is no copy."""
+        self.fresh_at = self.serving = self.filling = self.spoilt_at = self.overdue = 0
+
+    @property
+    def fresh_at(self) -> int:
+        """Boot time just before the snapshot that the copy shows was taken."""
+        return self._view[0]
+
+    @fresh_at.setter
+    def fresh_at(self, value: int) -> None:
+        self._view[0] = value
+
+    @property
+    def clock_offset(self) -> int:
+        """PostgreSQL's clock less the boot-time clock."""
+        return self._view[1]
+
+    @clock_offset.setter
+    def clock_offset(self, value: int) -> None:
+        self._view[1] = value
+
+    @property
+    def serving(self) -> int:
+        """The number of the copy to be read."""
+        return self._view[2]
+
+    @serving.setter
+    def serving(self, value: int) -> None:
+        self._view[2] = value
+
+    @property
+    def filling(self) -> int:
+        """The number of the copy that also wants own writes."""
+        return self._view[3]
+
+    @filling.setter
+    def filling(self, value: int) -> None:
+        self._view[3] = value
+
+    @property
+    def spoilt_at(self) -> int:
+        """Boot time of the latest own write that the copy does not show."""
+        return self._view[4]
+
+    @spoilt_at.setter
+    def spoilt_at(self, value: int) -> None:
+        self._view[4] = value
+
+    @property
+    def overdue(self) -> int:
+        """Users that the last round left for the next one."""
+        return self._view[5]
+
+    @overdue.setter
+    def overdue(self, value: int) -> None:
+        self._view[5] = value
+
+    @property
+    def made(self) -> int:
+        """The number of the latest copy."""
+        return self._view[6]
+
+    @made.setter
+    def made(self, value: int) -> None:
+        self._view[6] = value
+
+    def age(self) -> int | None:
+        """How old the copy is, in microseconds; None when there is none to be used."""
+        fresh_at = self._view[0]
+        if fresh_at == 0 or fresh_at <= self._view[4]:
+            return None
+        return boot_time() - fresh_at
+
+    def now(self) -> int:
+        """PostgreSQL's clock, in microseconds since 1970."""
+        return boot_time() + self._view[1]

@@ -1,0 +1,203 @@
+"""All the ways to ask who is in what, each answer compared with the model's."""
+
+import asyncio
+from collections.abc import Iterable
+from datetime import datetime
+from typing import NamedTuple
+
+from segmentd.domain.bucketing import threshold
+from segmentd.domain.instants import rfc3339
+from segmentd.domain.segments import Percent, shortest
+from segmentd.reports.build import cut_off
+from tests.support.client import Json
+from tests.support.doing import MICROSECOND, Doing
+from tests.support.world import World, same
+from tests.truth.model import Change, Model, Segment
+
+
+class Then(NamedTuple):
+    """What was answered at an instant, by segments instead of slugs."""
+
+    at: dict[int, datetime]
+    """The present of each user."""
+    memberships: dict[int, list[tuple[Segment, Json]]]
+    explanations: dict[tuple[int, Segment], Json]
+
+
+class Asking:
+    """Asks about some users, one of whom is a stranger to the service."""
+
+    def __init__(self, world: World, model: Model, doing: Doing, users: Iterable[int]) -> None:
+        self._world = world
+        self._api = world.api
+        self._model = model
+        self._doing = doing
+        self._users = [*users]
+
+    async def hot_read(self) -> None:
+        """The cheapest question: the segments of all users, now."""
+        looked_up = await self._api.post("lookup", json={"user_ids": self._users})
+        same(
+            looked_up.json()["users"],
+            [
+                {"user_id": user, "segments": [told["slug"] for _, told in self._memberships(user)]}
+                for user in self._users
+            ],
+        )
+
+    async def everything(self, presents: dict[int, datetime]) -> Then:
+        """Asks in every way that there is."""
+        await self.hot_read()
+        answers = [await self._about(user, presents[user]) for user in self._users]
+        living = [user for user in self._users if user in self._model.lives]
+        for segment in self._model.segments:
+            members = await self._api.walk(f"segments/{segment.slug}/users", "user_ids", 2)
+            same(members, [user for user in living if self._model.source(user, segment)])
+        memberships, explanations = zip(*answers, strict=True)
+        return Then(
+            presents,
+            dict(zip(self._users, memberships, strict=True)),
+            {
+                (user, segment): told
+                for user, by_segment in zip(self._users, explanations, strict=True)
+                for segment, told in by_segment.items()
+            },
+        )
+
+    async def report(self) -> datetime:
+        """Compares a report over all times, and gives the instant that it speaks for."""
+        as_of = await cut_off(self._world.database)
+        self._model.happen(as_of - MICROSECOND, "expiry")
+        same(
+            self._world.reported_rows(as_of),
+            [
+                (user, change.segment.slug, change.operation, rfc3339(change.at))
+                for user in sorted(self._users)
+                for change in self._changes(user)
+                if change.at < as_of
+            ],
+        )
+        return as_of
+
+    async def look_back(self, then: Then, user: int) -> None:
+        """Asks about an instant of the past: the answer is the one of then, under the present slugs."""
+        self._world.see("a look back")
+        at = rfc3339(then.at[user])
+        detail = await self._api.segments(user, detail="true", at=at)
+        same(
+            _by_slug(detail),
+            _by_slug([{**told, "slug": segment.slug} for segment, told in then.memberships[user]]),
+        )
+        # Of segments that have one slug by now, the living one is meant, else the one deleted last.
+        told = [
+            (segment, then.explanations[user, segment])
+            for segment in [*self._doing.deleted, *self._model.segments]
+            if (user, segment) in then.explanations
+        ]
+        meant = {segment.slug: explanation for segment, explanation in told}
+        self._world.see("a slug that was two segments", when=len(meant) < len(told))
+        for slug, explanation in meant.items():
+            same(await self._api.explain(user, slug, at=at), {**explanation, "slug": slug})
+
+    async def _about(
+        self, user: int, now: datetime
+    ) -> tuple[list[tuple[Segment, Json]], dict[Segment, Json]]:
+        plain, detail, at_now, history, *explanations = await asyncio.gather(
+            self._api.segments(user),
+            self._api.segments(user, detail="true"),
+            self._api.segments(user, at=rfc3339(now)),
+            self._api.walk(f"users/{user}/history", "events", 5),
+            *(self._api.explain(user, segment.slug) for segment in self._model.segments),
+        )
+        memberships = self._memberships(user)
+        same(detail, [told for _, told in memberships])
+        same([plain, at_now], [[told["slug"] for told in detail]] * 2)
+        for segment, told in zip(self._model.segments, explanations, strict=True):
+            same(told, self._explanation(user, segment))
+            self._world.see(told["because"])
+
+        changes = self._changes(user)
+        same(
+            [_told(event) for event in history],
+            [(c.segment.slug, c.operation, rfc3339(c.at), c.source, c.cause) for c in changes],
+        )
+        await self._check_life(user, [*zip(changes, history, strict=True)], memberships)
+        return memberships, dict(zip(self._model.segments, explanations, strict=True))
+
+    async def _check_life(
+        self, user: int, history: list[tuple[Change, Json]], memberships: list[tuple[Segment, Json]]
+    ) -> None:
+        """Who replays the history of the present life comes to the segments of now, and since when."""
+        life = await self._api.get(f"users/{user}")
+        if user not in self._model.lives:
+            assert life.status_code == 404
+            return
+        registered_at = life.json()["registered_at"]
+        same(registered_at, rfc3339(self._model.lives[user]))
+        since: dict[Segment, str] = {}
+        for (
+            change,
+            event,
+        ) in history:  # a slug may be another segment's by now: the model tells whose event it is
+            if event["at"] >= registered_at:
+                assert (event["operation"] == "add") == (change.segment not in since)
+                if event["operation"] == "add":
+                    since[change.segment] = event["at"]
+                else:
+                    del since[change.segment]
+        same(since, {segment: told["since"] for segment, told in memberships})
+
+    # What the model says, as clients see it
+
+    def _memberships(self, user: int) -> list[tuple[Segment, Json]]:
+        sources = (
+            (segment, self._model.source(self._known(user), segment)) for segment in self._model.segments
+        )
+        found = [
+            (segment, {"slug": segment.slug, "source": source, **self._term(user, segment)})
+            for segment, source in sources
+            if source
+        ]
+        return sorted(found, key=lambda pair: pair[0].slug)
+
+    def _explanation(self, user: int, segment: Segment) -> Json:
+        because = self._model.because(self._known(user), segment)
+        told = {
+            "user_id": user,
+            "slug": segment.slug,
+            "member": because in {"explicit", "rollout"},
+            "because": because,
+            **self._term(user, segment),
+        }
+        if segment.percent is None:
+            return told | dict.fromkeys(("percent", "bucket", "threshold", "salt"))
+        return told | {
+            "percent": shortest(Percent(segment.percent)),
+            "bucket": segment.buckets[user],
+            "threshold": threshold(segment.percent),
+            "salt": str(segment.salt),
+        }
+
+    def _term(self, user: int, segment: Segment) -> Json:
+        last = self._model.last_change(self._known(user), segment)
+        override = self._model.overrides.get((user, segment))
+        return {
+            "since": last and rfc3339(last.at),
+            "until": override and override.until and rfc3339(override.until),
+        }
+
+    def _changes(self, user: int) -> list[Change]:
+        """The changes within the user's lives."""
+        own = [change for change in self._model.changes if change.who == user]
+        return sorted(own, key=lambda c: (c.at, c.segment.slug, self._doing.created.index(c.segment)))
+
+    def _known(self, user: int) -> int:
+        return user if user in self._model.lives else -user
+
+
+def _told(event: Json) -> tuple[str, str, str, str, str]:
+    return event["segment"], event["operation"], event["at"], event["source"], event["cause"]
+
+
+def _by_slug(memberships: list[Json]) -> list[Json]:
+    return sorted(memberships, key=lambda told: [told["slug"], *map(str, told.values())])

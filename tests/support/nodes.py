@@ -1,0 +1,72 @@
+"""A node's copy: the follower that makes it is in the test, the processes that read it are others."""
+
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import AsyncExitStack, closing
+from pathlib import Path
+
+import pytest
+
+from segmentd.replica.follower import Follower
+from segmentd.replica.status import ReplicaStatus, status_path
+from segmentd.storage.database import Database
+from tests.support.rows import Rows, rows_of
+from tests.support.workers import Worker
+
+
+@pytest.fixture
+def rows(database_url: str) -> Iterator[Rows]:
+    """Questions straight to this test's database."""
+    with rows_of(database_url) as rows:
+        yield rows
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Where this test's node keeps its copy."""
+    (tmp_path / "node").mkdir()
+    return tmp_path / "node"
+
+
+@pytest.fixture
+def status(folder: Path) -> Iterator[ReplicaStatus]:
+    """The notice status of this test's node."""
+    with closing(ReplicaStatus.opened(status_path(folder))) as status:
+        yield status
+
+
+@pytest.fixture
+def follower(database: Database, folder: Path) -> Iterator[Follower]:
+    """Keeps the copy of this test's node; the test says when."""
+    with closing(Follower(database, folder)) as follower:
+        yield follower
+
+
+@pytest.fixture(scope="session")
+def http_process() -> Iterator[Worker]:
+    worker = Worker()
+    yield worker
+    worker.end()
+
+
+@pytest.fixture(scope="session")
+def http_processes(http_process: Worker) -> Iterator[Sequence[Worker]]:
+    others = [Worker() for _ in range(3)]
+    yield [http_process, *others]
+    for worker in others:
+        worker.end()
+
+
+@pytest.fixture
+async def worker(database_url: str, folder: Path, http_process: Worker) -> AsyncIterator[Worker]:
+    """One HTTP process of this test's node."""
+    async with http_process.opened(database_url, folder) as worker:
+        yield worker
+
+
+@pytest.fixture
+async def workers(
+    database_url: str, folder: Path, http_processes: Sequence[Worker]
+) -> AsyncIterator[Sequence[Worker]]:
+    """Four of them."""
+    async with AsyncExitStack() as stack:
+        yield [await stack.enter_async_context(each.opened(database_url, folder)) for each in http_processes]

@@ -1,0 +1,196 @@
+"""Whatever happens, in whatever order: all ways to ask give one answer, the one of tests/truth/model.py."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    rule,
+    run_state_machine_as_test,
+)
+
+from tests.support.asking import Asking, Then
+from tests.support.client import Json
+from tests.support.doing import MICROSECOND, Doing
+from tests.support.world import World, inhabited
+from tests.truth.model import Change, Model
+
+USERS: Final = (1000, 2**63 - 1)
+EVERYONE: Final = (*USERS, 77)  # nothing happens to the last
+SLUGS: Final = ("ALPHA", "alpha", "Beta", "gamma-2")
+SALTS: Final = (-1, 1, 4711)
+PERCENTS: Final = (None, None, 50, 100, 12.5, 0)
+SECONDS: Final = (1, 60, 86_400)
+STEPS_BACK: Final = (0.000001, 0.5, 60, 86_400)
+TERMS: Final = [f"{kind} {seconds}" for kind in ("ttl", "until") for seconds in SECONDS]
+MOST_SEGMENTS: Final = 3
+
+Act = tuple[str, dict[str, Json], datetime | None]
+
+user, percent = st.sampled_from(USERS), st.sampled_from(PERCENTS)
+wish = st.sampled_from(["out", "out", "out", "always", "again", *TERMS])
+
+
+def act(
+    name: str, when: datetime | None = None, **arguments: st.SearchStrategy[Json]
+) -> st.SearchStrategy[Act]:
+    return st.tuples(st.just(name), st.fixed_dictionaries(arguments), st.just(when))
+
+
+def acts_at_the_end(term: tuple[int, str, datetime]) -> st.SearchStrategy[Act]:
+    """What is worth trying when a term ends."""
+    whose, slug, end = st.just(term[0]), st.just(term[1]), term[2]
+    return st.one_of(
+        act("come_to", instant=st.sampled_from([end, end - MICROSECOND, end + MICROSECOND])),
+        act("change", end, user=whose, wishes=st.dictionaries(slug, wish, min_size=1)),
+        act("change", end - MICROSECOND, user=whose, wishes=st.dictionaries(slug, wish, min_size=1)),
+        act("change_percent", end, slug=slug, percent=percent),
+        act("delete_segment", end, slug=slug),
+        act("end_life", end, user=whose),
+        act("begin_life", end, user=user),
+    )
+
+
+class OneTruth(RuleBasedStateMachine):
+    """Everything is asked after each `pace` steps and at the ends of terms, the hot read after each step."""
+
+    def __init__(self, world: World, pace: int) -> None:
+        super().__init__()
+        self.world = world
+        self.pace = pace
+        self.model = Model(EVERYONE)
+        self.doing = Doing(world, self.model)
+        self.asking = Asking(world, self.model, self.doing, EVERYONE)
+        self.steps = 0
+        self.remembered: list[Then] = []
+        self.as_of = datetime.min.replace(tzinfo=UTC)
+        self.reported: list[Change] = []
+
+    @initialize(
+        percents=st.tuples(*[st.sampled_from(PERCENTS)] * 2), terms=st.tuples(*[st.sampled_from(TERMS)] * 2)
+    )
+    def begin(self, percents: tuple[float | None, ...], terms: tuple[str, ...]) -> None:
+        self.doing.create_segment("Beta", percents[0], SALTS[0])
+        self.doing.create_segment("gamma-2", percents[1], SALTS[2])
+        self.doing.change(USERS[0], {"Beta": terms[0], "gamma-2": terms[1]})
+
+    # One rule for all: of many, Hypothesis would leave out half in each example, and there are few examples.
+    @rule(act=st.runner().flatmap(lambda machine: machine.possible_acts()))
+    def step(self, act: Act) -> None:
+        name, arguments, self.doing.appointment = act
+        self.world.see(name)
+        getattr(self.doing, name)(**arguments)
+
+    def possible_acts(self) -> st.SearchStrategy[Act]:
+        slug = st.sampled_from([*SLUGS, *(segment.slug for segment in self.doing.deleted)])
+        acts = [
+            act("begin_life", user=user),
+            act("end_life", user=user),
+            act("let_time_pass", seconds=st.sampled_from(SECONDS)),
+            act("step_back", seconds=st.sampled_from(STEPS_BACK)),
+            *[act("run_the_jobs")] * 2,
+        ]
+        if living := [segment.slug for segment in self.model.segments]:
+            one, bad = st.sampled_from(living), st.sampled_from([*SLUGS, "past", "now"])
+            acts += [
+                *[act("change", user=user, wishes=st.dictionaries(one, wish, min_size=1))] * 6,
+                *[act("change_percent", slug=one, percent=percent)] * 2,
+                *[act("rename_segment", slug=one, new_slug=slug, percent=percent)] * 2,
+                act("delete_segment", slug=one),
+                act("ask_in_vain", user=user, slug=one, bad=bad),
+            ]
+        if len(living) < MOST_SEGMENTS:
+            acts += [act("create_segment", slug=slug, percent=percent, salt=st.sampled_from(SALTS))] * 2
+        if terms := self.doing.terms_ahead():
+            acts += [st.sampled_from(terms).flatmap(acts_at_the_end)] * 5
+        # Unlike one_of, sampled_from lets an act stand several times.
+        return st.sampled_from(acts[::-1]).flatmap(lambda chosen: chosen)
+
+    @invariant()
+    def there_is_one_truth(self) -> None:
+        now = self.doing.now
+        ended = {key: o.until for key, o in self.model.overrides.items() if o.until and o.until <= now}
+        self.world.see("an end under a percentage", when=any(s.covers(user) for user, s in ended))
+        presents = {user: self.doing.present_of(user) for user in EVERYONE}
+        for user, present in presents.items():
+            self.model.happen(present, "expiry", to=user)
+        self.steps += 1
+        if self.steps % self.pace and now not in ended.values():
+            self.world.run(self.asking.hot_read())
+            return
+        then = self.world.run(self.asking.everything(presents))
+        assert self.reported == [change for change in self.model.changes if change.at < self.as_of]
+        self.as_of = self.world.run(self.asking.report())
+        self.reported = [change for change in self.model.changes if change.at < self.as_of]
+        # Nothing will be dated before the report's cut-off: what held before it can be asked for ever.
+        if max(presents.values()) < self.as_of and (self.steps % 8 == 0 or now in ended.values()):
+            self.remembered.append(then)
+        if self.remembered:
+            user = EVERYONE[self.steps % len(EVERYONE)]
+            self.world.run(self.asking.look_back(self.remembered[self.steps % len(self.remembered)], user))
+
+    def teardown(self) -> None:
+        for then in self.remembered:
+            for user in EVERYONE:
+                self.world.run(self.asking.look_back(then, user))
+        for change in self.model.changes:
+            self.world.see(f"{change.operation} {change.source} {change.cause}", when=change.who > 0)
+
+
+SHORT: Final = settings(
+    max_examples=28,
+    stateful_step_count=45,
+    phases=[Phase.generate, Phase.shrink],
+    derandomize=True,
+    database=None,
+    suppress_health_check=[*HealthCheck],
+)
+LONG: Final = settings(SHORT, max_examples=200, stateful_step_count=50, derandomize=False)
+
+# What a run has to come across, else it proves too little.
+EVERYTHING: Final = {
+    *("add explicit request", "add rollout rollout"),
+    *(f"remove explicit {cause}" for cause in ("request", "expiry", "segment-deleted", "user-deleted")),
+    *(f"remove rollout {cause}" for cause in ("rollout", "segment-deleted", "user-deleted")),
+    *(
+        "added",
+        "updated",
+        "unchanged",
+        "removed by a removal",
+        "updated by a removal",
+        "unchanged by a removal",
+    ),
+    *("explicit", "excluded", "rollout", "expired", "removed", "not-in-rollout", "never-added"),
+    *("a read at the end of a term", "a change at the end of a term", "an end under a percentage"),
+    *("a new percentage at the end of a term", "a deletion at the end of a term"),
+    *("a slug used again", "a segment renamed", "a name that was taken", "a slug that was two segments"),
+    *("a second life", "the same percentage", "a term settled by a job", "a deletion settled by a job"),
+    *("step_back", "a change of segments after a step back", "a change of a user after a step back"),
+}
+
+
+def prove(database_url: str, folder: Path, pace: int, effort: settings) -> None:
+    with inhabited(database_url, folder) as world:
+
+        class OneTruthHere(OneTruth):
+            def __init__(self) -> None:
+                super().__init__(world, pace)
+
+        run_state_machine_as_test(OneTruthHere, settings=effort)
+        assert world.seen.keys() >= EVERYTHING, f"{EVERYTHING - world.seen.keys()} did not happen"
+
+
+@pytest.mark.timeout(900)  # where it fails, the shortest way to the failure is looked for
+def test_all_ways_to_ask_give_one_answer(database_url: str, tmp_path: Path) -> None:
+    prove(database_url, tmp_path, 4, SHORT)
+
+
+@pytest.mark.proof
+def test_all_ways_to_ask_give_one_answer_after_every_step(database_url: str, tmp_path: Path) -> None:
+    prove(database_url, tmp_path, 1, LONG)
