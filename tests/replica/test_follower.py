@@ -259,7 +259,7 @@ async def test_after_a_restart_the_copy_is_taken_up_and_only_the_missed_part_is_
     await api.create("ALL", percent=100)
 
     async with restarted(database, folder) as follower:
-        assert await worker.age() is None
+        assert await worker.age() is not None  # what is there goes on serving
         await follower.round()
         assert files(folder) == made
         assert await worker.copied(1, 2, 3, 4) == [["A", "ALL"]] * 3 + [["ALL"]]
