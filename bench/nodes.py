@@ -39,7 +39,7 @@ class Node(NamedTuple):
     def wait_for_copy(self) -> None:
         """Returns once the node answers from its own, fresh copy."""
         deadline = time.monotonic() + _COPY_SECONDS
-        with closing(ReplicaStatus.opened(status_path(self.folder / "node-1"))) as status:
+        with closing(ReplicaStatus.open(status_path(self.folder / "node-1"))) as status:
             while (age := status.age()) is None or age > 2_000_000 or status.overdue:  # noqa: PLR2004 - 2 s
                 if time.monotonic() > deadline:
                     raise BenchError("the node's copy was not made in time")

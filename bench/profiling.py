@@ -133,7 +133,7 @@ async def _lookups(client: Client, bodies: list[bytes]) -> None:
 def _count(tally: Tally, durations: list[int]) -> None:
     for nanoseconds in durations:
         tally.add(nanoseconds)
-    tally.settle()
+    tally.flush()
 
 
 def main() -> None:

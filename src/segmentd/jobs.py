@@ -17,6 +17,7 @@ from procrastinate import App, JobContext, PsycopgConnector, RetryStrategy
 from procrastinate.exceptions import ConnectorException
 from procrastinate.jobs import Status as JobStatus
 
+from segmentd.background import background
 from segmentd.domain.errors import ReportStoreFull, SegmentdError
 from segmentd.domain.reports import Report, ReportId, ReportLimits, Status, store_full
 from segmentd.observability.metrics import Metrics
@@ -218,24 +219,23 @@ async def work(database_url: str, tasks: Tasks, stop: asyncio.Event, drain_secon
 async def _keep_working(
     queue: Queue, database_url: str, tasks: Tasks, stop: asyncio.Event, drain_seconds: float
 ) -> None:
-    stopping = asyncio.create_task(stop.wait())
     pause = SHORTEST_PAUSE_S
-    while not stop.is_set():
-        working = asyncio.create_task(_work_once(queue, database_url, tasks, drain_seconds))
-        await asyncio.wait([working, stopping], return_when=asyncio.FIRST_COMPLETED)
-        working.cancel()
-        try:
-            await working
-        except asyncio.CancelledError:
-            continue
-        except (ConnectorException, SegmentdError, psycopg.Error) as error:
-            _log.warning(
-                "background jobs wait for the database", queue=queue.name, error=str(error), pause_s=pause
-            )
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(stop.wait(), pause)
-        pause = min(pause * 2, LONGEST_PAUSE_S)
-    stopping.cancel()
+    async with background(stop.wait(), "wait for the stop") as stopping:
+        while not stop.is_set():
+            working = asyncio.create_task(_work_once(queue, database_url, tasks, drain_seconds))
+            await asyncio.wait([working, stopping], return_when=asyncio.FIRST_COMPLETED)
+            working.cancel()
+            try:
+                await working
+            except asyncio.CancelledError:
+                continue
+            except (ConnectorException, SegmentdError, psycopg.Error) as error:
+                _log.warning(
+                    "background jobs wait for the database", queue=queue.name, error=str(error), pause_s=pause
+                )
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), pause)
+            pause = min(pause * 2, LONGEST_PAUSE_S)
 
 
 async def _work_once(queue: Queue, database_url: str, tasks: Tasks, drain_seconds: float) -> None:

@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 from typing import Final, Generic, NamedTuple, TypeVar
 
+from segmentd.background import background
 from segmentd.domain.access import Actor
 from segmentd.domain.audit import AUDIT_KEYS, AuditEntry
 from segmentd.domain.errors import ReportExpired, ReportNotFound, ReportNotReady, Unavailable
@@ -110,12 +111,8 @@ class Service:
     @asynccontextmanager
     async def watching(self) -> AsyncIterator[None]:
         """Watches the database as long as the context lives, so that `check_ready` waits for nothing."""
-        looking = asyncio.create_task(self._lookout.watch(), name="look whether the database answers")
-        try:
+        async with background(self._lookout.watch(), "look whether the database answers"):
             yield
-        finally:
-            looking.cancel()
-            await asyncio.wait([looking])
 
     async def check_ready(self) -> None:
         """Raises Unavailable, with the reason, where the database does not answer or a stop is near."""
@@ -345,13 +342,13 @@ class Service:
     def _show_user(self, user_id: UserId, write: OwnWrite) -> None:
         if self._node is not None:
             self._node.replica.show_user(user_id, write)
-            self._node.notifier.ring()
+            self._node.notifier.notify()
 
     async def _show_segments(self) -> None:
         """The change is committed: what goes wrong here makes reads slower, not the change undone."""
         if self._node is not None:
             await self._node.replica.show_segments(self._database)
-            self._node.notifier.ring()
+            self._node.notifier.notify()
 
 
 async def _from_copy(

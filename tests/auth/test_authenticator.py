@@ -476,7 +476,7 @@ async def test_who_comes_too_often_is_told_how_many_whole_seconds_to_wait(
     database: Database, tmp_path: Path
 ) -> None:
     one, other = await new_token(database, "one"), await new_token(database, "other")
-    limit = RateLimit.opened(tmp_path / "rates", 0.001, b"key")
+    limit = RateLimit.open(tmp_path / "rates", 0.001, b"key")
     authenticator = await looked(database, OPEN._replace(rate_limit=limit))
     authenticator.admit(shown(one))
 

@@ -48,7 +48,7 @@ def opened(tmp_path: Path, watch: Watch) -> Iterator[Opened]:  # noqa: ARG001 - 
     """Opens the words of this test's node, as each of its processes does."""
     with ExitStack() as stack:
         yield lambda per_second, key=KEY: stack.enter_context(
-            closing(RateLimit.opened(tmp_path / "rates", per_second, key))
+            closing(RateLimit.open(tmp_path / "rates", per_second, key))
         )
 
 

@@ -13,7 +13,7 @@ from segmentd.config import Settings
 from segmentd.observability import FOLDER_VARIABLE
 from segmentd.observability.metrics import Metrics, Refusal
 from segmentd.observability.tally import BUCKETS_S, Tallies
-from segmentd.serve.wiring import service, watched
+from segmentd.serve.wiring import sampling, service
 from segmentd.storage.database import Database
 from tests.support.client import Api
 from tests.support.door import entrance, open_door, open_to_all
@@ -25,7 +25,7 @@ OPENMETRICS: Final = "application/openmetrics-text; version=1.0.0"
 
 
 def scraped(metrics: Metrics) -> Scrape:
-    metrics.settle()
+    metrics.flush()
     return Scrape(metrics.page([], "").content.decode())
 
 
@@ -119,7 +119,7 @@ for _ in range(int(sys.argv[1])):
     metrics.answered("GET", "/api/v1/users/{user_id}/segments", 200, 0.002)
     metrics.refused(Refusal.TIMEOUT)
     metrics.pool(busy=1, idle=2, waiting=3)
-metrics.settle()
+metrics.flush()
 sys.stdout.buffer.write(metrics.page([], "").content)
 """
 
@@ -162,7 +162,7 @@ def test_a_process_that_gets_the_id_of_one_that_has_ended_goes_on_where_that_one
     for _ in range(2):
         tallies = Tallies(2, tmp_path)
         tallies.own[0].add(1_000)
-        tallies.settle()
+        tallies.flush()
 
     [counted, none] = Tallies(2, tmp_path).counted()
 
@@ -242,7 +242,7 @@ async def test_a_scrape_has_every_hot_read_of_its_own_process(api: Api, metrics:
 
 async def test_what_a_process_counted_until_its_end_is_added_up(database: Database) -> None:
     metrics = Metrics()
-    async with watched(database, metrics):
+    async with sampling(database, metrics):
         metrics.hot_reads.add(15_000)
 
     assert Scrape(metrics.page([], "").content.decode())(f"{REQUESTS}_count", **READ) == 1

@@ -13,7 +13,7 @@ from litestar.types import Receive, Scope, Send
 from segmentd.config import Settings
 from segmentd.observability.traces import Tracing
 from segmentd.replica.follower import Follower
-from segmentd.serve.wiring import near, service
+from segmentd.serve.wiring import open_node, service
 from segmentd.storage.database import Database, Succeeded
 from tests.support.asgi import JSON, Request, ask
 from tests.support.client import Api
@@ -104,7 +104,7 @@ async def test_a_hot_call_has_the_name_that_the_framework_gives_it(
     with closing(Follower(database, tmp_path / "node")) as follower:
         await follower.round()
     settings = Settings(data_dir=str(tmp_path))
-    async with near(database, settings, tmp_path / "node") as node:
+    async with open_node(database, settings, tmp_path / "node") as node:
         everybody = await open_to_all(database)
         framework = entrance(service(database, settings, node), everybody)
         for app in (hot_path(nothing_behind, node.replica, everybody), framework):

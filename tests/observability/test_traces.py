@@ -127,14 +127,14 @@ import asyncio, sys
 from segmentd.config import Settings
 from segmentd.observability.logs import set_up_logging
 from segmentd.serve import http_worker, node_worker
-from segmentd.serve.wiring import service, traced
+from segmentd.serve.wiring import service, open_tracing
 from segmentd.storage.database import Database
 from tests.support.client import Api
 from tests.support.door import open_door
 
 async def main(database_url):
     set_up_logging("warning")
-    with traced() as tracing:
+    with open_tracing() as tracing:
         async with Database(database_url, tracing=tracing) as database:
             async with Api(await open_door(service(database, Settings()), database)) as api:
                 print((await api.get("segments")).status_code, tracing)

@@ -97,7 +97,7 @@ async def test_the_bound_is_a_setting(
     del outdated
     worker = Worker()
     try:
-        async with worker.opened(database_url, folder, max_age_seconds=9.5):
+        async with worker.open_node(database_url, folder, max_age_seconds=9.5):
             assert await read(worker, 3, status) == ["A"]
             set_age(status, 9.5)
             assert await read(worker) == ["A", "B"]
@@ -108,7 +108,7 @@ async def test_the_bound_is_a_setting(
 async def test_without_a_copy_and_without_a_database_there_is_no_answer(
     http_process: Worker, folder: Path, database_url: str
 ) -> None:
-    async with http_process.opened(NOWHERE, folder, patience_s=0.2, access_url=database_url) as worker:
+    async with http_process.open_node(NOWHERE, folder, patience_s=0.2, access_url=database_url) as worker:
         answers = [
             await worker.send("GET", "users/1/segments"),
             await worker.send("POST", "lookup", {"user_ids": [1]}),
@@ -137,7 +137,7 @@ async def test_when_the_database_is_gone_as_well_an_old_answer_is_given_only_whe
     await follower.round()
     # No age here may be above the time since the machine started: the clock counts from there.
     settings: dict[str, float | bool] = {"max_age_seconds": 9.5, "serve_stale": serve_stale}
-    async with http_process.opened(
+    async with http_process.open_node(
         NOWHERE, folder, patience_s=0.2, access_url=database_url, **settings
     ) as worker:
         assert await read(worker, 3, status) == ["A"]
@@ -206,7 +206,7 @@ async def test_the_database_may_go_and_come_back_under_load_and_no_hot_read_fail
         assert not loading.done(), loading.exception()
         return len(ages) > before + 200
 
-    async with Database(url) as database, http_process.opened(url, folder) as worker:
+    async with Database(url) as database, http_process.open_node(url, folder) as worker:
         with closing(Follower(database, folder)) as follower:
             assert (await worker.send("POST", "segments", {"slug": "A"})).status == 201
             assert (await worker.send("POST", "segments", {"slug": "B"})).status == 201

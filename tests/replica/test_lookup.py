@@ -17,7 +17,7 @@ from segmentd.domain.memberships import LARGEST_LOOKUP_BYTES
 from segmentd.replica.catalog import Catalog, CatalogState, ReplicatedSegment
 from segmentd.replica.follower import Follower
 from segmentd.replica.lookup import LARGE_BYTES, Lookup
-from segmentd.serve.wiring import near, service
+from segmentd.serve.wiring import open_node, service
 from segmentd.storage.database import Database
 from tests.support.client import Api
 from tests.support.door import entrance, hot_path, open_to_all
@@ -125,7 +125,7 @@ async def apis(
     follower.close()
     settings = Settings(data_dir=str(folder))
     authenticator = await open_to_all(database)
-    async with near(database, settings, folder) as node:
+    async with open_node(database, settings, folder) as node:
         beside = entrance(service(database, settings, node), authenticator)
         alone = entrance(service(database, settings), authenticator)
         doors: list[ASGIApp] = [hot_path(beside, node.replica, authenticator), beside, alone]

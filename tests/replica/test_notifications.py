@@ -8,7 +8,7 @@ import psycopg
 import pytest
 
 from segmentd.domain.errors import Unavailable
-from segmentd.replica import notifications as notifier
+from segmentd.replica import notifications
 from segmentd.replica.follower import Follower
 from segmentd.replica.notifications import Notifier, listen
 from segmentd.storage import replication
@@ -47,14 +47,14 @@ async def heard(wake: asyncio.Event) -> None:
     wake.clear()
 
 
-async def test_a_ring_is_heard_by_all_who_listen(database: Database, database_url: str) -> None:
+async def test_a_notification_reaches_all_who_listen(database: Database, database_url: str) -> None:
     near, far, stop = asyncio.Event(), asyncio.Event(), asyncio.Event()
-    ringing = Notifier(database)
-    async with running(listen(database_url, near, stop), listen(database_url, far, stop), ringing.carry()):
+    notifier = Notifier(database)
+    async with running(listen(database_url, near, stop), listen(database_url, far, stop), notifier.run()):
         await heard(near)  # something may have come before it listened
         await heard(far)
 
-        ringing.ring()
+        notifier.notify()
 
         await heard(near)
         await heard(far)
@@ -72,11 +72,11 @@ async def test_many_rings_are_one_notification(
         await notify(database)
 
     monkeypatch.setattr(replication, "notify", counted)
-    wake, ringing = asyncio.Event(), Notifier(database)
-    async with running(listen(database_url, wake, asyncio.Event()), ringing.carry()):
+    wake, notifier = asyncio.Event(), Notifier(database)
+    async with running(listen(database_url, wake, asyncio.Event()), notifier.run()):
         await heard(wake)
         for _ in range(1000):
-            ringing.ring()
+            notifier.notify()
         await heard(wake)
 
     assert carried == 1
@@ -85,15 +85,15 @@ async def test_many_rings_are_one_notification(
 async def test_the_first_ring_is_carried_at_once_and_later_ones_together(
     database: Database, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(notifier, "BUNDLE_SECONDS", NEVER)
-    wake, ringing = asyncio.Event(), Notifier(database)
-    async with running(listen(database_url, wake, asyncio.Event()), ringing.carry()):
+    monkeypatch.setattr(notifications, "BUNDLE_SECONDS", NEVER)
+    wake, notifier = asyncio.Event(), Notifier(database)
+    async with running(listen(database_url, wake, asyncio.Event()), notifier.run()):
         await heard(wake)
-        ringing.ring()
+        notifier.notify()
 
         await heard(wake)
 
-        ringing.ring()
+        notifier.notify()
         await database.execute("SELECT")
         assert not wake.is_set()
 
@@ -108,14 +108,14 @@ async def test_a_bell_that_cannot_be_carried_rings_again_later(
         failed.set()
         raise Unavailable
 
-    wake, ringing = asyncio.Event(), Notifier(database)
-    async with running(listen(database_url, wake, asyncio.Event()), ringing.carry()):
+    wake, notifier = asyncio.Event(), Notifier(database)
+    async with running(listen(database_url, wake, asyncio.Event()), notifier.run()):
         await heard(wake)
         monkeypatch.setattr(replication, "notify", away)
-        ringing.ring()
+        notifier.notify()
         await failed.wait()
         monkeypatch.setattr(replication, "notify", notify)
-        ringing.ring()
+        notifier.notify()
 
         await heard(wake)
 
@@ -135,15 +135,15 @@ async def test_a_follower_shows_at_once_what_another_node_rings_for(
     api: Api, database: Database, database_url: str, follower: Follower, worker: Worker
 ) -> None:
     await api.create("A")
-    wake, stop, ringing = asyncio.Event(), asyncio.Event(), Notifier(database)
+    wake, stop, notifier = asyncio.Event(), asyncio.Event(), Notifier(database)
 
     async def shown() -> bool:
         return await worker.age() is not None and await worker.copied(1) == [["A"]]
 
-    async with running(listen(database_url, wake, stop), follower.follow(stop, wake, NEVER), ringing.carry()):
+    async with running(listen(database_url, wake, stop), follower.follow(stop, wake, NEVER), notifier.run()):
         await eventually(lambda: is_fresh(worker))
         await api.add(1, "A")
-        ringing.ring()
+        notifier.notify()
 
         await eventually(shown)
 
@@ -175,11 +175,11 @@ async def test_the_loss_of_all_connections_is_outlived(
     rows: Rows,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(notifier, "PAUSE_SECONDS", 0.05)
+    monkeypatch.setattr(notifications, "PAUSE_SECONDS", 0.05)
     await api.create("A")
-    wake, stop, ringing = asyncio.Event(), asyncio.Event(), Notifier(database)
+    wake, stop, notifier = asyncio.Event(), asyncio.Event(), Notifier(database)
 
-    async with running(listen(database_url, wake, stop), follower.follow(stop, wake, NEVER), ringing.carry()):
+    async with running(listen(database_url, wake, stop), follower.follow(stop, wake, NEVER), notifier.run()):
         await eventually(lambda: is_fresh(worker))
         for user_id in (1, 2, 3):
             rows.run(END_ALL)

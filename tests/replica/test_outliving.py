@@ -210,9 +210,9 @@ def test_a_board_that_the_disk_has_no_room_for_says_that_there_is_no_copy_until_
 ) -> None:
     with monkeypatch.context() as patch:
         patch.setattr("segmentd.shared_memory.allocate", no_room)
-        status = ReplicaStatus.opened(status_path(tmp_path))
+        status = ReplicaStatus.open(status_path(tmp_path))
         status.share()
-    with closing(status), closing(ReplicaStatus.opened(status_path(tmp_path))) as other:
+    with closing(status), closing(ReplicaStatus.open(status_path(tmp_path))) as other:
         other.serving, other.fresh_at = 7, boot_time()
         assert (status.serving, status.age()) == (0, None)
 
@@ -223,7 +223,7 @@ def test_a_board_that_the_disk_has_no_room_for_says_that_there_is_no_copy_until_
 
 
 def test_nothing_that_is_shared_has_a_hole(tmp_path: Path) -> None:
-    ReplicaStatus.opened(tmp_path / "status").close()
+    ReplicaStatus.open(tmp_path / "status").close()
     with closing(Store(tmp_path / "copy-1.lmdb")):
         for name in ("status", "copy-1.lmdb-lock"):
             found = (tmp_path / name).stat()

@@ -30,7 +30,7 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def status(folder: Path) -> Iterator[ReplicaStatus]:
     """The notice status of this test's node."""
-    with closing(ReplicaStatus.opened(status_path(folder))) as status:
+    with closing(ReplicaStatus.open(status_path(folder))) as status:
         yield status
 
 
@@ -59,7 +59,7 @@ def http_processes(http_process: Worker) -> Iterator[Sequence[Worker]]:
 @pytest.fixture
 async def worker(database_url: str, folder: Path, http_process: Worker) -> AsyncIterator[Worker]:
     """One HTTP process of this test's node."""
-    async with http_process.opened(database_url, folder) as worker:
+    async with http_process.open_node(database_url, folder) as worker:
         yield worker
 
 
@@ -69,4 +69,6 @@ async def workers(
 ) -> AsyncIterator[Sequence[Worker]]:
     """Four of them."""
     async with AsyncExitStack() as stack:
-        yield [await stack.enter_async_context(each.opened(database_url, folder)) for each in http_processes]
+        yield [
+            await stack.enter_async_context(each.open_node(database_url, folder)) for each in http_processes
+        ]

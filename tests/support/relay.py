@@ -7,6 +7,8 @@ from urllib.parse import urlsplit
 
 from psycopg.conninfo import conninfo_to_dict
 
+from segmentd.background import end
+
 
 class Relay:
     """Passes every TCP connection on to the Unix socket of an embedded PostgreSQL."""
@@ -44,9 +46,7 @@ class Relay:
     async def cut(self) -> None:
         """From now on there is nothing behind the door, and who was behind it is thrown out."""
         self._cut = True
-        for task in self.passing:
-            task.cancel()
-        await asyncio.gather(*self.passing, return_exceptions=True)
+        await end(*self.passing)
 
     def mend(self) -> None:
         """From now on all is as it was."""

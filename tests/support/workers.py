@@ -24,7 +24,7 @@ from segmentd.replica.replica import MICROSECONDS
 from segmentd.replica.status import ReplicaStatus, boot_time
 from segmentd.replica.store import Unusable
 from segmentd.serve.http_door import http_door
-from segmentd.serve.wiring import gate, near, service
+from segmentd.serve.wiring import open_authenticator, open_node, service
 from segmentd.service import Node
 from segmentd.storage.database import Database
 from segmentd.storage.replication import OwnWrite
@@ -70,7 +70,7 @@ class Worker:
         self._process.communicate()
 
     @asynccontextmanager
-    async def opened(
+    async def open_node(
         self,
         database_url: str,
         folder: Path,
@@ -177,9 +177,9 @@ class _Duty:
         chosen = Settings(**{"data_dir": str(Path(folder).parent)} | settings)
         with patch("segmentd.storage.database._LONGEST_WAIT_S", patience_s):
             database = await stack.enter_async_context(Database(database_url, pool_size=4))
-        node = await stack.enter_async_context(near(database, chosen, Path(folder)))
+        node = await stack.enter_async_context(open_node(database, chosen, Path(folder)))
         authenticator = await stack.enter_async_context(
-            gate(access_url, chosen, Path(folder), may_be_open=True, rate_key=b"key")
+            open_authenticator(access_url, chosen, Path(folder), may_be_open=True, rate_key=b"key")
         )
         door, _ = http_door(service(database, chosen, node), chosen, authenticator, node.replica, Metrics())
         self._now = _Opened(stack, node, door)

@@ -15,6 +15,7 @@ from segmentd.auth.jwt import JwtVerifier
 from segmentd.auth.known_tokens import Known, KnownTokens
 from segmentd.auth.rate_limit import RateLimit
 from segmentd.auth.tokens import digest_of
+from segmentd.background import background
 from segmentd.domain.access import ANONYMOUS, Principal, Token, TokenId
 from segmentd.domain.errors import TooManyRequests, Unauthenticated, Unavailable
 from segmentd.storage import tokens
@@ -67,12 +68,8 @@ class Authenticator:
         await self._look_or_go_on()
         if self._known_until == -math.inf and self._left is not None:
             self._take_over(self._left.found())
-        looking = asyncio.create_task(self._watch(), name="watch the tokens")
-        try:
+        async with background(self._watch(), "watch the tokens"):
             yield
-        finally:
-            looking.cancel()
-            await asyncio.wait([looking])
 
     async def look(self) -> None:
         """Learns which tokens are in force, and notes which were used. Raises Unavailable."""

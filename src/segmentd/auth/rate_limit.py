@@ -31,7 +31,7 @@ class RateLimit:
         self._most_ns = max(_SECOND_NS, self._cost_ns)
 
     @classmethod
-    def opened(cls, path: Path, per_second: float, key: bytes) -> Self:
+    def open(cls, path: Path, per_second: float, key: bytes) -> Self:
         """The words at this path, made if need be; on a full disk each process has its own."""
         return cls(SharedMemory(path, _PLACES), per_second, key)
 

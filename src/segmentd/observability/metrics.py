@@ -113,9 +113,9 @@ class Metrics:
         known = method if method in _METHODS else OTHER_METHOD
         self._requests.labels(known, route or NO_ROUTE, status).observe(seconds)
 
-    def settle(self) -> None:
+    def flush(self) -> None:
         """Adds up the hot calls that were noted since the last time. In the thread that notes them."""
-        self._tallies.settle()
+        self._tallies.flush()
         write_unwritten()
 
     def refused(self, reason: Refusal) -> None:
@@ -170,7 +170,7 @@ class Metrics:
     def page(self, others: Iterable[Metric], accept: str) -> Page:
         """All that was counted, and others, in the format that the header `Accept` asks for. Reads files.
 
-        Of the hot calls, those that are settled.
+        Of the hot calls, those that are flushed.
         """
         counted = self._registry.collect() if self._folder is None else added_up(self._folder)
         families = {family.name: family for family in (*counted, *others, _build())}

@@ -36,7 +36,7 @@ class Tally:
         self.add: Callable[[int], None] = self._noted.append
         """Notes one duration, in nanoseconds."""
 
-    def settle(self) -> None:
+    def flush(self) -> None:
         """Adds up what was noted. In the thread that notes."""
         durations = np.array(self._noted, dtype=np.int64)
         self._noted.clear()
@@ -71,10 +71,10 @@ class Tallies:
         )
         self.own = [Tally(self._words[begin : begin + _WORDS]) for begin in range(0, count * _WORDS, _WORDS)]
 
-    def settle(self) -> None:
+    def flush(self) -> None:
         """Adds up what this process has noted. In the thread that notes."""
         for tally in self.own:
-            tally.settle()
+            tally.flush()
 
     def counted(self) -> list[Counted]:
         """What was added up in each tally, by any process."""

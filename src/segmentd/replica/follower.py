@@ -46,7 +46,7 @@ class Follower:
         self._metrics = metrics or Metrics()
         self._folder = folder
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._status = ReplicaStatus.opened(status_path(folder))
+        self._status = ReplicaStatus.open(status_path(folder))
         self._status.take_over()
         self._store: Store | None = None
         self._number = 0

@@ -11,7 +11,7 @@ from segmentd.storage import replication
 from segmentd.storage.database import Database
 from segmentd.storage.sessions import Reachability, Session
 
-# Rings are bundled: a NOTIFY in each transaction would halve the throughput of writes.
+# Notifications are bundled: a NOTIFY in each transaction would halve the throughput of writes.
 BUNDLE_SECONDS: Final = 0.02
 PAUSE_SECONDS: Final = 1.0
 
@@ -19,31 +19,31 @@ _log = structlog.get_logger(__name__)
 
 
 class Notifier:
-    """Rings at once, and then at most every 20 ms, however many commits there were."""
+    """Notifies all nodes at once, and then at most every 20 ms, however many commits there were."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._rung = asyncio.Event()
+        self._committed = asyncio.Event()
 
-    def ring(self) -> None:
-        """Says that something was committed."""
-        self._rung.set()
+    def notify(self) -> None:
+        """Notes that something was committed; `run` sends the notification."""
+        self._committed.set()
 
-    async def carry(self) -> None:
-        """Carries the rings to the database; runs until cancelled."""
+    async def run(self) -> None:
+        """Sends notifications through the database until it is cancelled."""
         while True:
-            await self._rung.wait()
-            self._rung.clear()
+            await self._committed.wait()
+            self._committed.clear()
             try:
                 await replication.notify(self._database)
             except Unavailable:
-                # Followers look by themselves every now and then, and there is nobody to tell of it now.
-                _log.info("could not ring, the database is away")
+                # Followers look for changes by themselves, too, once a second.
+                _log.info("could not notify, the database is away")
             await asyncio.sleep(BUNDLE_SECONDS)
 
 
 async def listen(database_url: str, wake: asyncio.Event, stop: asyncio.Event) -> None:
-    """Sets `wake` at every ring until `stop`; after a loss of the connection it makes another one."""
+    """Sets `wake` at every notification until `stop`; after a loss of the connection it makes another one."""
     async with asyncio.TaskGroup() as group:
         hearing = group.create_task(_keep_hearing(database_url, wake))
         await stop.wait()

@@ -41,7 +41,7 @@ class Replica:
     def __init__(self, folder: Path, bound_seconds: float) -> None:
         self._folder = folder
         self._bound = int(bound_seconds * MICROSECONDS)
-        self.status = ReplicaStatus.opened(status_path(folder))
+        self.status = ReplicaStatus.open(status_path(folder))
         self._open: dict[int, Store] = {}
         self._read = 0
         self._large = asyncio.Lock()

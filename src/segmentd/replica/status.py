@@ -41,7 +41,7 @@ class ReplicaStatus:
         self._view = memory.words
 
     @classmethod
-    def opened(cls, path: Path) -> Self:
+    def open(cls, path: Path) -> Self:
         """The page at this path; a new one says that there is no copy."""
         return cls(SharedMemory(path, _WORDS))
 

@@ -15,6 +15,7 @@ from typing import Final
 import msgspec
 import uvloop
 
+from segmentd.background import background
 from segmentd.config import Settings
 from segmentd.observability.logs import set_up_logging
 
@@ -74,11 +75,8 @@ def run_child(work: Callable[[Assignment, Duty], Awaitable[None]]) -> None:
 
 async def _run(work: Callable[[Assignment, Duty], Awaitable[None]], assignment: Assignment) -> None:
     duty = Duty()
-    watching = asyncio.create_task(duty.watch(), name="watch the supervisor")
-    try:
+    async with background(duty.watch(), "watch the supervisor"):
         await work(assignment, duty)
-    finally:
-        watching.cancel()
 
 
 def _first_line() -> bytes:

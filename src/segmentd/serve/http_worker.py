@@ -10,11 +10,12 @@ from typing import Final
 
 from segmentd.api.http.edge.connection import ConnectionLimits
 from segmentd.api.http.hot.protocol import HotProtocol
+from segmentd.background import background
 from segmentd.config import Settings
 from segmentd.serve.child import Assignment, Duty, run_child
 from segmentd.serve.http_door import http_door
 from segmentd.serve.http_server import Server, uvicorn_config
-from segmentd.serve.wiring import gate, measured, near, service, traced, watched
+from segmentd.serve.wiring import metrics_in, open_authenticator, open_node, open_tracing, sampling, service
 from segmentd.service import Service
 from segmentd.storage.database import Database
 
@@ -28,15 +29,15 @@ async def serve_http(assignment: Assignment, duty: Duty) -> None:
     if assignment.listener is None or assignment.replica_dir is None:
         raise ValueError("an HTTP worker needs a listening socket and a folder")
     settings, folder = assignment.settings, Path(assignment.replica_dir)
-    metrics = measured(assignment.metrics_dir)
+    metrics = metrics_in(assignment.metrics_dir)
     _allow_open_files()
     sys.setswitchinterval(SWITCH_INTERVAL_S)
-    with traced() as tracing, socket.socket(fileno=assignment.listener) as listener:
+    with open_tracing() as tracing, socket.socket(fileno=assignment.listener) as listener:
         async with (
             Database(assignment.database_url, pool_size=settings.pool_size, tracing=tracing) as database,
-            watched(database, metrics),
-            near(database, settings, folder) as node,
-            gate(
+            sampling(database, metrics),
+            open_node(database, settings, folder) as node,
+            open_authenticator(
                 assignment.database_url,
                 settings,
                 folder,
@@ -56,14 +57,12 @@ async def serve_http(assignment: Assignment, duty: Duty) -> None:
                 entrance.cut_off,
                 settings.shutdown_seconds,
             )
-            leaving = asyncio.create_task(
-                _leave(use_cases, duty.leaving), name="wait for the stop to be near"
-            )
-            stopping = asyncio.create_task(server.exit_after(duty.stop), name="wait for the stop")
-            async with use_cases.watching():
+            async with (
+                background(_leave(use_cases, duty.leaving), "wait for the stop to be near"),
+                background(server.exit_after(duty.stop), "wait for the stop"),
+                use_cases.watching(),
+            ):
                 await server.serve(sockets=[listener])
-            leaving.cancel()
-            stopping.cancel()
 
 
 def _allow_open_files() -> None:

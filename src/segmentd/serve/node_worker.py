@@ -8,7 +8,7 @@ from segmentd.jobs import Tasks, work
 from segmentd.replica.follower import Follower
 from segmentd.replica.notifications import listen
 from segmentd.serve.child import Assignment, Duty, run_child
-from segmentd.serve.wiring import measured, report_files, traced, watched
+from segmentd.serve.wiring import metrics_in, open_tracing, report_files, sampling
 from segmentd.storage.database import Database
 from segmentd.storage.job_queue import REPORT_CONNECTIONS
 
@@ -19,12 +19,12 @@ ROUND_SECONDS = 1.0
 async def work_for_node(assignment: Assignment, duty: Duty) -> None:
     """Follows the database and runs the background jobs until it has to stop; then lets running ones end."""
     settings, url = assignment.settings, assignment.database_url
-    metrics = measured(assignment.metrics_dir)
-    with traced() as tracing:
+    metrics = metrics_in(assignment.metrics_dir)
+    with open_tracing() as tracing:
         async with (
             Database(url, pool_size=settings.pool_size, tracing=tracing) as database,
             Database(url, pool_size=REPORT_CONNECTIONS, tracing=tracing) as builds,
-            watched(database, metrics),
+            sampling(database, metrics),
         ):
             tasks = Tasks(
                 database, report_files(settings), tracing, metrics, builds, settings.report_store_bytes

@@ -193,7 +193,7 @@ def forget_earlier_runs(folder: Path) -> None:
     It is there, so it can answer. What the node's processes leave from here on is for those that come after
     them while the database is away.
     """
-    with closing(ReplicaStatus.opened(status_path(folder))) as status, closing(KnownTokens(folder)) as known:
+    with closing(ReplicaStatus.open(status_path(folder))) as status, closing(KnownTokens(folder)) as known:
         status.clear()
         known.forget()
 

@@ -13,6 +13,7 @@ import msgspec
 import structlog
 from prometheus_client.multiprocess import mark_process_dead
 
+from segmentd.background import end
 from segmentd.config import Settings
 from segmentd.domain.errors import StartupFailed
 from segmentd.observability import FOLDER_VARIABLE
@@ -146,7 +147,7 @@ class Kept:
             process.kill()
             return await process.wait()
         finally:
-            telling.cancel()
+            await end(telling)
             process.stdin.close()
             await listening
             if self._assignment.metrics_dir is not None:

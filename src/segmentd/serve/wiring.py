@@ -12,6 +12,7 @@ from segmentd import __version__
 from segmentd.auth.authenticator import AccessRules, Authenticator
 from segmentd.auth.known_tokens import KnownTokens
 from segmentd.auth.rate_limit import RateLimit
+from segmentd.background import background
 from segmentd.config import Settings
 from segmentd.domain.reports import ReportLimits
 from segmentd.jobs import report_queue
@@ -46,28 +47,24 @@ def service(
 
 
 @asynccontextmanager
-async def near(database: Database, settings: Settings, folder: Path) -> AsyncIterator[Node]:
-    """The copy in this folder, and a notifier that is carried as long as the context lives."""
+async def open_node(database: Database, settings: Settings, folder: Path) -> AsyncIterator[Node]:
+    """The copy in this folder, and a notifier that runs as long as the context lives."""
     notifier = Notifier(database)
-    ringing = asyncio.create_task(notifier.carry(), name="ring")
-    try:
+    async with background(notifier.run(), "notify the other nodes"):
         with closing(Replica(folder, settings.max_age_seconds)) as replica:
             yield Node(replica, notifier, settings.serve_stale)
-    finally:
-        ringing.cancel()
-        await asyncio.wait([ringing])
 
 
 @asynccontextmanager
-async def gate(
+async def open_authenticator(
     database_url: str, settings: Settings, folder: Path, *, may_be_open: bool, rate_key: bytes
 ) -> AsyncIterator[Authenticator]:
     """Knows who is calling as long as the context lives, by a connection of its own that nothing delays."""
     async with AsyncExitStack() as stack:
         limit = None
         if settings.rate_limit:
-            opened = RateLimit.opened(folder / "rates", settings.rate_limit, rate_key)
-            limit = stack.enter_context(closing(opened))
+            limit = RateLimit.open(folder / "rates", settings.rate_limit, rate_key)
+            stack.enter_context(closing(limit))
         rules = AccessRules(
             may_be_open=may_be_open,
             bound_seconds=math.inf if settings.serve_stale else settings.max_age_seconds,
@@ -82,7 +79,7 @@ async def gate(
 
 
 @contextmanager
-def traced() -> Iterator[Tracing | None]:
+def open_tracing() -> Iterator[Tracing | None]:
     """Tracing, where the OTEL_ variables ask for it; the last spans are sent when the context ends."""
     tracing = set_up_tracing(__version__)
     try:
@@ -93,28 +90,26 @@ def traced() -> Iterator[Tracing | None]:
 
 
 @asynccontextmanager
-async def watched(database: Database, metrics: Metrics | None) -> AsyncIterator[None]:
+async def sampling(database: Database, metrics: Metrics | None) -> AsyncIterator[None]:
     """Measures the pool and adds up hot calls as long as the context lives, where something is measured."""
     if metrics is None:
         yield
         return
-    watching = asyncio.create_task(_watch(database, metrics), name="measure")
     try:
-        yield
+        async with background(_sample(database, metrics), "sample"):
+            yield
     finally:
-        watching.cancel()
-        await asyncio.wait([watching])
-        metrics.settle()
+        metrics.flush()
 
 
-async def _watch(database: Database, metrics: Metrics) -> None:
+async def _sample(database: Database, metrics: Metrics) -> None:
     while True:
-        metrics.settle()
+        metrics.flush()
         metrics.pool(**database.load()._asdict())
         await asyncio.sleep(MEASURE_EVERY_S)
 
 
-def measured(folder: str | None) -> Metrics | None:
+def metrics_in(folder: str | None) -> Metrics | None:
     """What a process measures for its node; None where it shall not."""
     return None if folder is None else Metrics(Path(folder))
 

@@ -1,7 +1,6 @@
 """The pool of connections: statements with retries, and errors in the words of the domain."""
 
 import asyncio
-import math
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, nullcontext
@@ -13,8 +12,10 @@ import structlog
 from psycopg.rows import RowMaker
 from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
 
+from segmentd.background import end
 from segmentd.domain.errors import Unavailable
 from segmentd.observability.traces import Tracing
+from segmentd.storage.circuit_breaker import CircuitBreaker
 from segmentd.storage.sessions import Reachability, Session, reason_of
 
 Row = TypeVar("Row")
@@ -37,9 +38,6 @@ _OUT_OF_REACH: Final = (
 )
 _ATTEMPTS: Final = 4
 _LONGEST_WAIT_S: Final = 3.0
-# After a wait in vain in which the database answered nothing, who comes in this time, and before the next
-# answer, is told at once: under load the waiting would pile up.
-_AWAY_S: Final = 1.0
 
 _log = structlog.get_logger(__name__)
 
@@ -77,8 +75,7 @@ class Database:
         self._tracing = tracing
         self._checking: asyncio.Task[None] | None = None
         self._given_up: set[asyncio.Task[object]] = set()
-        self._away_until = 0.0
-        self._answered_at = -math.inf
+        self._breaker = CircuitBreaker(_LONGEST_WAIT_S)
 
     async def __aenter__(self) -> Self:
         await self._pool.open()
@@ -86,10 +83,7 @@ class Database:
 
     async def __aexit__(self, *exc_info: object) -> None:
         unneeded = [*self._given_up, *([] if self._checking is None else [self._checking])]
-        for task in unneeded:
-            task.cancel()
-        if unneeded:
-            await asyncio.wait(unneeded)
+        await end(*unneeded)
         await self._pool.close()
 
     async def all(self, row: type[Row], query: LiteralString, parameters: Parameters = None) -> list[Row]:
@@ -138,7 +132,7 @@ class Database:
 
     def silent_seconds(self) -> float:
         """For how long no statement was answered, be it by an error."""
-        return asyncio.get_running_loop().time() - self._answered_at
+        return self._breaker.silent_seconds()
 
     def load(self) -> PoolLoad:
         """What the pool's connections do now."""
@@ -169,8 +163,7 @@ class Database:
 
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator[psycopg.AsyncConnection]:
-        loop = asyncio.get_running_loop()
-        if loop.time() < self._away_until:
+        if self._breaker.is_open():
             raise Unavailable
         try:
             async with self._pool.connection() as connection:
@@ -179,8 +172,8 @@ class Database:
             self._note_answer()
             raise
         except _OUT_OF_REACH as error:
-            if isinstance(error, PoolTimeout) and loop.time() - self._answered_at >= _LONGEST_WAIT_S:
-                self._away_until = loop.time() + _AWAY_S
+            if isinstance(error, PoolTimeout):
+                self._breaker.note_timeout()
             self._note_failure(error)
             self._check_the_others()
             raise Unavailable from error
@@ -200,8 +193,7 @@ class Database:
     def _note_answer(self) -> None:
         """The database is there, whatever it said."""
         self._reachability.note_success()
-        self._answered_at = asyncio.get_running_loop().time()
-        self._away_until = 0.0
+        self._breaker.note_answer()
 
     def _forget(self, task: asyncio.Task[Any]) -> None:
         self._given_up.discard(task)

@@ -91,7 +91,7 @@ def start(data_dir: Path, connections: int = 0) -> EmbeddedPostgres:
     """
     binaries = programs()
     try:
-        folder = DataFolder.opened(data_dir)
+        folder = DataFolder.open(data_dir)
         with contextlib.ExitStack() as undo:
             lock = Lock.taken(folder)
             undo.callback(lock.release)

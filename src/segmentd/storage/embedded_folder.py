@@ -50,7 +50,7 @@ class DataFolder:
     path: Path
 
     @classmethod
-    def opened(cls, data_dir: Path) -> Self:
+    def open(cls, data_dir: Path) -> Self:
         """Makes the folder if needed; raises StartupFailed when it cannot be used."""
         # Others may pass through root's folder, not list it: who runs PostgreSQL for it must reach PGDATA.
         mode = 0o711 if os.geteuid() == 0 else 0o700

@@ -24,7 +24,7 @@ from segmentd.domain.access import Role
 from segmentd.observability.metrics import Metrics
 from segmentd.replica.follower import Follower
 from segmentd.serve.http_door import http_door
-from segmentd.serve.wiring import near, service
+from segmentd.serve.wiring import open_node, service
 from segmentd.storage.database import Database
 from tests.support.asgi import Answer, Request, ask
 from tests.support.client import Api
@@ -265,7 +265,7 @@ async def door_for(
     settings = load({"data_dir": str(folder), "cors_origins": origins, **addresses}, {}).settings
     with closing(Follower(database, folder)) as follower:
         await follower.round()
-    async with near(database, settings, folder) as node:
+    async with open_node(database, settings, folder) as node:
         authenticator = Authenticator(database, AccessRules(may_be_open=False, bound_seconds=50))
         secret = await new_token(database, str(uuid4()), Role.EDITOR)
         await authenticator.look()

@@ -15,7 +15,7 @@ from segmentd.config import Settings
 from segmentd.observability.metrics import Metrics
 from segmentd.replica.follower import Follower
 from segmentd.serve.http_door import http_door
-from segmentd.serve.wiring import near, service
+from segmentd.serve.wiring import open_node, service
 from segmentd.storage.database import Database
 from tests.support.client import Api, Json
 from tests.support.door import open_to_all
@@ -48,7 +48,7 @@ async def door(database: Database, api: Api, tmp_path: Path) -> AsyncIterator[Do
     with closing(Follower(database, tmp_path / "node")) as follower:
         await follower.round()
     metrics = Metrics()
-    async with near(database, settings, tmp_path / "node") as node:
+    async with open_node(database, settings, tmp_path / "node") as node:
         authenticator = await open_to_all(database)
         use_cases = service(database, settings, node)
         hot_path, _ = http_door(use_cases, settings, authenticator, node.replica, metrics)

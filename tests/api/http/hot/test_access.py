@@ -16,7 +16,7 @@ from segmentd.config import Settings
 from segmentd.domain.access import Role
 from segmentd.replica.follower import Follower
 from segmentd.replica.replica import Replica
-from segmentd.serve.wiring import near, service
+from segmentd.serve.wiring import open_node, service
 from segmentd.service import Service
 from segmentd.storage.database import Database
 from tests.support.asgi import JSON, Answer, Headers, Request, ask
@@ -81,7 +81,7 @@ async def doors(
     with closing(Follower(database, folder)) as follower:
         await follower.round()
     chosen = Settings(data_dir=str(tmp_path))
-    async with near(database, chosen, folder) as node:
+    async with open_node(database, chosen, folder) as node:
         yield lambda rules: Doors(
             service(database, chosen, node), node.replica, Authenticator(database, rules)
         )
@@ -193,7 +193,7 @@ async def test_who_comes_too_often_is_told_when_to_come_again(
     database: Database, doors: Callable[[AccessRules], Doors], plain: Request, tmp_path: Path
 ) -> None:
     secret = await new_token(database, "one")
-    with closing(RateLimit.opened(tmp_path / "rates", 0.001, b"key")) as limit:
+    with closing(RateLimit.open(tmp_path / "rates", 0.001, b"key")) as limit:
         these = doors(CLOSED._replace(rate_limit=limit))
         await these.authenticator.look()
         first = await ask(these.hot, plain._replace(headers=[*plain.headers, bearer(secret)]))

@@ -20,7 +20,7 @@ from segmentd.domain.identifiers import INT64_MAX
 from segmentd.replica.follower import Follower
 from segmentd.replica.replica import Replica
 from segmentd.replica.status import boot_time
-from segmentd.serve.wiring import near, service
+from segmentd.serve.wiring import open_node, service
 from segmentd.storage.database import Database
 from tests.support.asgi import JSON, Answer, Request, ask
 from tests.support.client import Api
@@ -111,7 +111,7 @@ def doors(
         authenticator = runner.run(open_to_all(database))
         alone = entrance(service(database, chosen), authenticator)
         runner.run(prepare(database, Api(alone), folder))
-        nearby = near(database, chosen, folder)
+        nearby = open_node(database, chosen, folder)
         node = runner.run(nearby.__aenter__())
         stack.callback(lambda: runner.run(nearby.__aexit__(None, None, None)))
         beside = Framework(entrance(service(database, chosen, node), authenticator))

@@ -16,7 +16,7 @@ from segmentd.config import Settings
 from segmentd.observability.metrics import Metrics
 from segmentd.replica.follower import Follower
 from segmentd.serve.http_server import Server
-from segmentd.serve.wiring import near, service
+from segmentd.serve.wiring import open_node, service
 from segmentd.storage.database import Database
 from tests.support.client import Api
 from tests.support.door import entrance, open_to_all
@@ -76,7 +76,7 @@ async def line(database_url: str, database: Database, api: Api, tmp_path: Path) 
     follower = Follower(database, tmp_path / "node")
     await follower.round()
     follower.close()  # a process opens a copy once; what stands on the status stays fresh for a while
-    async with Database(database_url) as own, near(own, settings, tmp_path / "node") as node:
+    async with Database(database_url) as own, open_node(own, settings, tmp_path / "node") as node:
         authenticator = await open_to_all(own)
         app = entrance(service(own, settings, node), authenticator)
         hot_path = Counting(app, node.replica, authenticator, RequestIds(), Metrics())

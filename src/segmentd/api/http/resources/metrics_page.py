@@ -28,7 +28,7 @@ async def metrics(request: AnyRequest, service: UseCases, meters: Meters) -> Res
         *([] if copy is None else _of_copy(copy)),
         _gauge("report_store_limit_bytes", "Bytes that the files of reports may have.", report_bytes_limit),
     ]
-    meters.settle()
+    meters.flush()
     # Hot reads go on while the files of all processes are added up.
     page = await asyncio.to_thread(meters.page, others, request.headers.get("Accept", ""))
     return Response(page.content, headers={"Content-Type": page.content_type})
