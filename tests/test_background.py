@@ -33,12 +33,16 @@ async def test_after_the_context_the_task_has_ended() -> None:
     assert ended == ["task"]
 
 
+async def fail(ended: list[str]) -> None:
+    async with background(run_on(ended), "run on"):
+        await asyncio.sleep(0)
+        raise LookupError
+
+
 async def test_it_has_ended_also_where_the_context_fails() -> None:
     ended: list[str] = []
     with pytest.raises(LookupError):
-        async with background(run_on(ended), "run on"):
-            await asyncio.sleep(0)
-            raise LookupError
+        await fail(ended)
     assert ended == ["task"]
 
 

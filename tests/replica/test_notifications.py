@@ -60,7 +60,7 @@ async def test_a_notification_reaches_all_who_listen(database: Database, databas
         await heard(far)
 
 
-async def test_many_rings_are_one_notification(
+async def test_many_commits_are_one_notification(
     database: Database, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     carried = 0
@@ -82,7 +82,7 @@ async def test_many_rings_are_one_notification(
     assert carried == 1
 
 
-async def test_the_first_ring_is_carried_at_once_and_later_ones_together(
+async def test_the_first_commit_is_notified_at_once_and_later_ones_together(
     database: Database, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(notifications, "BUNDLE_SECONDS", NEVER)
@@ -98,7 +98,7 @@ async def test_the_first_ring_is_carried_at_once_and_later_ones_together(
         assert not wake.is_set()
 
 
-async def test_a_bell_that_cannot_be_carried_rings_again_later(
+async def test_a_notification_that_fails_does_not_end_later_ones(
     database: Database, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     notify = replication.notify
@@ -131,7 +131,7 @@ async def test_listening_ends_with_the_stop(database_url: str) -> None:
         await listening
 
 
-async def test_a_follower_shows_at_once_what_another_node_rings_for(
+async def test_a_follower_shows_at_once_what_another_node_notifies_of(
     api: Api, database: Database, database_url: str, follower: Follower, worker: Worker
 ) -> None:
     await api.create("A")
@@ -152,7 +152,7 @@ async def is_fresh(worker: Worker) -> bool:
     return await worker.age() is not None
 
 
-async def test_a_follower_looks_by_itself_where_nobody_rings(
+async def test_a_follower_looks_by_itself_without_a_notification(
     api: Api, follower: Follower, worker: Worker
 ) -> None:
     await api.create("A")
