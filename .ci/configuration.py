@@ -5,9 +5,9 @@ from segmentd.config import described
 _BEGINNING = """\
 # Configuration
 
-A flag outweighs the environment, that outweighs a TOML file (`--config`, or `SEGMENTD_CONFIG`), and that
-the default. `segmentd check` shows each setting in force, and where it came from. `make configuration`
-writes this page from the code.
+A flag overrides the environment, the environment overrides a TOML file (`--config`, or `SEGMENTD_CONFIG`),
+and the file overrides the default. `segmentd check` shows each setting in force and its source. `make
+configuration` writes this page from the code.
 
 | flag | environment variable | default | meaning |
 | --- | --- | --- | --- |
@@ -15,8 +15,8 @@ writes this page from the code.
 
 _END = """
 Every command takes every flag. The file has the names in small letters: `port = 9090`, `serve_stale =
-true`. A plain `DATABASE_URL` is taken too, where nothing else names a database. Passwords and keys are
-never shown. Give them by the environment or the file, since every user of a machine can read the flags of a
+true`. `DATABASE_URL` works too, where nothing else names a database. `segmentd check` never shows passwords
+and keys. Set them by the environment or the file, because every user of a machine can read the flags of a
 process.
 """
 

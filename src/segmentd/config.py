@@ -35,10 +35,10 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         int, Meta(ge=1, le=1000, description="Database connections of each process, at most.")
     ] = 10
     max_age_seconds: Annotated[
-        float, Meta(gt=0, le=60, description="How old an answer of the node's own copy may be.")
+        float, Meta(gt=0, le=60, description="How old an answer from the node's replica may be.")
     ] = 50.0
     serve_stale: Annotated[
-        bool, Meta(description="Answer from an older copy, with its age, while the database is away.")
+        bool, Meta(description="Answer from an older replica, with its age, while the database is away.")
     ] = False
     insecure_open: Annotated[
         bool, Meta(description="Serve other machines too while there is no access control.")
@@ -65,7 +65,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         float, Meta(ge=0, le=600, description="How far the clock of the issuer of JWTs may be off.")
     ] = 30.0
     jwt_role_claim: Annotated[
-        str, Meta(min_length=1, description="The claim of JWTs that holds the role, or a list with it.")
+        str, Meta(min_length=1, description="The claim of JWTs with the role, or with a list of roles.")
     ] = "role"
     rate_limit: Annotated[
         float, Meta(ge=0, le=1e6, description="Requests a second of each caller on this node; 0 is no limit.")
@@ -81,7 +81,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         Meta(
             ge=2**20,
             le=2**40,
-            description="Bytes of answers that each HTTP process holds for slow readers; more are 503.",
+            description="Bytes in the send buffers of each HTTP process, at most; beyond, 503.",
         ),
     ] = 67_108_864
     max_header_bytes: Annotated[
@@ -94,16 +94,16 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         float, Meta(gt=0, le=3600, description="Time in which a request must be received whole.")
     ] = 20.0
     send_seconds: Annotated[
-        float, Meta(gt=0, le=3600, description="Time over which the least rate of a reader is counted.")
+        float, Meta(gt=0, le=3600, description="Time over which the rate of a slow reader is averaged.")
     ] = 30.0
     least_bytes_per_second: Annotated[
-        float, Meta(ge=0, le=1e9, description="What a client takes of its answer, or it is cut off.")
+        float, Meta(ge=0, le=1e9, description="Least rate at which a client must read its answer.")
     ] = 1024.0
     keep_alive_seconds: Annotated[
         float, Meta(gt=0, le=3600, description="Time for which a connection may be idle.")
     ] = 75.0
     unready_seconds: Annotated[
-        float, Meta(ge=0, le=3600, description="Time between /readyz saying no and the stop, on SIGTERM.")
+        float, Meta(ge=0, le=3600, description="Time with /readyz 503 before the stop, on SIGTERM.")
     ] = 1.0
     shutdown_seconds: Annotated[
         float, Meta(ge=0, le=3600, description="Time for running requests at a stop.")
@@ -117,7 +117,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         Meta(description="Networks of proxies whose X-Forwarded-Proto, -Host, -Prefix count, or none."),
     ] = "127.0.0.0/8,::1"
     cors_origins: Annotated[
-        str | None, Meta(description="Origins whose pages may call, divided by commas; * is all.")
+        str | None, Meta(description="Origins whose pages may call, separated by commas; * is all.")
     ] = None
     metrics: Annotated[bool, Meta(description="Measure requests and serve /metrics.")] = True
     report_store: Annotated[
@@ -142,11 +142,11 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     ] = None
     report_key_before: Annotated[
         Annotated[str, Meta(min_length=32)] | None,
-        Meta(description="The report_key before this one: links that it signed still work."),
+        Meta(description="The report_key before this one: its links still work."),
     ] = None
     log_level: Annotated[
         typing.Literal["debug", "info", "warning", "error"],
-        Meta(description="The least weight of log lines."),
+        Meta(description="The lowest level of log lines."),
     ] = "info"
 
 
