@@ -1,7 +1,7 @@
 """COPY TO STDOUT, many rows at a time.
 
-psycopg hands out row by row, each through the event loop, which costs more than the row itself where there
-are millions of them.
+psycopg returns one row at a time, each through the event loop; for millions of rows that costs more than the
+rows themselves.
 """
 
 from collections.abc import AsyncGenerator
@@ -18,7 +18,7 @@ async def batches(
 ) -> AsyncGenerator[list[bytes]]:
     """The rows as PostgreSQL sends them, in batches of about so many bytes. Raises psycopg.Error.
 
-    Of a binary COPY the first row begins with the 19 bytes of its signature, and the last one is the trailer.
+    In a binary COPY the first row begins with the 19 bytes of the signature, and the last row is the trailer.
     """
     async with connection.cursor() as cursor, cursor.copy(copy_out) as copy:
         while rows := await connection.wait(_batch(copy, batch_bytes)):

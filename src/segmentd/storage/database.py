@@ -1,4 +1,4 @@
-"""The pool of connections: statements with retries, and errors in the words of the domain."""
+"""The pool of connections: statements with retries, and errors of the domain."""
 
 import asyncio
 import random
@@ -22,7 +22,7 @@ Row = TypeVar("Row")
 Result = TypeVar("Result")
 Parameters = Sequence[object] | Mapping[str, object] | None
 
-# Nothing was done: PostgreSQL undid the statement, so it is safe to send it again.
+# PostgreSQL rolled the statement back, so it is safe to send it again.
 _UNDONE: Final = (
     psycopg.errors.DeadlockDetected,
     psycopg.errors.SerializationFailure,
@@ -67,7 +67,8 @@ class Database:
             max_size=pool_size,
             open=False,
             timeout=_LONGEST_WAIT_S,
-            # Each attempt doubles its pause; short attempts that begin anew find a returned database at once.
+            # Within one series of attempts each pause is twice the one before. Short series, started again
+            # and again, find a returned database soon.
             reconnect_timeout=_LONGEST_WAIT_S,
             connection_class=Session,
             kwargs={"autocommit": True, "reachability": self._reachability},
@@ -109,7 +110,7 @@ class Database:
                 raise Unavailable
             return asking.result()
         finally:
-            # It takes up to ten seconds to take a statement back from a silent server: nobody waits for that.
+            # Cancelling a statement on a silent server takes up to ten seconds: do not wait for that.
             if asking.cancel():
                 self._given_up.add(asking)
                 asking.add_done_callback(self._forget)
@@ -124,18 +125,18 @@ class Database:
 
     @property
     def last_failure(self) -> str | None:
-        """Why the database cannot be reached, as PostgreSQL or the network said; None where it answered last.
+        """Why the database cannot be reached, as PostgreSQL or the network said; None after an answer.
 
-        One line with no secret in it, good for /readyz and logs.
+        One line with no secret in it, fit for /readyz and logs.
         """
         return self._reachability.reason
 
     def silent_seconds(self) -> float:
-        """For how long no statement was answered, be it by an error."""
+        """For how long the database has answered no statement; an error is an answer too."""
         return self._breaker.silent_seconds()
 
     def load(self) -> PoolLoad:
-        """What the pool's connections do now."""
+        """How many of the pool's connections are in use, and how many statements wait for one."""
         stats = self._pool.get_stats()
         idle = stats["pool_available"]
         return PoolLoad(stats["pool_size"] - idle, idle, stats["requests_waiting"])
@@ -150,14 +151,14 @@ class Database:
     async def _insisting(
         self, query: LiteralString, work: Callable[[psycopg.AsyncConnection], Awaitable[Result]]
     ) -> Result:
-        """Does the work again where PostgreSQL undid it, a few times; all that is one span."""
+        """Does the work, and again a few times if PostgreSQL rolled it back; all that is one span."""
         with nullcontext() if self._tracing is None else self._tracing.statement(query):
             for attempt in range(1, _ATTEMPTS + 1):
                 try:
                     async with self._connection() as connection:
                         return await work(connection)
                 except _UNDONE as error:
-                    _log.info("undone, trying again", attempt=attempt, error=type(error).__name__)
+                    _log.info("rolled back, trying again", attempt=attempt, error=type(error).__name__)
                     await asyncio.sleep(random.uniform(0, 0.02 * 2**attempt))  # noqa: S311 - spreads retries, no secret
             raise Unavailable("The database is too busy with conflicting changes; try again shortly.")
 
@@ -184,24 +185,24 @@ class Database:
             self._note_answer()
 
     def _note_failure(self, error: Exception) -> None:
-        """Where no connection came free, the reason is what PostgreSQL said when one was to be made."""
+        """If no connection came free, the reason is what PostgreSQL said when the pool tried to make one."""
         if not isinstance(error, PoolTimeout | PoolClosed):
             self._reachability.note_failure(error)
         elif self.last_failure is None:
             self._reachability.say(reason_of(error))
 
     def _note_answer(self) -> None:
-        """The database is there, whatever it said."""
+        """The database answered, whatever the answer was."""
         self._reachability.note_success()
         self._breaker.note_answer()
 
     def _forget(self, task: asyncio.Task[Any]) -> None:
         self._given_up.discard(task)
         if not task.cancelled():
-            task.exception()  # heard, so that asyncio does not report it
+            task.exception()  # retrieved, so that asyncio does not report it
 
     def _check_the_others(self) -> None:
-        """Where one connection broke, the idle ones are suspect: replace those that no longer answer."""
+        """After one connection broke, others may be broken too: replaces idle ones that no longer answer."""
         if self._checking is None or self._checking.done():
             self._checking = asyncio.create_task(self._pool.check(), name="check connections")
 

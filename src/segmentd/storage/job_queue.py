@@ -9,9 +9,9 @@ from procrastinate.schema import SchemaManager
 REPORTS_AT_ONCE: Final = 2
 # A build holds one connection for as long as it takes, and asks short questions by another.
 REPORT_CONNECTIONS: Final = 2 * REPORTS_AT_ONCE
-# The pool of each queue; one more listens for its new jobs.
+# The pool of each queue; one connection more listens for new jobs.
 QUEUE_CONNECTIONS: Final = 3
-# Of both queues and the making of reports: open from the start on, and with all pools at their full size.
+# Connections of both queues and of building reports: those open from the start, and those of full pools.
 LEAST_CONNECTIONS: Final = 2 * (1 + 1) + 1
 MOST_CONNECTIONS: Final = 2 * (QUEUE_CONNECTIONS + 1) + REPORT_CONNECTIONS
 

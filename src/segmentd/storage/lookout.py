@@ -1,4 +1,4 @@
-"""Whether the database answers, for whoever asks without waiting for it."""
+"""Whether the database answers, known without waiting for it."""
 
 import asyncio
 from typing import Final
@@ -8,15 +8,15 @@ import msgspec
 from segmentd.domain.errors import Unavailable
 from segmentd.storage.database import Database
 
-# Together they are how old the truth is at most: less than three seconds.
+# Together they bound the age of the answer: less than three seconds.
 LOOK_EVERY_S: Final = 0.75
 LONGEST_LOOK_S: Final = 1.5
-# A connection that broke is replaced at once where the database is there: that is not yet a reason.
+# If the database is up, a broken connection is replaced at once: one failure is not yet a reason.
 _AGAIN_AFTER_S: Final = 0.2
 
 
 class Lookout:
-    """Looks time and again while `watch` runs; without that, whenever it is asked."""
+    """Checks again and again while `watch` runs; otherwise each time that `reason` is called."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -30,7 +30,7 @@ class Lookout:
         return self._reason
 
     async def watch(self) -> None:
-        """Looks until it is cancelled."""
+        """Checks until it is cancelled."""
         try:
             while True:
                 await self._look()
@@ -54,7 +54,7 @@ class Lookout:
             else:
                 reason = None
                 break
-        # Where others were answered meanwhile, all connections are in use, and the database is there.
+        # If others got answers meanwhile, all connections are in use, and the database is up.
         answered = self._database.silent_seconds() < loop.time() - begun
         self._reason = None if answered else reason
 

@@ -1,4 +1,4 @@
-"""What the database knows of the service's work: jobs, terms that are due, events and reports."""
+"""Figures of the service's work that only the database has: jobs, terms that are due, events and reports."""
 
 from collections.abc import Sequence
 from typing import Final, LiteralString
@@ -13,47 +13,47 @@ PATIENCE_S: Final = 1.0
 
 
 class JobMeasures(msgspec.Struct, frozen=True):
-    """The jobs of one task: those that wait and those that are worked on; the others are gone."""
+    """The waiting and the running jobs of one task; finished jobs are deleted."""
 
     task: str
     todo: int
     doing: int
     oldest_seconds: float
-    """For how long the first of those that wait could have been worked on; 0 where none waits."""
+    """For how long the first waiting job could have been running; 0 if none waits."""
 
 
 class ReportMeasures(msgspec.Struct, frozen=True):
-    """The reports in one state, of those whose files were not removed yet."""
+    """The reports in one state whose files were not removed yet."""
 
     status: Status
     count: int
 
 
 class Measures(msgspec.Struct, frozen=True):
-    """Figures of the whole database, whichever node asks."""
+    """Figures of the whole database, the same on every node."""
 
     jobs: Sequence[JobMeasures]
     reports: Sequence[ReportMeasures]
     report_bytes: int
-    """Of the files of all reports."""
+    """The bytes of the files of all reports."""
     terms_due: int
-    """Terms that ended and are not written down; counted up to 100,000."""
+    """Terms that ended and have no event yet; counted up to 100,000."""
     term_due_oldest_seconds: float
     """Since when the first of them is due; 0 where there is none."""
     events_written: int
-    """Since PostgreSQL began to count, as at its last crash."""
+    """Events written since PostgreSQL's counters began; a crash of PostgreSQL resets them."""
 
 
 async def measure(database: Database, patience_s: float = PATIENCE_S) -> Measures:
-    """The figures as of now. Raises Unavailable, also where they took too long."""
+    """The present figures. Raises Unavailable, also if they took too long."""
     measures = await database.one_within(patience_s, Measures, MEASURES)
     if measures is None:
         raise Unavailable
     return measures
 
 
-# Asked at every scrape, so it reads no table that grows: the queue holds what is not done yet, and the rest
-# stands in memberships_due, in reports_to_purge and in PostgreSQL's own statistics.
+# Every scrape runs this, so it reads no table that grows: the queue holds only unfinished jobs, and the other
+# figures come from the indexes memberships_due and reports_to_purge and from PostgreSQL's statistics.
 MEASURES: Final[LiteralString] = """
     SELECT coalesce(jobs.found, '[]') AS jobs, coalesce(kept.found, '[]') AS reports,
            report_bytes() AS report_bytes,
@@ -64,7 +64,7 @@ MEASURES: Final[LiteralString] = """
             SELECT q.task_name AS task,
                    count(*) FILTER (WHERE q.status = 'todo') AS todo,
                    count(*) FILTER (WHERE q.status = 'doing') AS doing,
-                   -- A retry may be scheduled for a moment that has yet to come.
+                   -- A retry may be scheduled for a later time.
                    greatest(extract(epoch FROM clock_timestamp() - min(coalesce(q.scheduled_at, e.at))
                        FILTER (WHERE q.status = 'todo')), 0)::float8 AS oldest_seconds
             FROM procrastinate_jobs q
@@ -82,7 +82,7 @@ MEASURES: Final[LiteralString] = """
             FROM memberships m
             WHERE m.ended_at IS NULL AND m.until <= reading_instant()
             ORDER BY m.until
-            -- How many more there are does not matter any more. Behind a subquery, else the planner collects
+            -- Beyond this number the exact count does not matter. A subquery, else the planner collects
             -- all of them by a bitmap to sort them.
             LIMIT (SELECT 100000)
         ) d

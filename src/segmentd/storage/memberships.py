@@ -1,4 +1,4 @@
-"""Changes of one user's segments, and who is in what (functions/07_memberships.sql)."""
+"""Changes of one user's segments, and who is in which segments (functions/07_memberships.sql)."""
 
 from collections.abc import Mapping, Sequence
 from typing import Final, LiteralString
@@ -21,7 +21,7 @@ SCANNED_USERS: Final = 10_000
 async def change(
     database: Database, user_id: UserId, change: Change, actor: Actor
 ) -> tuple[Changed, OwnWrite]:
-    """Adds and removes segments of one user, all or nothing; returns also what copies are to show.
+    """Adds and removes segments of one user, all or nothing; returns also what the replica is to show.
 
     Raises SegmentNotFound with every unknown slug, Invalid for a term that is not ahead, Unavailable.
     """
@@ -49,7 +49,7 @@ async def change(
 
 
 async def segments_of(database: Database, user_ids: Sequence[UserId]) -> Sequence[UserSegments]:
-    """Who is in what now, in the order asked, repetitions included. Raises Unavailable."""
+    """Which segments each user is in now, in the order asked, repetitions included. Raises Unavailable."""
     rows = await database.all(
         UserSegments,
         'SELECT user_id, array_agg(slug ORDER BY slug COLLATE "C") AS segments'
@@ -63,7 +63,8 @@ async def segments_of(database: Database, user_ids: Sequence[UserId]) -> Sequenc
 async def look_up(database: Database, user_ids: Sequence[UserId]) -> Sequence[bytes]:
     """For each user, in the order asked, the slugs as JSON strings, with commas between.
 
-    Raises AnswerTooLarge, before the slugs are fetched where that is so without repetitions; Unavailable.
+    Raises Unavailable, AnswerTooLarge; the latter before it fetches any slugs, unless only repetitions of
+    users make the answer too large.
     """
     asked = [*dict.fromkeys(user_ids)]
     size = await database.one(
@@ -86,7 +87,7 @@ async def look_up(database: Database, user_ids: Sequence[UserId]) -> Sequence[by
 
 
 class MembersPage(msgspec.Struct, frozen=True):
-    """Some members of a segment, and the id after which the walk goes on; None at its end."""
+    """Some members of a segment, and the id after which the next page begins; None at the end."""
 
     user_ids: Sequence[UserId]
     walked_to: UserId | None
@@ -116,13 +117,13 @@ async def members_after(database: Database, slug: Slug, after: UserId | None, li
             "limit": limit,
         },
     )
-    # The last row is where the walk stopped, member or not.
+    # The last row is the last user examined, member or not.
     members = [row.user_id for row in rows if row.member]
     ended = not rows or rows[-1].ends_walk
     return MembersPage(members, None if ended else rows[-1].user_id)
 
 
-# Both walk an index from `after` on, at most `scanned` entries, and give the members and the last entry seen.
+# Both read an index after `after`, at most `scanned` entries, and give the members and the last entry read.
 _WALK: Final[LiteralString] = """
     , judged AS (
         SELECT user_id, member, row_number() OVER by_id AS entry,
@@ -143,7 +144,7 @@ MEMBERS_BY_OVERRIDE: Final[LiteralString] = f"""
         FROM memberships
         WHERE segment_id = %(segment_id)s AND user_id > %(after)s AND ended_at IS NULL
         ORDER BY user_id
-        -- Behind a subquery, else the planner collects the last entries by a bitmap, all of them at once.
+        -- A subquery, else the planner collects the remaining entries by a bitmap, all of them at once.
         LIMIT (SELECT %(scanned)s::integer)
     )
     {_WALK}
@@ -159,7 +160,7 @@ MEMBERS_BY_BUCKET: Final[LiteralString] = f"""
         LEFT JOIN memberships m
                ON m.user_id = u.id AND m.segment_id = %(segment_id)s AND m.ended_at IS NULL
               AND (m.until IS NULL OR m.until > (SELECT at FROM present))
-              -- It follows from the above, but without it the planner reads all overrides of the segment.
+              -- This follows from the above, but without it the planner reads all overrides of the segment.
               AND m.user_id > %(after)s AND m.user_id <= (SELECT max(id) FROM known)
     )
     {_WALK}
@@ -190,7 +191,7 @@ class _CandidateRow(msgspec.Struct, frozen=True):
 
 
 def _refusal(error: psycopg.DatabaseError, change: Change) -> Exception:
-    """What change_memberships refused, in the words of the domain; anything else as it is."""
+    """The domain's error for what change_memberships refused; any other error as it is."""
     detail = error.diag.message_detail
     if detail is None or error.sqlstate not in {"SG404", "SG422"}:
         return error

@@ -16,7 +16,7 @@ from segmentd.storage.schema import SqlFile
 from segmentd.storage.server import connected
 from segmentd.storage.sessions import reason_of
 
-# Two services that start at once on an empty database wait for each other here.
+# Services that start at once on an empty database migrate it one after the other.
 _MIGRATION_LOCK: Final = 7236837900
 _LOCK_TIMEOUT: Final = "60s"
 
@@ -48,7 +48,7 @@ async def pending_migrations(database_url: str) -> list[str]:
 
 @asynccontextmanager
 async def _migrating(connection: psycopg.AsyncConnection) -> AsyncIterator[None]:
-    """One transaction, which nobody else migrates beside; its lock goes with it, whatever becomes of us."""
+    """A transaction that holds the migration lock. The lock ends with it, even if this process is killed."""
     async with connection.transaction():
         await connection.execute(
             f"SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = '{_LOCK_TIMEOUT}'".encode()
@@ -63,7 +63,10 @@ async def _migrating(connection: psycopg.AsyncConnection) -> AsyncIterator[None]
 
 
 async def _pending_tables(connection: psycopg.AsyncConnection) -> list[SqlFile]:
-    """The numbered files that the database lacks. Raises StartupFailed where it is none for this segmentd."""
+    """The numbered files that the database lacks.
+
+    Raises StartupFailed if another kind of segmentd made it.
+    """
     async with connection.cursor(row_factory=scalar_row) as cursor:
         await cursor.execute(
             "SELECT relname FROM pg_class WHERE oid IN"
@@ -101,7 +104,7 @@ def _release(version: str) -> tuple[int, ...]:
 
 
 async def _apply(connection: psycopg.AsyncConnection, pending: Sequence[SqlFile]) -> None:
-    """Applies numbered files, then all functions, in one transaction: none is seen without the others."""
+    """Applies numbered files, then all functions, in one transaction: others see all of them or none."""
     functions = schema.functions()
     at_work = ""
     try:
@@ -130,7 +133,7 @@ async def _apply(connection: psycopg.AsyncConnection, pending: Sequence[SqlFile]
 
 
 async def _refuse_overloads(connection: psycopg.AsyncConnection, names: Sequence[str]) -> None:
-    """CREATE OR REPLACE with other parameters makes a second function, and calls may then mean either."""
+    """Refuses two functions with one name: CREATE OR REPLACE with other parameters makes a second one."""
     async with connection.cursor(row_factory=scalar_row) as cursor:
         await cursor.execute(
             "SELECT proname FROM pg_proc"

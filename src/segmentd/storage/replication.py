@@ -1,4 +1,4 @@
-"""What a copy is fed from: snapshots, changed users, their states (functions/06_states.sql)."""
+"""What a replica follows: snapshots, changed users and their states (functions/06_states.sql)."""
 
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
@@ -14,8 +14,8 @@ from segmentd.domain.identifiers import UserId
 from segmentd.storage.copying import batches
 from segmentd.storage.database import Database, struct_row
 
-# How long erasures are remembered, so that every copy hears of them; a copy that was away for nearly as long
-# is made anew.
+# How long rows of `erasures` are kept, so that every replica applies them. A replica that has not been
+# updated for nearly as long is rebuilt.
 ERASURES_KEPT: Final = timedelta(days=1)
 ERASURES_MARGIN: Final = timedelta(hours=1)
 
@@ -24,10 +24,10 @@ COPY_TRAILER: Final = b"\xff\xff"
 
 CHANNEL: Final = "segmentd_changes"
 
-# The rest of an OwnWrite, in the statement that writes: as columns beside the state.
+# The columns of an OwnWrite beside its state. They stand in the statement that writes.
 WRITTEN: Final[LiteralString] = "pg_current_xact_id()::text::bigint AS xid, catalog_version()"
 
-# The planner cannot know that next to nothing is newer than the snapshot, and would read the whole history.
+# Almost nothing is newer than the snapshot. The planner cannot know that, and would read the whole history.
 HOLD_TO_INDEXES: Final[LiteralString] = """
     SET LOCAL enable_seqscan = off;
     SET LOCAL jit = off;
@@ -35,7 +35,7 @@ HOLD_TO_INDEXES: Final[LiteralString] = """
 """
 
 CHANGED_USERS: Final[LiteralString] = """
-    -- Apart from the sorting: for its sake the planner would walk the whole index by user.
+    -- Materialized: otherwise the planner reads the whole index by user, to save the sorting.
     WITH changed AS MATERIALIZED (
         SELECT user_id FROM membership_events WHERE xid >= %(xmax)s::xid8
         UNION ALL
@@ -51,7 +51,7 @@ CHANGED_USERS: Final[LiteralString] = """
 ALL_STATES: Final[LiteralString] = """
     SELECT o.user_id, int8send(u.version * 1048576 + o.overrides) || o.words || coalesce(o.terms, '')
     FROM (
-        -- Grouped before users are joined: a tenth of the rows to join.
+        -- Grouped before the join with users: that leaves a tenth of the rows to join.
         SELECT m.user_id, count(*) AS overrides,
                string_agg(override_word(m.segment_id, m.included, m.until), '' ORDER BY m.segment_id)
                    AS words,
@@ -65,7 +65,8 @@ ALL_STATES: Final[LiteralString] = """
     ORDER BY o.user_id
 """
 
-# Cluster, database and timeline. A standby has no current place in the log: there it fails, as it should.
+# The source is the cluster, the database and the timeline. On a standby this fails, as it should: a standby
+# has no current place in the log.
 _POSITION: Final[LiteralString] = """
     SELECT pg_current_snapshot()::text AS snapshot,
            system_identifier
@@ -105,22 +106,22 @@ class Position(msgspec.Struct, frozen=True):
 
     @property
     def erasures_since(self) -> int:
-        """Since when no erasure was forgotten, in microseconds since 1970."""
+        """The instant from which on all erasures are still stored, in microseconds since 1970."""
         return self.instant - (ERASURES_KEPT - ERASURES_MARGIN) // timedelta(microseconds=1)
 
 
 class OwnWrite(msgspec.Struct, frozen=True):
-    """What a write of this node led to: the user's state, to be shown in its copy."""
+    """What a write of this node led to: the user's state, which its replica is to show."""
 
     state: bytes
     xid: int
     """The transaction that wrote it."""
     catalog_version: int
-    """Of the segments under which it was written."""
+    """The version of the segments and rollouts under which it was written."""
 
 
 class UserState(msgspec.Struct, frozen=True):
-    """A user's overrides as copies keep them; see replica/states.py."""
+    """A user's overrides as replicas store them; see replica/states.py."""
 
     user_id: UserId
     state: bytes
@@ -136,27 +137,30 @@ class CatalogRow(msgspec.Struct, frozen=True):
 
 
 class Feed:
-    """One repeatable-read transaction: everything that it gives is of one snapshot."""
+    """One repeatable-read transaction: everything read through it is of one snapshot."""
 
     def __init__(self, connection: psycopg.AsyncConnection) -> None:
         self._connection = connection
 
     async def position(self) -> Position:
-        """Where this transaction stands in the history of its database. Ask it first."""
+        """Where this transaction stands in the history of its database.
+
+        Call it first: it takes the snapshot.
+        """
         async with self._connection.cursor(row_factory=struct_row(Position)) as cursor:
             await cursor.execute(_POSITION)
             [position] = await cursor.fetchall()
             return position
 
     async def clock(self) -> int:
-        """What a reader takes for now, in microseconds since 1970; with its catalog, it never steps back."""
+        """What a reader takes as now, in microseconds since 1970; never before the latest catalog change."""
         present = (
             "SELECT (extract(epoch FROM greatest(clock_instant(), last_at)) * 1000000)::bigint FROM catalog"
         )
         return int(str(await self._scalar(present)))
 
     async def catalog_version(self) -> int:
-        """Raised by every change of a segment or rollout."""
+        """The number that every change of a segment or rollout raises."""
         return int(str(await self._scalar("SELECT version FROM catalog")))
 
     async def segments(self) -> Sequence[CatalogRow]:
@@ -166,7 +170,7 @@ class Feed:
             return await cursor.fetchall()
 
     async def users_changed_since(self, snapshot: Snapshot, limit: int | None = None) -> Sequence[UserId]:
-        """The first users with events, or erased, that a reader under the snapshot could not see."""
+        """Up to `limit` users with events or erasures that a reader under the snapshot could not see."""
         await self._connection.execute(HOLD_TO_INDEXES)
         async with self._connection.cursor(row_factory=scalar_row) as cursor:
             await cursor.execute(
@@ -194,8 +198,8 @@ class Feed:
         """The state of every user that has overrides, by id, in batches; the ids as 8 bytes, big-endian."""
         copy_out = f"COPY ({ALL_STATES}) TO STDOUT (FORMAT binary)".encode()
         signature = COPY_SIGNATURE_BYTES
-        async with aclosing(batches(self._connection, copy_out)) as copied:
-            async for rows in copied:
+        async with aclosing(batches(self._connection, copy_out)) as batches_of_rows:
+            async for rows in batches_of_rows:
                 rows[0] = rows[0][signature:]
                 signature = 0
                 # A row: how many fields, in 2 bytes; the id, after its length in 4 bytes; the state likewise.
@@ -203,7 +207,7 @@ class Feed:
                     yield states
 
     async def approximate_users(self) -> int:
-        """How many users there are, as the planner thinks."""
+        """How many users there are, by the planner's estimate."""
         return max(
             int(
                 str(
@@ -230,5 +234,5 @@ async def feed(database: Database) -> AsyncIterator[Feed]:
 
 
 async def notify(database: Database) -> None:
-    """Wakes the followers of all nodes."""
+    """Sends a change notification to the followers of all nodes."""
     await database.execute("SELECT pg_notify(%s, '')", [CHANNEL])

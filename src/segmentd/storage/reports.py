@@ -17,11 +17,11 @@ from segmentd.storage.database import Database, Parameters, Row, struct_row
 Enqueue = Callable[[psycopg.AsyncConnection, ReportId, int], Awaitable[None]]
 """Puts the making of a report into the job queue, in the transaction of the connection.
 
-The number is how many reports of the caller are under way: the more they are, the later comes its turn."""
+The number is how many reports of the caller are in progress: the more they are, the later its turn."""
 
 # An order is remembered for so long after its link has expired.
 REMEMBERED: Final = timedelta(days=365)
-# What a build sets aside at a time, beyond what it needs at once.
+# How many bytes a build reserves at a time, beyond those that it needs now.
 CLAIMED_AHEAD_BYTES: Final = 16 * 2**20
 
 _COLUMNS: Final[LiteralString] = (
@@ -129,9 +129,9 @@ async def start(database: Database, report_id: ReportId) -> Report:
 
 
 async def claim(database: Database, report_id: ReportId, needed: int, most_bytes: int) -> int | None:
-    """Sets room aside for a file that has `needed` bytes by now, of `most_bytes` for all files.
+    """Reserves room for a file that has `needed` bytes so far, out of `most_bytes` for all files.
 
-    Returns up to which size it may grow before it asks again; None: there is no room. Raises Unavailable.
+    Returns the size up to which it may grow before it asks again; None: there is no room. Raises Unavailable.
     """
     claimed = await database.one(
         _Claim,
@@ -142,7 +142,7 @@ async def claim(database: Database, report_id: ReportId, needed: int, most_bytes
 
 
 async def finish(database: Database, report_id: ReportId, built: Built) -> None:
-    """Marks a report as done, once: its link gives this file from now on. Raises Unavailable."""
+    """Marks a report as done, once: from then on its link serves this file. Raises Unavailable."""
     await database.execute(
         "UPDATE reports SET status = 'done', as_of = %s, rows = %s, size = %s, sha256 = %s"
         " WHERE id = %s AND status <> 'done'",
@@ -163,14 +163,14 @@ async def expired(database: Database) -> Sequence[Report]:
     return await database.all(
         Report,
         f"SELECT {_COLUMNS} FROM reports"
-        # A build that is still under way has yet to leave its file.
+        # A build in progress has not written its file yet.
         " WHERE purged_at IS NULL AND expires_at <= clock_instant() AND status IN ('done', 'failed')"
         " ORDER BY expires_at",
     )
 
 
 async def mark_purged(database: Database, report_id: ReportId) -> None:
-    """Notes that the file is gone. Raises Unavailable."""
+    """Records that the file was removed. Raises Unavailable."""
     await database.execute("UPDATE reports SET purged_at = clock_instant() WHERE id = %s", [report_id])
 
 
@@ -182,7 +182,7 @@ async def forget(database: Database) -> None:
 
 
 async def signing_keys(database: Database) -> Sequence[bytes]:
-    """The keys that links are good under, the one that signs first. Raises Unavailable."""
+    """The keys under which links are valid; the first one signs. Raises Unavailable."""
     rows = await database.all(
         _Key,
         "SELECT key FROM signing_keys"
@@ -192,7 +192,7 @@ async def signing_keys(database: Database) -> Sequence[bytes]:
 
 
 async def replace_signing_key(database: Database, keep: timedelta, actor: Actor) -> None:
-    """Makes a key that signs from now on; the ones before it stay good for so long. Raises Unavailable."""
+    """Makes a key that signs from now on; the older ones stay valid for so long. Raises Unavailable."""
     await database.execute("SELECT replace_signing_key(%s, %s)", [keep, actor.name])
 
 

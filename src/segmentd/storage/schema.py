@@ -23,7 +23,10 @@ _RULE: Final = "-" * 119
 
 
 class SqlFile(NamedTuple):
-    """One file: `0001_tables.sql` is number 1. A number is where it stands among the files of its folder."""
+    """One file.
+
+    Its name begins with its number among the files of its folder: `0001_tables.sql` is number 1.
+    """
 
     number: int
     name: str

@@ -32,8 +32,8 @@ CREATE TABLE users (
     name          text        CHECK (length(name) <= 256),
     registered_at timestamptz NOT NULL,
     deleted_at    timestamptz,
-    -- Raised by every write to the user; goes on through deletions, so that a copy can tell old from new. It starts
-    -- at the milliseconds since 1970: who comes back after an erasure is newer than what was erased.
+    -- Every write to the user raises it. A deletion does not reset it, so that a replica can tell old from new. It
+    -- starts at the milliseconds since 1970: a user who returns after an erasure is newer than what was erased.
     version       bigint      NOT NULL DEFAULT (extract(epoch FROM clock_timestamp()) * 1000)::bigint,
     -- The time of the latest event: the next one is later, whatever the clock does.
     last_at       timestamptz NOT NULL
@@ -41,7 +41,7 @@ CREATE TABLE users (
 
 CREATE INDEX users_living ON users (id) WHERE deleted_at IS NULL;
 
--- The latest id that the service gave out or passed over (register_user).
+-- The latest id that the service gave out or passed over (next_free_user_id).
 CREATE SEQUENCE assigned_user_ids AS bigint;
 
 -- A user's lives: from a registration to the deletion, one after the other.
@@ -58,7 +58,7 @@ CREATE INDEX registrations_by_end ON registrations (ended_at) WHERE ended_at IS 
 
 
 CREATE TABLE segments (
-    -- 30 bits: the others of a word of 32 say more about an override in the nodes' copies (override_word).
+    -- 30 bits: the other two of a word of 32 are flags of an override in the nodes' replicas (override_word).
     id          bigint      PRIMARY KEY GENERATED ALWAYS AS IDENTITY CHECK (id < 1073741824),
     slug        text        NOT NULL COLLATE "C" CHECK (slug ~ '^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$'),
     description text        NOT NULL DEFAULT '' CHECK (length(description) <= 2000),
@@ -83,8 +83,8 @@ CREATE TABLE rollouts (
 
 CREATE UNIQUE INDEX rollouts_open ON rollouts (segment_id) WHERE ended_at IS NULL;
 
--- One row. `version` is raised by every change of a segment or a rollout. `last_at` is the time of the latest such
--- change or of the latest cut-off of a report: every later write is later (functions/01_time_locks_buckets.sql).
+-- One row. Every change of a segment or a rollout raises `version`. `last_at` is the time of the latest such change or
+-- of the latest cut-off of a report; the times of all later writes are after it (functions/01_time_locks_buckets.sql).
 CREATE TABLE catalog (
     only_row boolean     PRIMARY KEY DEFAULT true CHECK (only_row),
     version  bigint      NOT NULL,
@@ -94,8 +94,8 @@ CREATE TABLE catalog (
 INSERT INTO catalog (version, last_at) VALUES (0, '-infinity');
 
 
--- The overrides with their past: a stored decision about one user and one segment. A new decision closes the
--- open row and opens another, so that every instant of the past can be asked.
+-- The overrides, present and past: each is a stored decision about one user and one segment. A new decision closes the
+-- open row and adds another, so that a question about any past instant has an answer (docs/decisions/0006).
 -- There is no foreign key to segments: its check would lock a popular segment's row in every write.
 -- Segments are never deleted, and ids come only from segments that were read in the same transaction.
 CREATE TABLE memberships (
@@ -125,10 +125,10 @@ CREATE TABLE membership_events (
     cause        text        NOT NULL CHECK (cause IN ('request', 'expiry', 'segment-deleted', 'user-deleted')),
     actor        text        NOT NULL,
     reason       text        CHECK (length(reason) <= 500),
-    -- The writing transaction, by which a follower finds what its last snapshot could not see.
+    -- The writing transaction. By it a node finds the events that its last snapshot could not see.
     xid          xid8        NOT NULL DEFAULT pg_current_xact_id(),
     on_behalf_of text,
-    -- In the order in which a user's history is read. It also names a row in logical replication.
+    -- In the order in which a user's history is read. It is also the row's identity in logical replication.
     PRIMARY KEY (user_id, at, segment_id)
 ) PARTITION BY RANGE (at);
 
@@ -159,14 +159,14 @@ CREATE TABLE reports (
     user_id    bigint,
     segment_id bigint      REFERENCES segments (id),
     header     boolean     NOT NULL,
-    -- Everything that fell due before this instant is in the file.
+    -- The cut-off: every change before this instant is in the file.
     as_of      timestamptz,
     rows       bigint,
-    -- The bytes of the file; of one that is being made, those that are set aside for it.
+    -- The bytes of the file; while it is being made, the bytes reserved for it.
     size       bigint,
     sha256     text,
     reason     text,
-    -- The name of the caller, whose reports that are not done have a bound.
+    -- The caller's name. The number of reports in progress is bounded for each caller.
     ordered_by text        NOT NULL,
     created_at timestamptz NOT NULL,
     expires_at timestamptz NOT NULL CHECK (expires_at > created_at),
@@ -179,22 +179,22 @@ CREATE INDEX reports_to_purge ON reports (expires_at) INCLUDE (size) WHERE purge
 CREATE INDEX reports_to_make ON reports (ordered_by, expires_at) WHERE status IN ('pending', 'running');
 CREATE INDEX reports_to_forget ON reports (expires_at) WHERE purged_at IS NOT NULL;
 
--- The newest key signs; links signed by any of them are good. Two random UUIDs hold 244 random bits.
+-- The newest key signs; a link signed by any of them is valid. Two random UUIDs hold 244 random bits.
 CREATE TABLE signing_keys (
     id         bigint      PRIMARY KEY GENERATED ALWAYS AS IDENTITY,
     key        bytea       NOT NULL CHECK (length(key) >= 16),
     created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
-    -- A key that was replaced goes on to verify links until then.
+    -- Until when a replaced key verifies links.
     good_until timestamptz
 );
 
 INSERT INTO signing_keys (key) VALUES (uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid()));
 
 
--- Erasures of the last day, for the nodes' copies to hear of; upkeep removes them.
+-- Erasures of the last day, so that every node's replica applies them; upkeep removes older ones.
 CREATE TABLE erasures (
     user_id bigint      NOT NULL,
-    -- Above all versions of the user's states, below those of whoever comes back with this id.
+    -- Above all versions of the erased user's states, below those of a later user with this id.
     version bigint      NOT NULL,
     at      timestamptz NOT NULL,
     xid     xid8        NOT NULL DEFAULT pg_current_xact_id(),
@@ -205,8 +205,8 @@ CREATE INDEX erasures_by_xid ON erasures (xid);
 CREATE INDEX erasures_by_time ON erasures (at);
 
 
--- API tokens; of the secret only its SHA-256 is kept. Rows are never removed: what was once closed does not open
--- again by itself.
+-- API tokens; only the SHA-256 of the secret is stored. Rows are never removed: were the table empty again, access
+-- without a token would open again (docs/decisions/0027).
 CREATE TABLE tokens (
     id           bigint      PRIMARY KEY GENERATED ALWAYS AS IDENTITY,
     name         text        NOT NULL CHECK (name ~ '^[!-~]+( [!-~]+)*$' AND length(name) <= 128),
@@ -216,13 +216,13 @@ CREATE TABLE tokens (
     expires_at   timestamptz CHECK (expires_at > created_at),
     revoked_at   timestamptz CHECK (revoked_at >= created_at),
     last_used_on date,
-    -- History names these.
+    -- History uses these two names for callers without a token and for the service.
     CONSTRAINT a_token_is_not_named_like_nobody CHECK (name NOT IN ('anonymous', 'segmentd'))
 );
 
 CREATE UNIQUE INDEX tokens_in_force ON tokens (name) WHERE revoked_at IS NULL;
 
--- One row: raised by every change of the tokens.
+-- One row. Every change of the tokens raises `version`.
 CREATE TABLE access (
     only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
     version  bigint  NOT NULL
@@ -231,7 +231,7 @@ CREATE TABLE access (
 INSERT INTO access (version) VALUES (0);
 
 
--- Who changed segments and tokens or erased users, from what to what. Append-only, and no personal data in it.
+-- Who changed segments and tokens or erased users, with the values before and after. Append-only; no personal data.
 CREATE TABLE audit_log (
     id           bigint      PRIMARY KEY GENERATED ALWAYS AS IDENTITY,
     at           timestamptz NOT NULL,
@@ -270,14 +270,15 @@ CREATE OR REPLACE FUNCTION bucket(user_id bigint, salt bigint) RETURNS bigint
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     RETURN hashint8extended(user_id, salt) & 4294967295;
 
--- Writers share this lock; whoever changes segments or rollouts takes it alone. So an event's `effective` is
--- judged by the rollouts that hold at its instant, and no row lock on a popular segment queues.
+-- Writers of memberships share this lock; a change of segments or rollouts takes it alone. So the rollouts that hold
+-- at an event's instant decide its `effective`, and no writer waits for the row of a popular segment
+-- (docs/decisions/0005).
 CREATE OR REPLACE FUNCTION catalog_lock() RETURNS bigint LANGUAGE sql IMMUTABLE RETURN 7236837901;
 CREATE OR REPLACE FUNCTION partition_lock() RETURNS bigint LANGUAGE sql IMMUTABLE RETURN 7236837902;
--- Orders of reports, and builds that ask for room, come one after the other: each counts what those before it took.
+-- Orders of reports, and builds that claim bytes, run one after the other: each counts what those before it took.
 CREATE OR REPLACE FUNCTION report_lock() RETURNS bigint LANGUAGE sql IMMUTABLE RETURN 7236837904;
 
--- One row: what a reader takes for now. It is never before a change of the catalog or a report's cut-off.
+-- One row: the instant that a reader takes as now. It is never before a change of the catalog or a report's cut-off.
 CREATE OR REPLACE VIEW present AS
 SELECT greatest(reading_instant(), c.last_at) AS at
 FROM catalog c;
@@ -287,10 +288,10 @@ CREATE OR REPLACE FUNCTION present_of(p_user_id bigint) RETURNS timestamptz
     LANGUAGE sql STABLE
     RETURN (SELECT greatest(p.at, (SELECT u.last_at FROM users u WHERE u.id = p_user_id)) FROM present p);
 
--- The high-water mark of time: an instant that is later than everything that was dated before, as the clock says
--- where it did not step back. The caller holds the catalog lock alone, so nobody dates anything meanwhile; the mark is
--- written down, so that everything is dated later from now on. Only times ahead of the clock are looked for: three
--- look-ups at the right edge of an index, in the present month and those to come.
+-- The high-water mark of time: an instant later than every time that is stored (docs/decisions/0044). It is the clock's
+-- time, unless the clock stepped back. The caller holds the catalog lock alone, so nothing gets a time meanwhile. The
+-- mark is stored, so that every later time is after it. Only times ahead of the clock are searched: three look-ups at
+-- the right edge of an index, in the present month and the months to come.
 CREATE OR REPLACE FUNCTION raise_high_water_mark() RETURNS timestamptz
     LANGUAGE plpgsql AS $$
 DECLARE
@@ -315,9 +316,10 @@ $$;
 
 -- The months of the history.
 
--- Makes the partition of the month that `p_at` falls in (UTC), if it is not there.
+-- Makes the partition of the month that `p_at` falls in (UTC), if it is missing.
 -- CREATE TABLE … PARTITION OF would lock out every reader and writer; ATTACH does not.
--- Call it before the transaction's first insert: after that, a partition that another made meanwhile goes unseen.
+-- Call it before the transaction's first insert: after that, PostgreSQL does not see a partition that another
+-- transaction made meanwhile.
 CREATE OR REPLACE FUNCTION ensure_event_partition(p_at timestamptz) RETURNS void
     LANGUAGE plpgsql AS $$
 DECLARE
@@ -329,7 +331,7 @@ BEGIN
         RETURN;
     END IF;
     PERFORM pg_advisory_xact_lock(partition_lock());
-    -- Not to_regclass again: it may remember from before the wait that there is no such table.
+    -- Not to_regclass again: it may have cached, before the wait, that there is no such table.
     IF EXISTS (
         SELECT FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
         WHERE i.inhparent = 'membership_events'::regclass AND c.relname = partition
@@ -378,7 +380,7 @@ CREATE OR REPLACE FUNCTION note_in_audit_log(
     LANGUAGE sql AS $$
     INSERT INTO audit_log (at, actor, on_behalf_of, operation, subject, before, after)
     VALUES (
-        -- Entries stand in the order of their times too, and none is before the change of the catalog that it tells.
+        -- The order of ids is also the order of times, and no entry is before the change of the catalog that it records.
         greatest(
             clock_instant(),
             (SELECT c.last_at FROM catalog c),
@@ -394,7 +396,7 @@ $$;
 
 -- Changes of segments and rollouts, each one call in one transaction.
 
--- Takes the catalog alone.
+-- Takes the catalog lock alone, so that no membership changes meanwhile.
 CREATE OR REPLACE FUNCTION lock_catalog() RETURNS void
     LANGUAGE plpgsql AS $$
 BEGIN
@@ -403,7 +405,7 @@ BEGIN
 END
 $$;
 
--- Gives the time of a change, later than everything before it; the caller has the catalog alone.
+-- Gives the time of a change, later than everything before it. The caller holds the catalog lock alone.
 CREATE OR REPLACE FUNCTION raise_catalog() RETURNS timestamptz
     LANGUAGE sql AS $$
     UPDATE catalog SET version = version + 1;
@@ -417,8 +419,8 @@ FROM segments s
 LEFT JOIN rollouts r ON r.segment_id = s.id AND r.ended_at IS NULL
 WHERE s.deleted_at IS NULL;
 
--- The living segment with this slug, in whatever case. The index folds case by collation C, so the look-up does too:
--- with the database's own, `I` may have another small letter. The planner opens both functions up like views.
+-- The living segment with this slug in any case. The index folds case by collation C, so the look-up does too: in the
+-- database's own collation `I` may have another small letter. The planner inlines both functions, like views.
 CREATE OR REPLACE FUNCTION living_segment_in_any_case(p_slug text) RETURNS SETOF living_segments
     LANGUAGE sql STABLE AS $$
     SELECT * FROM living_segments s WHERE lower(s.slug) = lower(p_slug COLLATE "C")
@@ -441,7 +443,7 @@ CREATE OR REPLACE FUNCTION audited(p_segment living_segments) RETURNS jsonb
     )
 $$;
 
--- Makes a segment. Raises unique_violation where a living one has the slug, in whatever case.
+-- Makes a segment. Raises unique_violation where a living one has the slug in any case.
 CREATE OR REPLACE FUNCTION create_segment(
     p_slug text, p_description text, p_percent numeric, p_salt bigint,
     p_actor text DEFAULT 'anonymous', p_on_behalf_of text DEFAULT NULL
@@ -454,7 +456,7 @@ DECLARE
     created living_segments;
 BEGIN
     PERFORM lock_catalog();
-    -- It is looked for before anything is written: a refused INSERT would use up an id, and there are 2^30 of them.
+    -- Check before the first write: a refused INSERT would use up an id, and there are 2^30 of them.
     IF EXISTS (SELECT FROM living_segment_in_any_case(p_slug)) THEN
         RAISE unique_violation USING MESSAGE = 'a living segment has this slug';
     END IF;
@@ -471,8 +473,8 @@ BEGIN
 END
 $$;
 
--- Renames, describes, or changes the percentage; null leaves a thing as it is. A percentage is ended with
--- `p_ends_rollout`. No row: there is no such living segment.
+-- Changes the slug, the description or the percentage; null leaves a value as it is. `p_ends_rollout` ends the
+-- percentage. No row: there is no such living segment.
 CREATE OR REPLACE FUNCTION update_segment(
     p_slug text, p_new_slug text, p_description text, p_percent numeric, p_ends_rollout boolean,
     p_actor text DEFAULT 'anonymous', p_on_behalf_of text DEFAULT NULL
@@ -497,7 +499,7 @@ BEGIN
     IF p_ends_rollout OR p_percent <> segment.percent THEN
         UPDATE rollouts SET ended_at = now_at WHERE segment_id = segment.id AND ended_at IS NULL;
     END IF;
-    -- The percentage that holds already makes no version.
+    -- The same percentage again makes no new version.
     IF p_percent IS DISTINCT FROM segment.percent AND p_percent IS NOT NULL THEN
         INSERT INTO rollouts (segment_id, percent, started_at) VALUES (segment.id, p_percent, now_at);
     END IF;
@@ -511,7 +513,7 @@ BEGIN
 END
 $$;
 
--- Ends every membership at once: readers look at `deleted_at`, and the events follow with that same time (settle).
+-- Ends every membership at once: readers look at `deleted_at`; `settle` writes the events later, with that same time.
 -- False: there is no such living segment.
 CREATE OR REPLACE FUNCTION delete_segment(
     p_slug text, p_actor text DEFAULT 'anonymous', p_on_behalf_of text DEFAULT NULL
@@ -540,8 +542,8 @@ $$;
 
 -- The one history: when the answer to "is the user in?" changed, and why.
 
--- When the deletion of its segment ends a membership. Deletions are dated after all memberships
--- (raise_high_water_mark); were one not, it must still not make a row that the table refuses.
+-- When the deletion of its segment ends a membership. A deletion is later than all memberships
+-- (raise_high_water_mark). If one were not, the end would still have to be after the start, or the table refuses it.
 CREATE OR REPLACE FUNCTION ended_by_deletion(p_since timestamptz, p_deleted_at timestamptz) RETURNS timestamptz
     LANGUAGE sql STABLE PARALLEL SAFE
     RETURN CASE WHEN p_deleted_at > p_since THEN p_deleted_at
@@ -549,8 +551,8 @@ CREATE OR REPLACE FUNCTION ended_by_deletion(p_since timestamptz, p_deleted_at t
 
 -- Histories, `?at=`, explain and the reports all read `effective_changes`; none of them has rules of its own.
 
--- Each instant at which the threshold of a segment changed: buckets from `least` to below `greatest` of the two
--- flipped then.
+-- Each instant at which the threshold of a segment changed. The users in the buckets between the two thresholds came
+-- in or fell out then.
 CREATE OR REPLACE VIEW rollout_edges AS
 SELECT v.segment_id, v.started_at AS at, coalesce(before.threshold, 0) AS threshold_before,
        v.threshold AS threshold_after, 'rollout' AS cause
@@ -564,15 +566,15 @@ JOIN segments s ON s.id = v.segment_id
 WHERE v.ended_at IS NOT NULL
   AND NOT EXISTS (SELECT FROM rollouts after WHERE after.segment_id = v.segment_id AND after.started_at = v.ended_at);
 
--- The overrides with the instant at which each ceased to hold, written down already or not; null: it has no end yet.
+-- The overrides, each with the instant at which it stopped holding, stored or not; null: it has no end yet.
 CREATE OR REPLACE VIEW override_spans AS
 SELECT m.user_id, m.segment_id, m.included, m.since, m.until,
        least(m.ended_at, m.until, ended_by_deletion(m.since, s.deleted_at)) AS ends_at, m.ended_at
 FROM memberships m
 JOIN segments s ON s.id = m.segment_id;
 
--- Everything up to `p_as_of`; conditions on user_id, segment_id and at reach the indexes and partitions, because
--- the planner opens this function up like a view (tests/storage/test_plans.py holds it to that).
+-- Every change up to `p_as_of`. Conditions on user_id, segment_id and at reach the indexes and partitions, because the
+-- planner inlines this function like a view (tests/storage/test_plans.py checks that).
 -- Within a life of the user, additions and removals of a segment alternate.
 CREATE OR REPLACE FUNCTION effective_changes(p_as_of timestamptz)
     RETURNS TABLE (
@@ -580,13 +582,13 @@ CREATE OR REPLACE FUNCTION effective_changes(p_as_of timestamptz)
         cause text, actor text, reason text, until timestamptz, on_behalf_of text
     )
     LANGUAGE sql STABLE AS $$
-    -- What is written.
+    -- Stored events.
     SELECT e.user_id, e.segment_id, e.at, e.operation, 'explicit', e.cause, e.actor, e.reason, e.until, e.on_behalf_of
     FROM membership_events e
     WHERE e.effective
 
     UNION ALL
-    -- Terms that ended and are not written yet; an end changes nothing for those whom the percentage covers.
+    -- Terms that ended and have no event yet. An end changes nothing for users whom the percentage covers.
     SELECT m.user_id, m.segment_id, m.until, 'remove', 'explicit', 'expiry', 'segmentd', NULL, m.until, NULL
     FROM memberships m
     JOIN segments s ON s.id = m.segment_id AND (s.deleted_at IS NULL OR s.deleted_at >= m.until)
@@ -597,7 +599,7 @@ CREATE OR REPLACE FUNCTION effective_changes(p_as_of timestamptz)
       AND (r.threshold IS NULL OR bucket(m.user_id, s.salt) >= r.threshold)
 
     UNION ALL
-    -- Memberships of deleted segments that are not closed yet.
+    -- Memberships of deleted segments that have no event yet.
     SELECT m.user_id, m.segment_id, ended_by_deletion(m.since, s.deleted_at), 'remove', 'explicit', 'segment-deleted',
            'segmentd', NULL, m.until, NULL
     FROM segments s
@@ -606,7 +608,7 @@ CREATE OR REPLACE FUNCTION effective_changes(p_as_of timestamptz)
       AND (m.until IS NULL OR m.until > s.deleted_at)
 
     UNION ALL
-    -- A life begins under the percentages that hold.
+    -- The start of a life adds the segments whose percentages cover the user then.
     SELECT l.user_id, r.segment_id, l.registered_at, 'add', 'rollout', 'rollout', 'segmentd', NULL, NULL, NULL
     FROM registrations l
     JOIN rollouts r ON r.started_at <= l.registered_at AND (r.ended_at IS NULL OR r.ended_at > l.registered_at)
@@ -614,8 +616,8 @@ CREATE OR REPLACE FUNCTION effective_changes(p_as_of timestamptz)
     WHERE bucket(l.user_id, s.salt) < r.threshold
 
     UNION ALL
-    -- A percentage changes within a life, unless an override decides then; one that ends at that very instant
-    -- tells the change itself. Overrides do not overlap: the one that began last is the only one to be looked at.
+    -- A percentage changes within a life, and no override decides then. An override that ends at that very instant has
+    -- an event of its own. Overrides do not overlap, so only the one that began last can decide.
     SELECT l.user_id, e.segment_id, e.at, CASE WHEN e.threshold_after > e.threshold_before THEN 'add' ELSE 'remove' END,
            'rollout', e.cause, 'segmentd', NULL, NULL, NULL
     FROM rollout_edges e
@@ -632,7 +634,7 @@ CREATE OR REPLACE FUNCTION effective_changes(p_as_of timestamptz)
       ), true)
 
     UNION ALL
-    -- A life ends under the percentages that hold.
+    -- The end of a life removes the segments whose percentages cover the user then.
     SELECT l.user_id, r.segment_id, l.ended_at, 'remove', 'rollout', 'user-deleted', 'segmentd', NULL, NULL, NULL
     FROM registrations l
     JOIN rollouts r ON r.started_at < l.ended_at AND (r.ended_at IS NULL OR r.ended_at >= l.ended_at)
@@ -647,9 +649,9 @@ CREATE OR REPLACE FUNCTION effective_changes(p_as_of timestamptz)
       ), true)
 $$;
 
--- The latest change of one segment for one user, up to and with `p_at`: within the life that `p_at` falls in, from
--- the history; outside of every life, from the percentages alone, as for an id that nobody has heard of.
--- It is found at one end of each index, however long the life is.
+-- The latest change of one segment for one user, up to and including `p_at`. Within a life of the user it comes from the
+-- history; outside of every life, as for an unknown id, from the percentages alone.
+-- It is found at one end of each index, so its cost does not grow with the length of the life.
 CREATE OR REPLACE FUNCTION latest_change(p_user_id bigint, p_segment_id bigint, p_at timestamptz)
     RETURNS TABLE (at timestamptz, operation text, cause text)
     LANGUAGE sql STABLE AS $$
@@ -664,7 +666,7 @@ CREATE OR REPLACE FUNCTION latest_change(p_user_id bigint, p_segment_id bigint, 
         ) latest
         WHERE latest.ended_at IS NULL OR latest.ended_at > p_at
     )
-    -- The latest that is written: what comes before it is not looked at.
+    -- The latest stored event: nothing before it has to be read.
     , written AS MATERIALIZED (
         SELECT e.at
         FROM membership_events e
@@ -701,8 +703,8 @@ CREATE OR REPLACE FUNCTION latest_change(p_user_id bigint, p_segment_id bigint, 
     ) unknown
 $$;
 
--- A user's overrides that held at `p_at`. Those that are open are few. Closed ones are asked for only where the user
--- was written to since, by the segments that were ever decided on, each at one place of the index.
+-- A user's overrides that held at `p_at`. Open overrides are few. Closed ones are read only if the user has changed
+-- since `p_at`: for each segment in which the user ever had an override, one place of the index.
 CREATE OR REPLACE FUNCTION overrides_at(p_user_id bigint, p_at timestamptz)
     RETURNS TABLE (segment_id bigint, included boolean, until timestamptz)
     LANGUAGE sql STABLE AS $$
@@ -765,8 +767,8 @@ CREATE OR REPLACE FUNCTION segments_at(p_user_id bigint, p_at timestamptz)
     CROSS JOIN LATERAL latest_change(p_user_id, i.segment_id, p_at) c
 $$;
 
--- Why a user was or was not in a segment at `p_at`. Where a renamed segment took the slug of a deleted one, the
--- living one is meant. No row: no segment with this slug lived then.
+-- Why a user was or was not in a segment at `p_at`. Where a renamed segment took the slug of a deleted one, the slug
+-- means the living one. No row: no segment with this slug lived then.
 CREATE OR REPLACE FUNCTION explain_membership(p_user_id bigint, p_slug text, p_at timestamptz)
     RETURNS TABLE (
         included boolean, until timestamptz, covered boolean, last_change timestamptz, last_operation text,
@@ -796,12 +798,14 @@ $$;
 -----------------------------------------------------------------------------------------------------------------------
 -- functions/06_states.sql
 
--- What the nodes' local copies are made of.
+-- What the nodes' replicas are built from.
 
--- A user's overrides as a copy keeps them, big-endian: one word of 64 bits, the version × 2^20 + the number of
--- overrides; one word of 32 bits for each override, by segment: the segment's id, + 2^30 where it has a term,
--- + 2^31 where it is an exclusion; then one word of 64 bits for each term, in the same order: its end in
--- microseconds since 1970. replica/states.py reads it.
+-- A user's overrides as a replica stores them, big-endian (docs/decisions/0017):
+-- one word of 64 bits: the version × 2^20 + the number of overrides;
+-- one word of 32 bits for each override, by segment: the segment's id, + 2^30 where it has a term, + 2^31 where it is
+-- an exclusion;
+-- one word of 64 bits for each term, in the same order: its end in microseconds since 1970.
+-- replica/states.py reads it.
 CREATE OR REPLACE FUNCTION override_word(p_segment_id bigint, p_included boolean, p_until timestamptz) RETURNS bytea
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     RETURN int4send((
@@ -814,7 +818,7 @@ CREATE OR REPLACE FUNCTION term_word(p_until timestamptz) RETURNS bytea
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     RETURN int8send((extract(epoch FROM p_until) * 1000000)::bigint);
 
--- The states of these users; those that were never written to have none.
+-- The states of these users. A user whom no write ever touched has none.
 CREATE OR REPLACE FUNCTION user_states(p_user_ids bigint[])
     RETURNS TABLE (user_id bigint, state bytea)
     LANGUAGE sql STABLE AS $$
@@ -828,7 +832,7 @@ CREATE OR REPLACE FUNCTION user_states(p_user_ids bigint[])
     GROUP BY u.id
 $$;
 
--- The states of those of these users who were erased: no overrides, under a version that outweighs what was.
+-- The states of the erased ones among these users: no overrides, and a version above that of every earlier state.
 CREATE OR REPLACE FUNCTION erased_states(p_user_ids bigint[])
     RETURNS TABLE (user_id bigint, state bytea)
     LANGUAGE sql STABLE AS $$
@@ -839,13 +843,12 @@ CREATE OR REPLACE FUNCTION erased_states(p_user_ids bigint[])
     GROUP BY e.user_id
 $$;
 
--- The living segments, each with its percentage if it has one, as copies keep them.
+-- The living segments as replicas store them, each with its threshold if it has a percentage.
 CREATE OR REPLACE VIEW replicated_segments AS
 SELECT id, slug, salt, threshold FROM living_segments;
 
--- The catalog's version as of now: the one that holds for a write that this very statement has just made. It
--- has to be volatile, for a query that runs in a stable function sees what was there when the statement began,
--- before the write waited for a change of segments.
+-- The catalog's version under which the write of this same statement was made. The function has to be volatile: a
+-- stable one sees what was there when the statement began, before the write waited for a change of segments.
 CREATE OR REPLACE FUNCTION catalog_version() RETURNS bigint
     LANGUAGE sql VOLATILE
     RETURN (SELECT c.version FROM catalog c);
@@ -875,7 +878,7 @@ BEGIN
 
     begins_life := begins_life OR old_deletion IS NOT NULL;
     IF begins_life THEN
-        -- Newer than what copies know of an erased life with this id, also where the clock was set back.
+        -- Newer than what replicas know of an erased life with this id, even if the clock was set back.
         UPDATE users u
         SET registered_at = at - interval '1 microsecond',
             deleted_at = NULL,
@@ -887,8 +890,8 @@ BEGIN
 END
 $$;
 
--- Writes down what is due by `p_at` for these users, whose rows the caller has locked: terms that ended, and
--- segments that were deleted. An event bears exactly the time at which readers saw the change.
+-- Writes the events that are due by `p_at` for these users, whose rows the caller has locked: of terms that ended and
+-- of segments that were deleted (docs/decisions/0011). An event has exactly the time at which readers saw the change.
 -- Returns the latest of these times, or null.
 CREATE OR REPLACE FUNCTION settle(p_user_ids bigint[], p_at timestamptz) RETURNS timestamptz
     LANGUAGE plpgsql AS $$
@@ -908,7 +911,7 @@ BEGIN
     )
     SELECT array_agg(ROW (
         c.user_id, c.segment_id, c.ended_at, 'remove',
-        -- A term's end changes nothing for those whom the percentage of that instant covers.
+        -- A term's end changes nothing for users whom the percentage of that instant covers.
         c.included AND NOT coalesce(bucket(c.user_id, c.salt) < r.threshold, false),
         c.until,
         CASE WHEN c.ended_at = c.until THEN 'expiry' ELSE 'segment-deleted' END,
@@ -932,8 +935,8 @@ BEGIN
 END
 $$;
 
--- Settles one user before a change at `p_at`, and gives the time of the change. The end of a term and what
--- follows it are two instants, so that history can tell their order.
+-- Settles one user before a change at `p_at`, and gives the time of the change. The end of a term and the change after
+-- it get two instants, so that history shows their order.
 CREATE OR REPLACE FUNCTION settle_before_change(p_user_id bigint, p_at timestamptz) RETURNS timestamptz
     LANGUAGE plpgsql AS $$
 DECLARE
@@ -952,7 +955,7 @@ $$;
 CREATE OR REPLACE FUNCTION current_segments(p_user_ids bigint[], p_at timestamptz)
     RETURNS TABLE (user_id bigint, slug text)
     LANGUAGE sql STABLE AS $$
-    -- Read once by user: asked for each rollout, the planner would read all memberships for many users.
+    -- Materialized: otherwise, for many users, the planner reads all memberships again for each rollout.
     WITH overrides AS MATERIALIZED (
         SELECT m.user_id, m.segment_id, m.included
         FROM memberships m
@@ -1040,7 +1043,7 @@ BEGIN
             WHEN d.adds AND NOT d.was_in THEN 'added'
             WHEN d.adds AND (d.included IS NULL OR d.until IS DISTINCT FROM d.old_until) THEN 'updated'
             WHEN NOT d.adds AND d.was_in THEN 'removed'
-            -- Somebody who is out is excluded for the future only where there is a percentage to be excluded from.
+            -- Removing a user who is not in makes an exclusion only if there is a percentage to be excluded from.
             WHEN NOT d.adds AND d.included IS NULL AND d.has_percentage THEN 'updated'
             ELSE 'unchanged'
         END
@@ -1104,9 +1107,9 @@ $$;
 
 -- Registration, deletion and erasure of users, each one call in one transaction.
 
--- An id that no user has. Each taken id is passed over once, ever, in pieces of an index; the sequence moves over
--- taken ids and its own only, so no choice of ids drives it far ahead. A sequence moves also where a transaction is
--- undone. The caller has to expect that another takes the id at the same moment.
+-- An id that no user has (docs/decisions/0045). Each taken id is passed over only once, in pieces of an index. The
+-- sequence moves only over taken ids and ids that it gave out, so a client that chooses ids cannot drive it far ahead.
+-- A rollback does not move it back. The caller has to expect that another transaction takes the id at the same moment.
 CREATE OR REPLACE FUNCTION next_free_user_id() RETURNS bigint
     LANGUAGE plpgsql AS $$
 DECLARE
@@ -1146,7 +1149,7 @@ BEGIN
     IF new_id IS NULL THEN
         LOOP
             new_id := next_free_user_id();
-            -- A client may have brought this very id along at the same moment.
+            -- A client may have registered this very id at the same moment.
             EXIT WHEN (SELECT l.begins_life FROM lock_user(new_id) l);
         END LOOP;
     ELSIF EXISTS (SELECT FROM users u WHERE u.id = new_id AND u.deleted_at IS NULL) THEN
@@ -1160,7 +1163,7 @@ BEGIN
 END
 $$;
 
--- Ends a user's life, memberships and exclusions, and keeps the history. Returns the user's state for copies
+-- Ends a user's life, memberships and exclusions, and keeps the history. Returns the user's state for replicas
 -- (user_states); null: there is no such user.
 CREATE OR REPLACE FUNCTION delete_user(p_user_id bigint, p_actor text, p_on_behalf_of text DEFAULT NULL) RETURNS bytea
     LANGUAGE plpgsql AS $$
@@ -1191,8 +1194,8 @@ BEGIN
 END
 $$;
 
--- Removes everything that is known of a user, history and all, and ends the links of all reports that may name
--- them. Returns the user's state for copies (erased_states); null: nothing was known.
+-- Removes everything that is known of a user, the history included, and ends the links of all reports that may name
+-- them (docs/decisions/0018). Returns the user's state for replicas (erased_states); null: nothing was known.
 CREATE OR REPLACE FUNCTION erase_user(
     p_user_id bigint, p_actor text DEFAULT 'anonymous', p_on_behalf_of text DEFAULT NULL
 ) RETURNS bytea
@@ -1222,10 +1225,10 @@ $$;
 -----------------------------------------------------------------------------------------------------------------------
 -- functions/09_upkeep.sql
 
--- What background jobs write down. Readers never wait for it: they see the same before and after.
+-- Events that background jobs write. Readers never wait for them: they see the same answers before and after.
 
--- Settles those of these users that nobody else works on right now; the others settle themselves when they are
--- written to, or in the next round. Returns how many were settled.
+-- Settles those of these users whom no other transaction has locked. The next write to the others, or the next round,
+-- settles them. Returns how many were settled.
 CREATE OR REPLACE FUNCTION settle_unlocked(p_user_ids bigint[]) RETURNS integer
     LANGUAGE plpgsql AS $$
 DECLARE
@@ -1238,7 +1241,7 @@ BEGIN
     IF locked_ids IS NULL THEN
         RETURN 0;
     END IF;
-    -- The clock is read after the locks, and `settle` looks at the terms again: a renewed one is not touched.
+    -- The clock is read after the locks, and `settle` reads the terms again: it does not touch a renewed one.
     latest := settle(locked_ids, greatest(clock_instant(), (SELECT c.last_at FROM catalog c)));
     UPDATE users u
     SET version = u.version + 1, last_at = greatest(u.last_at, latest)
@@ -1247,8 +1250,8 @@ BEGIN
 END
 $$;
 
--- One batch of terms that ended, from after the given place on, in the order of their ends. Gives the place to go
--- on from; nulls when there are no more.
+-- One batch of terms that ended, after the given place, in the order of their ends. Gives the place after which the
+-- next batch begins; nulls when there are no more.
 CREATE OR REPLACE FUNCTION settle_due_terms(
     p_limit integer, INOUT after_until timestamptz, INOUT after_user_id bigint, OUT settled integer
 )
@@ -1272,8 +1275,8 @@ BEGIN
 END
 $$;
 
--- One batch of the open memberships of one deleted segment, from after the given user on. Gives the user to go on
--- from; null when there are no more.
+-- One batch of the open memberships of one deleted segment, after the given user. Gives the user after whom the next
+-- batch begins; null when there are no more.
 CREATE OR REPLACE FUNCTION settle_deleted_segment(
     p_segment_id bigint, p_limit integer, INOUT after_user_id bigint, OUT settled integer
 )
@@ -1295,7 +1298,7 @@ BEGIN
 END
 $$;
 
--- Deleted segments that still have memberships to be closed.
+-- Deleted segments that still have open memberships.
 CREATE OR REPLACE VIEW segments_to_settle AS
 SELECT s.id
 FROM segments s
@@ -1308,8 +1311,8 @@ WHERE s.deleted_at IS NOT NULL
 
 -- Reports.
 
--- The instant that a report speaks for: later than everything that is written, and no later write is dated before it,
--- whatever the clock does. A snapshot that is opened now therefore shows all that will ever be before it.
+-- The instant up to which a report is complete: later than everything that is stored, and before every later write,
+-- whatever the clock does. A snapshot that begins after it therefore shows all that will ever be before this instant.
 CREATE OR REPLACE FUNCTION report_cut_off() RETURNS timestamptz
     LANGUAGE plpgsql AS $$
 BEGIN
@@ -1325,8 +1328,8 @@ CREATE OR REPLACE FUNCTION report_bytes() RETURNS bigint
     SELECT coalesce(sum(greatest(r.size, 16384)), 0)::bigint FROM reports r WHERE r.purged_at IS NULL
 $$;
 
--- What an order is judged by: the reports that are not final, of its caller and of all, and the bytes that are kept.
--- Until the transaction ends no other order is judged.
+-- What decides whether an order is accepted: the number of reports that are not final, of its caller and of all, and
+-- the bytes of stored files. Until the transaction ends, other orders wait.
 CREATE OR REPLACE FUNCTION report_load(
     p_caller text, OUT of_caller bigint, OUT of_all bigint, OUT stored_bytes bigint
 )
@@ -1342,8 +1345,8 @@ BEGIN
 END
 $$;
 
--- Sets room aside for a file of `p_needed` bytes and for `p_ahead` more, or for as many more as there is room for.
--- Returns for how many in all; null: there is no room.
+-- Reserves room for a file of `p_needed` bytes and for `p_ahead` more, or for as many more as there is room for.
+-- Returns the bytes reserved in all; null: there is no room.
 CREATE OR REPLACE FUNCTION claim_report_bytes(p_report_id uuid, p_needed bigint, p_ahead bigint, p_bound bigint)
     RETURNS bigint
     LANGUAGE plpgsql AS $$
@@ -1366,7 +1369,7 @@ $$;
 
 -- API tokens, and the keys that sign the links of reports.
 
--- Makes a token. Raises unique_violation where one in force has the name, or any the secret.
+-- Makes a token. Raises unique_violation where a token in force has the name, or any token has the secret.
 CREATE OR REPLACE FUNCTION create_token(
     p_name text, p_role text, p_digest bytea, p_expires_at timestamptz, p_actor text
 ) RETURNS SETOF tokens
@@ -1385,7 +1388,7 @@ BEGIN
 END
 $$;
 
--- Ends a token. No row: none in force has the name.
+-- Revokes a token. No row: no token in force has the name.
 CREATE OR REPLACE FUNCTION revoke_token(p_name text, p_actor text) RETURNS SETOF tokens
     LANGUAGE plpgsql AS $$
 DECLARE
@@ -1407,7 +1410,7 @@ BEGIN
 END
 $$;
 
--- Notes that these tokens were used today (UTC), once a day and token.
+-- Records that these tokens were used today (UTC); writes at most once a day for each token.
 CREATE OR REPLACE FUNCTION note_tokens_used(p_ids bigint[]) RETURNS void
     LANGUAGE sql AS $$
     UPDATE tokens
@@ -1415,7 +1418,7 @@ CREATE OR REPLACE FUNCTION note_tokens_used(p_ids bigint[]) RETURNS void
     WHERE id = ANY (p_ids) AND last_used_on IS DISTINCT FROM (clock_instant() AT TIME ZONE 'UTC')::date
 $$;
 
--- Makes a new key that signs links from now on; those before it verify for as long as they are kept.
+-- Makes a new key that signs links from now on. The older keys verify links for `p_keep` more.
 CREATE OR REPLACE FUNCTION replace_signing_key(p_keep interval, p_actor text) RETURNS void
     LANGUAGE sql AS $$
     UPDATE signing_keys
@@ -1432,4 +1435,4 @@ $$;
 INSERT INTO schema_migrations (number, name) VALUES
     (1, '0001_tables.sql');
 INSERT INTO schema_functions (digest, version) VALUES
-    ('11cb99ad597737c5b568d878c1126fbb379be4225ad5eef08a02c3d0599e58b3', '0.1.0');
+    ('5c49469c23efb54e7333e918d452bfb106a196f257dac702f58698bd7039f45b', '0.1.0');

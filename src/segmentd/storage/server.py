@@ -1,4 +1,4 @@
-"""What stands behind a database URL, and whether segmentd can use it: found out before anything is locked."""
+"""Startup checks of the server behind a database URL: can segmentd use it? They lock nothing there."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -16,7 +16,7 @@ from segmentd.storage.sessions import OLDEST_POSTGRESQL, Session, pins, reason_o
 Row = TypeVar("Row")
 
 _CONNECT_SECONDS: Final = 10
-# How often a pooler is asked whether it shares its connections. Where nobody else uses it, once is enough.
+# How often to test whether a pooler shares its connections. If nobody else uses the pooler, once is enough.
 _PROBES: Final = 3
 _SHARED: Final = (
     "a connection pooler shares the database's connections between transactions, as PgBouncer does with"
@@ -85,7 +85,7 @@ async def allowed_connections(connection: psycopg.AsyncConnection) -> int:
 
 
 async def _opened(database_url: str) -> Session:
-    """Not pinned, nothing prepared: both would stay behind on the connections that a pooler shares."""
+    """Without our settings or prepared statements: both would remain on a pooler's shared connections."""
     return await Session.connect(
         database_url, autocommit=True, prepare_threshold=None, connect_timeout=_CONNECT_SECONDS, pinned=False
     )
@@ -107,15 +107,15 @@ async def _refuse_unusable(connection: Session, database_url: str) -> None:
         raise StartupFailed(
             "session_replication_role is replica, so triggers do not run: set it to origin for this role"
         )
-    # The server names its process when a connection is made; a pooler names something of its own.
+    # The server sends its process id when a connection is made; a pooler sends another number.
     if facts.backend_pid != connection.info.backend_pid:
         await _refuse_sharing_pooler(connection, database_url)
 
 
 async def _refuse_sharing_pooler(connection: Session, database_url: str) -> None:
-    """Raises StartupFailed where a pooler gives a server's connection to somebody else between transactions.
+    """Raises StartupFailed if a pooler gives a server's connection to another client between transactions.
 
-    Then what is set in a session, listened to, locked or prepared there is another client's.
+    Settings, LISTEN, locks and prepared statements of a session would then belong to another client.
     """
     try:
         async with asyncio.timeout(_CONNECT_SECONDS), await _opened(database_url) as other:
@@ -130,7 +130,7 @@ async def _refuse_sharing_pooler(connection: Session, database_url: str) -> None
 
 
 async def _is_shared(connection: Session, other: Session) -> bool:
-    """Whether a transaction of the other connection took the server's process from the first one."""
+    """Whether a transaction on the second connection ran in the server's process of the first one."""
     before = (await _facts(connection)).backend_pid
     async with _transaction(other):
         taken = (await _answer(_Facts, other, _FACTS)).backend_pid
@@ -144,7 +144,7 @@ async def _facts(connection: Session) -> _Facts:
 
 @asynccontextmanager
 async def _transaction(connection: Session) -> AsyncIterator[None]:
-    """One that the server's settings do not cut short."""
+    """A transaction with our settings, so that no time limit of the server ends it."""
     try:
         async with connection.transaction():
             await connection.execute(pins(connection.info.server_version, "LOCAL"))

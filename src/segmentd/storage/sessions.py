@@ -36,8 +36,8 @@ PINNED: Final[Mapping[str, str]] = {
     "default_transaction_isolation": "read committed",
     "default_transaction_read_only": "off",
     "default_transaction_deferrable": "off",
-    # A request is over long before its statement may be. A node that is stopped amid a transaction lets go of
-    # its locks; idle connections stay, for the listener and the pools live on them.
+    # A request ends long before these limits. They free the locks of a node that froze within a transaction.
+    # Idle connections stay, because the listener and the pools need them.
     "statement_timeout": "30s",
     "lock_timeout": "10s",
     "idle_in_transaction_session_timeout": "60s",
@@ -50,7 +50,8 @@ PINNED: Final[Mapping[str, str]] = {
 _PINNED_SINCE_17: Final[Mapping[str, str]] = {"transaction_timeout": "0"}
 _17: Final = 170_000
 
-# A server that vanished without a word, as in a power cut: noticed within about ten seconds.
+# A server that disappeared without closing its connections, as in a power cut, is noticed within about ten
+# seconds.
 _VANISHED: Final = {
     "keepalives_idle": 5,
     "keepalives_interval": 2,
@@ -65,13 +66,13 @@ _log = structlog.get_logger(__name__)
 def pins(server_version: int, scope: str = "SESSION") -> bytes:
     """The statements that pin a session, or a transaction (LOCAL), of a server of this version: 180001."""
     pinned = {**PINNED, **(_PINNED_SINCE_17 if server_version >= _17 else {})}
-    # A list of schemas is no string.
+    # search_path is a list of names: as one quoted string it would be one name.
     values = {name: value if name == "search_path" else f"'{value}'" for name, value in pinned.items()}
     return "; ".join(f"SET {scope} {name} = {value}" for name, value in values.items()).encode()
 
 
 class Reachability:
-    """Why the database cannot be reached at present; the log has each reason once a minute."""
+    """Why the database cannot be reached at present. Each reason is logged at most once a minute."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.reason: str | None = None
@@ -115,7 +116,7 @@ class Session(psycopg.AsyncConnection[TupleRow]):
         pinned: ConnParam = True,
         **kwargs: ConnParam,
     ) -> Self:
-        """As that of psycopg; what becomes of it is noted where the caller asks for it."""
+        """As psycopg's, with our settings; `reachability`, if given, learns whether it succeeded."""
         parameters: dict[str, ConnParam] = {
             "application_name": "segmentd",
             "connect_timeout": 5,
@@ -144,9 +145,9 @@ class Session(psycopg.AsyncConnection[TupleRow]):
         return connection
 
     async def pin(self) -> None:
-        """Makes the settings ours. Not as startup parameters: poolers refuse those that they do not know."""
+        """Sets our settings. Not as startup parameters: poolers refuse those that they do not know."""
         try:
-            # A pooler may hand on a session in which somebody prepared statements under the same names.
+            # A pooler may pass on a session in which another client prepared statements under the same names.
             await self.execute(pins(self.info.server_version) + b"; DEALLOCATE ALL")
         except BaseException:
             await self.close()

@@ -24,7 +24,7 @@ class AccessState(msgspec.Struct, frozen=True):
 
 
 async def state(database: Database) -> AccessState:
-    """What a process asks time and again. Raises Unavailable."""
+    """The state that every process polls. Raises Unavailable."""
     [found] = await database.all(
         AccessState,
         "SELECT version, EXISTS (SELECT FROM tokens) AS has_tokens, clock_instant() AS now FROM access",
@@ -33,7 +33,7 @@ async def state(database: Database) -> AccessState:
 
 
 async def in_force(database: Database) -> Sequence[Token]:
-    """The tokens that are not revoked, expired ones among them. Raises Unavailable."""
+    """The tokens that are not revoked, the expired ones included. Raises Unavailable."""
     return await database.all(Token, f"SELECT {_COLUMNS} FROM tokens WHERE revoked_at IS NULL")
 
 
@@ -45,7 +45,7 @@ async def list_all(database: Database) -> Sequence[Token]:
 async def create(
     database: Database, name: str, role: Role, digest: bytes, expires_at: datetime | None, actor: Actor
 ) -> Token:
-    """Keeps a new token. Raises TokenExists, Unavailable."""
+    """Stores a new token. Raises TokenExists, Unavailable."""
     try:
         [token] = await database.all(
             Token,
@@ -66,5 +66,5 @@ async def revoke(database: Database, name: str, actor: Actor) -> Token:
 
 
 async def note_used(database: Database, token_ids: Iterable[TokenId]) -> None:
-    """Notes that these tokens were used today. Raises Unavailable."""
+    """Records that these tokens were used today. Raises Unavailable."""
     await database.execute("SELECT note_tokens_used(%s)", [[*token_ids]])

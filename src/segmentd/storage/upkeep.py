@@ -8,7 +8,7 @@ import msgspec
 from segmentd.storage.database import Database
 from segmentd.storage.replication import ERASURES_KEPT
 
-# Users of one batch: with these a batch holds its locks for some tens of milliseconds.
+# Users of one batch. A batch of this size holds its locks for some tens of milliseconds.
 BATCH_USERS: Final = 500
 MONTHS_AHEAD: Final = 3
 
@@ -16,9 +16,9 @@ _BEGINNING: Final = datetime(1, 1, 1, tzinfo=UTC)
 
 
 async def settle_due_terms(database: Database, batch_users: int = BATCH_USERS) -> int:
-    """Writes down every term that has ended; returns how many users were settled. Raises Unavailable.
+    """Writes the events of terms that have ended; returns how many users were settled. Raises Unavailable.
 
-    Users that others work on at that moment are left to them or to the next call.
+    Users whom another transaction has locked are left to it or to the next call.
     """
     place: _TermBatch | None = _TermBatch(_BEGINNING, 0, 0)
     settled = 0
@@ -48,7 +48,7 @@ async def settle_deleted_segments(database: Database, batch_users: int = BATCH_U
 
 
 async def forget_erasures(database: Database) -> None:
-    """Removes the notes of erasures that every copy has heard of. Raises Unavailable."""
+    """Removes the rows of erasures that every replica has applied. Raises Unavailable."""
     await database.execute("DELETE FROM erasures WHERE at < clock_instant() - %s", [ERASURES_KEPT])
 
 

@@ -14,7 +14,10 @@ from segmentd.storage.replication import WRITTEN, OwnWrite
 
 
 async def register(database: Database, user_id: UserId | None, name: str | None) -> User:
-    """Begins a user's life; without an id, under one that nobody ever had. Raises UserExists, Unavailable."""
+    """Begins a user's life; without an id, under one that no user ever had.
+
+    Raises UserExists, Unavailable.
+    """
     user = await database.one(
         User, "SELECT id, name, registered_at FROM register_user(%s, %s)", [user_id, name]
     )
@@ -44,7 +47,7 @@ async def list_after(database: Database, after: UserId | None, limit: int) -> Se
 
 
 async def delete(database: Database, user_id: UserId, actor: Actor) -> OwnWrite:
-    """Ends the life, the memberships and the exclusions; history stays. Returns what copies are to show.
+    """Ends the life, the memberships and the exclusions; history stays. Returns what the replica is to show.
 
     Raises UserNotFound, Unavailable.
     """
@@ -56,7 +59,7 @@ async def delete(database: Database, user_id: UserId, actor: Actor) -> OwnWrite:
 async def erase(database: Database, user_id: UserId, actor: Actor) -> OwnWrite:
     """Removes all that is known of a user, living or not, and ends the links of reports that may name them.
 
-    Returns what copies are to show. Raises UserNotFound, Unavailable.
+    Returns what the replica is to show. Raises UserNotFound, Unavailable.
     """
     return await _written(
         database, user_id, f"SELECT state, {WRITTEN} FROM erase_user(%s, %s, %s) AS state", actor

@@ -17,14 +17,15 @@ CREATE OR REPLACE FUNCTION bucket(user_id bigint, salt bigint) RETURNS bigint
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     RETURN hashint8extended(user_id, salt) & 4294967295;
 
--- Writers share this lock; whoever changes segments or rollouts takes it alone. So an event's `effective` is
--- judged by the rollouts that hold at its instant, and no row lock on a popular segment queues.
+-- Writers of memberships share this lock; a change of segments or rollouts takes it alone. So the rollouts that hold
+-- at an event's instant decide its `effective`, and no writer waits for the row of a popular segment
+-- (docs/decisions/0005).
 CREATE OR REPLACE FUNCTION catalog_lock() RETURNS bigint LANGUAGE sql IMMUTABLE RETURN 7236837901;
 CREATE OR REPLACE FUNCTION partition_lock() RETURNS bigint LANGUAGE sql IMMUTABLE RETURN 7236837902;
--- Orders of reports, and builds that ask for room, come one after the other: each counts what those before it took.
+-- Orders of reports, and builds that claim bytes, run one after the other: each counts what those before it took.
 CREATE OR REPLACE FUNCTION report_lock() RETURNS bigint LANGUAGE sql IMMUTABLE RETURN 7236837904;
 
--- One row: what a reader takes for now. It is never before a change of the catalog or a report's cut-off.
+-- One row: the instant that a reader takes as now. It is never before a change of the catalog or a report's cut-off.
 CREATE OR REPLACE VIEW present AS
 SELECT greatest(reading_instant(), c.last_at) AS at
 FROM catalog c;
@@ -34,10 +35,10 @@ CREATE OR REPLACE FUNCTION present_of(p_user_id bigint) RETURNS timestamptz
     LANGUAGE sql STABLE
     RETURN (SELECT greatest(p.at, (SELECT u.last_at FROM users u WHERE u.id = p_user_id)) FROM present p);
 
--- The high-water mark of time: an instant that is later than everything that was dated before, as the clock says
--- where it did not step back. The caller holds the catalog lock alone, so nobody dates anything meanwhile; the mark is
--- written down, so that everything is dated later from now on. Only times ahead of the clock are looked for: three
--- look-ups at the right edge of an index, in the present month and those to come.
+-- The high-water mark of time: an instant later than every time that is stored (docs/decisions/0044). It is the clock's
+-- time, unless the clock stepped back. The caller holds the catalog lock alone, so nothing gets a time meanwhile. The
+-- mark is stored, so that every later time is after it. Only times ahead of the clock are searched: three look-ups at
+-- the right edge of an index, in the present month and the months to come.
 CREATE OR REPLACE FUNCTION raise_high_water_mark() RETURNS timestamptz
     LANGUAGE plpgsql AS $$
 DECLARE

@@ -1,8 +1,9 @@
 -- The months of the history.
 
--- Makes the partition of the month that `p_at` falls in (UTC), if it is not there.
+-- Makes the partition of the month that `p_at` falls in (UTC), if it is missing.
 -- CREATE TABLE … PARTITION OF would lock out every reader and writer; ATTACH does not.
--- Call it before the transaction's first insert: after that, a partition that another made meanwhile goes unseen.
+-- Call it before the transaction's first insert: after that, PostgreSQL does not see a partition that another
+-- transaction made meanwhile.
 CREATE OR REPLACE FUNCTION ensure_event_partition(p_at timestamptz) RETURNS void
     LANGUAGE plpgsql AS $$
 DECLARE
@@ -14,7 +15,7 @@ BEGIN
         RETURN;
     END IF;
     PERFORM pg_advisory_xact_lock(partition_lock());
-    -- Not to_regclass again: it may remember from before the wait that there is no such table.
+    -- Not to_regclass again: it may have cached, before the wait, that there is no such table.
     IF EXISTS (
         SELECT FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
         WHERE i.inhparent = 'membership_events'::regclass AND c.relname = partition

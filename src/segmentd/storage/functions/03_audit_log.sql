@@ -17,7 +17,7 @@ CREATE OR REPLACE FUNCTION note_in_audit_log(
     LANGUAGE sql AS $$
     INSERT INTO audit_log (at, actor, on_behalf_of, operation, subject, before, after)
     VALUES (
-        -- Entries stand in the order of their times too, and none is before the change of the catalog that it tells.
+        -- The order of ids is also the order of times, and no entry is before the change of the catalog that it records.
         greatest(
             clock_instant(),
             (SELECT c.last_at FROM catalog c),

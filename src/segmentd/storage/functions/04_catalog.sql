@@ -1,6 +1,6 @@
 -- Changes of segments and rollouts, each one call in one transaction.
 
--- Takes the catalog alone.
+-- Takes the catalog lock alone, so that no membership changes meanwhile.
 CREATE OR REPLACE FUNCTION lock_catalog() RETURNS void
     LANGUAGE plpgsql AS $$
 BEGIN
@@ -9,7 +9,7 @@ BEGIN
 END
 $$;
 
--- Gives the time of a change, later than everything before it; the caller has the catalog alone.
+-- Gives the time of a change, later than everything before it. The caller holds the catalog lock alone.
 CREATE OR REPLACE FUNCTION raise_catalog() RETURNS timestamptz
     LANGUAGE sql AS $$
     UPDATE catalog SET version = version + 1;
@@ -23,8 +23,8 @@ FROM segments s
 LEFT JOIN rollouts r ON r.segment_id = s.id AND r.ended_at IS NULL
 WHERE s.deleted_at IS NULL;
 
--- The living segment with this slug, in whatever case. The index folds case by collation C, so the look-up does too:
--- with the database's own, `I` may have another small letter. The planner opens both functions up like views.
+-- The living segment with this slug in any case. The index folds case by collation C, so the look-up does too: in the
+-- database's own collation `I` may have another small letter. The planner inlines both functions, like views.
 CREATE OR REPLACE FUNCTION living_segment_in_any_case(p_slug text) RETURNS SETOF living_segments
     LANGUAGE sql STABLE AS $$
     SELECT * FROM living_segments s WHERE lower(s.slug) = lower(p_slug COLLATE "C")
@@ -47,7 +47,7 @@ CREATE OR REPLACE FUNCTION audited(p_segment living_segments) RETURNS jsonb
     )
 $$;
 
--- Makes a segment. Raises unique_violation where a living one has the slug, in whatever case.
+-- Makes a segment. Raises unique_violation where a living one has the slug in any case.
 CREATE OR REPLACE FUNCTION create_segment(
     p_slug text, p_description text, p_percent numeric, p_salt bigint,
     p_actor text DEFAULT 'anonymous', p_on_behalf_of text DEFAULT NULL
@@ -60,7 +60,7 @@ DECLARE
     created living_segments;
 BEGIN
     PERFORM lock_catalog();
-    -- It is looked for before anything is written: a refused INSERT would use up an id, and there are 2^30 of them.
+    -- Check before the first write: a refused INSERT would use up an id, and there are 2^30 of them.
     IF EXISTS (SELECT FROM living_segment_in_any_case(p_slug)) THEN
         RAISE unique_violation USING MESSAGE = 'a living segment has this slug';
     END IF;
@@ -77,8 +77,8 @@ BEGIN
 END
 $$;
 
--- Renames, describes, or changes the percentage; null leaves a thing as it is. A percentage is ended with
--- `p_ends_rollout`. No row: there is no such living segment.
+-- Changes the slug, the description or the percentage; null leaves a value as it is. `p_ends_rollout` ends the
+-- percentage. No row: there is no such living segment.
 CREATE OR REPLACE FUNCTION update_segment(
     p_slug text, p_new_slug text, p_description text, p_percent numeric, p_ends_rollout boolean,
     p_actor text DEFAULT 'anonymous', p_on_behalf_of text DEFAULT NULL
@@ -103,7 +103,7 @@ BEGIN
     IF p_ends_rollout OR p_percent <> segment.percent THEN
         UPDATE rollouts SET ended_at = now_at WHERE segment_id = segment.id AND ended_at IS NULL;
     END IF;
-    -- The percentage that holds already makes no version.
+    -- The same percentage again makes no new version.
     IF p_percent IS DISTINCT FROM segment.percent AND p_percent IS NOT NULL THEN
         INSERT INTO rollouts (segment_id, percent, started_at) VALUES (segment.id, p_percent, now_at);
     END IF;
@@ -117,7 +117,7 @@ BEGIN
 END
 $$;
 
--- Ends every membership at once: readers look at `deleted_at`, and the events follow with that same time (settle).
+-- Ends every membership at once: readers look at `deleted_at`; `settle` writes the events later, with that same time.
 -- False: there is no such living segment.
 CREATE OR REPLACE FUNCTION delete_segment(
     p_slug text, p_actor text DEFAULT 'anonymous', p_on_behalf_of text DEFAULT NULL

@@ -1,7 +1,7 @@
 -- The one history: when the answer to "is the user in?" changed, and why.
 
--- When the deletion of its segment ends a membership. Deletions are dated after all memberships
--- (raise_high_water_mark); were one not, it must still not make a row that the table refuses.
+-- When the deletion of its segment ends a membership. A deletion is later than all memberships
+-- (raise_high_water_mark). If one were not, the end would still have to be after the start, or the table refuses it.
 CREATE OR REPLACE FUNCTION ended_by_deletion(p_since timestamptz, p_deleted_at timestamptz) RETURNS timestamptz
     LANGUAGE sql STABLE PARALLEL SAFE
     RETURN CASE WHEN p_deleted_at > p_since THEN p_deleted_at
@@ -9,8 +9,8 @@ CREATE OR REPLACE FUNCTION ended_by_deletion(p_since timestamptz, p_deleted_at t
 
 -- Histories, `?at=`, explain and the reports all read `effective_changes`; none of them has rules of its own.
 
--- Each instant at which the threshold of a segment changed: buckets from `least` to below `greatest` of the two
--- flipped then.
+-- Each instant at which the threshold of a segment changed. The users in the buckets between the two thresholds came
+-- in or fell out then.
 CREATE OR REPLACE VIEW rollout_edges AS
 SELECT v.segment_id, v.started_at AS at, coalesce(before.threshold, 0) AS threshold_before,
        v.threshold AS threshold_after, 'rollout' AS cause
@@ -24,15 +24,15 @@ JOIN segments s ON s.id = v.segment_id
 WHERE v.ended_at IS NOT NULL
   AND NOT EXISTS (SELECT FROM rollouts after WHERE after.segment_id = v.segment_id AND after.started_at = v.ended_at);
 
--- The overrides with the instant at which each ceased to hold, written down already or not; null: it has no end yet.
+-- The overrides, each with the instant at which it stopped holding, stored or not; null: it has no end yet.
 CREATE OR REPLACE VIEW override_spans AS
 SELECT m.user_id, m.segment_id, m.included, m.since, m.until,
        least(m.ended_at, m.until, ended_by_deletion(m.since, s.deleted_at)) AS ends_at, m.ended_at
 FROM memberships m
 JOIN segments s ON s.id = m.segment_id;
 
--- Everything up to `p_as_of`; conditions on user_id, segment_id and at reach the indexes and partitions, because
--- the planner opens this function up like a view (tests/storage/test_plans.py holds it to that).
+-- Every change up to `p_as_of`. Conditions on user_id, segment_id and at reach the indexes and partitions, because the
+-- planner inlines this function like a view (tests/storage/test_plans.py checks that).
 -- Within a life of the user, additions and removals of a segment alternate.
 CREATE OR REPLACE FUNCTION effective_changes(p_as_of timestamptz)
     RETURNS TABLE (
@@ -40,13 +40,13 @@ CREATE OR REPLACE FUNCTION effective_changes(p_as_of timestamptz)
         cause text, actor text, reason text, until timestamptz, on_behalf_of text
     )
     LANGUAGE sql STABLE AS $$
-    -- What is written.
+    -- Stored events.
     SELECT e.user_id, e.segment_id, e.at, e.operation, 'explicit', e.cause, e.actor, e.reason, e.until, e.on_behalf_of
     FROM membership_events e
     WHERE e.effective
 
     UNION ALL
-    -- Terms that ended and are not written yet; an end changes nothing for those whom the percentage covers.
+    -- Terms that ended and have no event yet. An end changes nothing for users whom the percentage covers.
     SELECT m.user_id, m.segment_id, m.until, 'remove', 'explicit', 'expiry', 'segmentd', NULL, m.until, NULL
     FROM memberships m
     JOIN segments s ON s.id = m.segment_id AND (s.deleted_at IS NULL OR s.deleted_at >= m.until)
@@ -57,7 +57,7 @@ CREATE OR REPLACE FUNCTION effective_changes(p_as_of timestamptz)
       AND (r.threshold IS NULL OR bucket(m.user_id, s.salt) >= r.threshold)
 
     UNION ALL
-    -- Memberships of deleted segments that are not closed yet.
+    -- Memberships of deleted segments that have no event yet.
     SELECT m.user_id, m.segment_id, ended_by_deletion(m.since, s.deleted_at), 'remove', 'explicit', 'segment-deleted',
            'segmentd', NULL, m.until, NULL
     FROM segments s
@@ -66,7 +66,7 @@ CREATE OR REPLACE FUNCTION effective_changes(p_as_of timestamptz)
       AND (m.until IS NULL OR m.until > s.deleted_at)
 
     UNION ALL
-    -- A life begins under the percentages that hold.
+    -- The start of a life adds the segments whose percentages cover the user then.
     SELECT l.user_id, r.segment_id, l.registered_at, 'add', 'rollout', 'rollout', 'segmentd', NULL, NULL, NULL
     FROM registrations l
     JOIN rollouts r ON r.started_at <= l.registered_at AND (r.ended_at IS NULL OR r.ended_at > l.registered_at)
@@ -74,8 +74,8 @@ CREATE OR REPLACE FUNCTION effective_changes(p_as_of timestamptz)
     WHERE bucket(l.user_id, s.salt) < r.threshold
 
     UNION ALL
-    -- A percentage changes within a life, unless an override decides then; one that ends at that very instant
-    -- tells the change itself. Overrides do not overlap: the one that began last is the only one to be looked at.
+    -- A percentage changes within a life, and no override decides then. An override that ends at that very instant has
+    -- an event of its own. Overrides do not overlap, so only the one that began last can decide.
     SELECT l.user_id, e.segment_id, e.at, CASE WHEN e.threshold_after > e.threshold_before THEN 'add' ELSE 'remove' END,
            'rollout', e.cause, 'segmentd', NULL, NULL, NULL
     FROM rollout_edges e
@@ -92,7 +92,7 @@ CREATE OR REPLACE FUNCTION effective_changes(p_as_of timestamptz)
       ), true)
 
     UNION ALL
-    -- A life ends under the percentages that hold.
+    -- The end of a life removes the segments whose percentages cover the user then.
     SELECT l.user_id, r.segment_id, l.ended_at, 'remove', 'rollout', 'user-deleted', 'segmentd', NULL, NULL, NULL
     FROM registrations l
     JOIN rollouts r ON r.started_at < l.ended_at AND (r.ended_at IS NULL OR r.ended_at >= l.ended_at)
@@ -107,9 +107,9 @@ CREATE OR REPLACE FUNCTION effective_changes(p_as_of timestamptz)
       ), true)
 $$;
 
--- The latest change of one segment for one user, up to and with `p_at`: within the life that `p_at` falls in, from
--- the history; outside of every life, from the percentages alone, as for an id that nobody has heard of.
--- It is found at one end of each index, however long the life is.
+-- The latest change of one segment for one user, up to and including `p_at`. Within a life of the user it comes from the
+-- history; outside of every life, as for an unknown id, from the percentages alone.
+-- It is found at one end of each index, so its cost does not grow with the length of the life.
 CREATE OR REPLACE FUNCTION latest_change(p_user_id bigint, p_segment_id bigint, p_at timestamptz)
     RETURNS TABLE (at timestamptz, operation text, cause text)
     LANGUAGE sql STABLE AS $$
@@ -124,7 +124,7 @@ CREATE OR REPLACE FUNCTION latest_change(p_user_id bigint, p_segment_id bigint, 
         ) latest
         WHERE latest.ended_at IS NULL OR latest.ended_at > p_at
     )
-    -- The latest that is written: what comes before it is not looked at.
+    -- The latest stored event: nothing before it has to be read.
     , written AS MATERIALIZED (
         SELECT e.at
         FROM membership_events e
@@ -161,8 +161,8 @@ CREATE OR REPLACE FUNCTION latest_change(p_user_id bigint, p_segment_id bigint, 
     ) unknown
 $$;
 
--- A user's overrides that held at `p_at`. Those that are open are few. Closed ones are asked for only where the user
--- was written to since, by the segments that were ever decided on, each at one place of the index.
+-- A user's overrides that held at `p_at`. Open overrides are few. Closed ones are read only if the user has changed
+-- since `p_at`: for each segment in which the user ever had an override, one place of the index.
 CREATE OR REPLACE FUNCTION overrides_at(p_user_id bigint, p_at timestamptz)
     RETURNS TABLE (segment_id bigint, included boolean, until timestamptz)
     LANGUAGE sql STABLE AS $$
@@ -225,8 +225,8 @@ CREATE OR REPLACE FUNCTION segments_at(p_user_id bigint, p_at timestamptz)
     CROSS JOIN LATERAL latest_change(p_user_id, i.segment_id, p_at) c
 $$;
 
--- Why a user was or was not in a segment at `p_at`. Where a renamed segment took the slug of a deleted one, the
--- living one is meant. No row: no segment with this slug lived then.
+-- Why a user was or was not in a segment at `p_at`. Where a renamed segment took the slug of a deleted one, the slug
+-- means the living one. No row: no segment with this slug lived then.
 CREATE OR REPLACE FUNCTION explain_membership(p_user_id bigint, p_slug text, p_at timestamptz)
     RETURNS TABLE (
         included boolean, until timestamptz, covered boolean, last_change timestamptz, last_operation text,

@@ -1,9 +1,11 @@
--- What the nodes' local copies are made of.
+-- What the nodes' replicas are built from.
 
--- A user's overrides as a copy keeps them, big-endian: one word of 64 bits, the version × 2^20 + the number of
--- overrides; one word of 32 bits for each override, by segment: the segment's id, + 2^30 where it has a term,
--- + 2^31 where it is an exclusion; then one word of 64 bits for each term, in the same order: its end in
--- microseconds since 1970. replica/states.py reads it.
+-- A user's overrides as a replica stores them, big-endian (docs/decisions/0017):
+-- one word of 64 bits: the version × 2^20 + the number of overrides;
+-- one word of 32 bits for each override, by segment: the segment's id, + 2^30 where it has a term, + 2^31 where it is
+-- an exclusion;
+-- one word of 64 bits for each term, in the same order: its end in microseconds since 1970.
+-- replica/states.py reads it.
 CREATE OR REPLACE FUNCTION override_word(p_segment_id bigint, p_included boolean, p_until timestamptz) RETURNS bytea
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     RETURN int4send((
@@ -16,7 +18,7 @@ CREATE OR REPLACE FUNCTION term_word(p_until timestamptz) RETURNS bytea
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     RETURN int8send((extract(epoch FROM p_until) * 1000000)::bigint);
 
--- The states of these users; those that were never written to have none.
+-- The states of these users. A user whom no write ever touched has none.
 CREATE OR REPLACE FUNCTION user_states(p_user_ids bigint[])
     RETURNS TABLE (user_id bigint, state bytea)
     LANGUAGE sql STABLE AS $$
@@ -30,7 +32,7 @@ CREATE OR REPLACE FUNCTION user_states(p_user_ids bigint[])
     GROUP BY u.id
 $$;
 
--- The states of those of these users who were erased: no overrides, under a version that outweighs what was.
+-- The states of the erased ones among these users: no overrides, and a version above that of every earlier state.
 CREATE OR REPLACE FUNCTION erased_states(p_user_ids bigint[])
     RETURNS TABLE (user_id bigint, state bytea)
     LANGUAGE sql STABLE AS $$
@@ -41,13 +43,12 @@ CREATE OR REPLACE FUNCTION erased_states(p_user_ids bigint[])
     GROUP BY e.user_id
 $$;
 
--- The living segments, each with its percentage if it has one, as copies keep them.
+-- The living segments as replicas store them, each with its threshold if it has a percentage.
 CREATE OR REPLACE VIEW replicated_segments AS
 SELECT id, slug, salt, threshold FROM living_segments;
 
--- The catalog's version as of now: the one that holds for a write that this very statement has just made. It
--- has to be volatile, for a query that runs in a stable function sees what was there when the statement began,
--- before the write waited for a change of segments.
+-- The catalog's version under which the write of this same statement was made. The function has to be volatile: a
+-- stable one sees what was there when the statement began, before the write waited for a change of segments.
 CREATE OR REPLACE FUNCTION catalog_version() RETURNS bigint
     LANGUAGE sql VOLATILE
     RETURN (SELECT c.version FROM catalog c);

@@ -19,7 +19,7 @@ BEGIN
 
     begins_life := begins_life OR old_deletion IS NOT NULL;
     IF begins_life THEN
-        -- Newer than what copies know of an erased life with this id, also where the clock was set back.
+        -- Newer than what replicas know of an erased life with this id, even if the clock was set back.
         UPDATE users u
         SET registered_at = at - interval '1 microsecond',
             deleted_at = NULL,
@@ -31,8 +31,8 @@ BEGIN
 END
 $$;
 
--- Writes down what is due by `p_at` for these users, whose rows the caller has locked: terms that ended, and
--- segments that were deleted. An event bears exactly the time at which readers saw the change.
+-- Writes the events that are due by `p_at` for these users, whose rows the caller has locked: of terms that ended and
+-- of segments that were deleted (docs/decisions/0011). An event has exactly the time at which readers saw the change.
 -- Returns the latest of these times, or null.
 CREATE OR REPLACE FUNCTION settle(p_user_ids bigint[], p_at timestamptz) RETURNS timestamptz
     LANGUAGE plpgsql AS $$
@@ -52,7 +52,7 @@ BEGIN
     )
     SELECT array_agg(ROW (
         c.user_id, c.segment_id, c.ended_at, 'remove',
-        -- A term's end changes nothing for those whom the percentage of that instant covers.
+        -- A term's end changes nothing for users whom the percentage of that instant covers.
         c.included AND NOT coalesce(bucket(c.user_id, c.salt) < r.threshold, false),
         c.until,
         CASE WHEN c.ended_at = c.until THEN 'expiry' ELSE 'segment-deleted' END,
@@ -76,8 +76,8 @@ BEGIN
 END
 $$;
 
--- Settles one user before a change at `p_at`, and gives the time of the change. The end of a term and what
--- follows it are two instants, so that history can tell their order.
+-- Settles one user before a change at `p_at`, and gives the time of the change. The end of a term and the change after
+-- it get two instants, so that history shows their order.
 CREATE OR REPLACE FUNCTION settle_before_change(p_user_id bigint, p_at timestamptz) RETURNS timestamptz
     LANGUAGE plpgsql AS $$
 DECLARE
@@ -96,7 +96,7 @@ $$;
 CREATE OR REPLACE FUNCTION current_segments(p_user_ids bigint[], p_at timestamptz)
     RETURNS TABLE (user_id bigint, slug text)
     LANGUAGE sql STABLE AS $$
-    -- Read once by user: asked for each rollout, the planner would read all memberships for many users.
+    -- Materialized: otherwise, for many users, the planner reads all memberships again for each rollout.
     WITH overrides AS MATERIALIZED (
         SELECT m.user_id, m.segment_id, m.included
         FROM memberships m
@@ -184,7 +184,7 @@ BEGIN
             WHEN d.adds AND NOT d.was_in THEN 'added'
             WHEN d.adds AND (d.included IS NULL OR d.until IS DISTINCT FROM d.old_until) THEN 'updated'
             WHEN NOT d.adds AND d.was_in THEN 'removed'
-            -- Somebody who is out is excluded for the future only where there is a percentage to be excluded from.
+            -- Removing a user who is not in makes an exclusion only if there is a percentage to be excluded from.
             WHEN NOT d.adds AND d.included IS NULL AND d.has_percentage THEN 'updated'
             ELSE 'unchanged'
         END

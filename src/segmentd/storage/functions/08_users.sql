@@ -1,8 +1,8 @@
 -- Registration, deletion and erasure of users, each one call in one transaction.
 
--- An id that no user has. Each taken id is passed over once, ever, in pieces of an index; the sequence moves over
--- taken ids and its own only, so no choice of ids drives it far ahead. A sequence moves also where a transaction is
--- undone. The caller has to expect that another takes the id at the same moment.
+-- An id that no user has (docs/decisions/0045). Each taken id is passed over only once, in pieces of an index. The
+-- sequence moves only over taken ids and ids that it gave out, so a client that chooses ids cannot drive it far ahead.
+-- A rollback does not move it back. The caller has to expect that another transaction takes the id at the same moment.
 CREATE OR REPLACE FUNCTION next_free_user_id() RETURNS bigint
     LANGUAGE plpgsql AS $$
 DECLARE
@@ -42,7 +42,7 @@ BEGIN
     IF new_id IS NULL THEN
         LOOP
             new_id := next_free_user_id();
-            -- A client may have brought this very id along at the same moment.
+            -- A client may have registered this very id at the same moment.
             EXIT WHEN (SELECT l.begins_life FROM lock_user(new_id) l);
         END LOOP;
     ELSIF EXISTS (SELECT FROM users u WHERE u.id = new_id AND u.deleted_at IS NULL) THEN
@@ -56,7 +56,7 @@ BEGIN
 END
 $$;
 
--- Ends a user's life, memberships and exclusions, and keeps the history. Returns the user's state for copies
+-- Ends a user's life, memberships and exclusions, and keeps the history. Returns the user's state for replicas
 -- (user_states); null: there is no such user.
 CREATE OR REPLACE FUNCTION delete_user(p_user_id bigint, p_actor text, p_on_behalf_of text DEFAULT NULL) RETURNS bytea
     LANGUAGE plpgsql AS $$
@@ -87,8 +87,8 @@ BEGIN
 END
 $$;
 
--- Removes everything that is known of a user, history and all, and ends the links of all reports that may name
--- them. Returns the user's state for copies (erased_states); null: nothing was known.
+-- Removes everything that is known of a user, the history included, and ends the links of all reports that may name
+-- them (docs/decisions/0018). Returns the user's state for replicas (erased_states); null: nothing was known.
 CREATE OR REPLACE FUNCTION erase_user(
     p_user_id bigint, p_actor text DEFAULT 'anonymous', p_on_behalf_of text DEFAULT NULL
 ) RETURNS bytea

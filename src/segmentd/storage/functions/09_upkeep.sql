@@ -1,7 +1,7 @@
--- What background jobs write down. Readers never wait for it: they see the same before and after.
+-- Events that background jobs write. Readers never wait for them: they see the same answers before and after.
 
--- Settles those of these users that nobody else works on right now; the others settle themselves when they are
--- written to, or in the next round. Returns how many were settled.
+-- Settles those of these users whom no other transaction has locked. The next write to the others, or the next round,
+-- settles them. Returns how many were settled.
 CREATE OR REPLACE FUNCTION settle_unlocked(p_user_ids bigint[]) RETURNS integer
     LANGUAGE plpgsql AS $$
 DECLARE
@@ -14,7 +14,7 @@ BEGIN
     IF locked_ids IS NULL THEN
         RETURN 0;
     END IF;
-    -- The clock is read after the locks, and `settle` looks at the terms again: a renewed one is not touched.
+    -- The clock is read after the locks, and `settle` reads the terms again: it does not touch a renewed one.
     latest := settle(locked_ids, greatest(clock_instant(), (SELECT c.last_at FROM catalog c)));
     UPDATE users u
     SET version = u.version + 1, last_at = greatest(u.last_at, latest)
@@ -23,8 +23,8 @@ BEGIN
 END
 $$;
 
--- One batch of terms that ended, from after the given place on, in the order of their ends. Gives the place to go
--- on from; nulls when there are no more.
+-- One batch of terms that ended, after the given place, in the order of their ends. Gives the place after which the
+-- next batch begins; nulls when there are no more.
 CREATE OR REPLACE FUNCTION settle_due_terms(
     p_limit integer, INOUT after_until timestamptz, INOUT after_user_id bigint, OUT settled integer
 )
@@ -48,8 +48,8 @@ BEGIN
 END
 $$;
 
--- One batch of the open memberships of one deleted segment, from after the given user on. Gives the user to go on
--- from; null when there are no more.
+-- One batch of the open memberships of one deleted segment, after the given user. Gives the user after whom the next
+-- batch begins; null when there are no more.
 CREATE OR REPLACE FUNCTION settle_deleted_segment(
     p_segment_id bigint, p_limit integer, INOUT after_user_id bigint, OUT settled integer
 )
@@ -71,7 +71,7 @@ BEGIN
 END
 $$;
 
--- Deleted segments that still have memberships to be closed.
+-- Deleted segments that still have open memberships.
 CREATE OR REPLACE VIEW segments_to_settle AS
 SELECT s.id
 FROM segments s

@@ -1,7 +1,7 @@
 -- Reports.
 
--- The instant that a report speaks for: later than everything that is written, and no later write is dated before it,
--- whatever the clock does. A snapshot that is opened now therefore shows all that will ever be before it.
+-- The instant up to which a report is complete: later than everything that is stored, and before every later write,
+-- whatever the clock does. A snapshot that begins after it therefore shows all that will ever be before this instant.
 CREATE OR REPLACE FUNCTION report_cut_off() RETURNS timestamptz
     LANGUAGE plpgsql AS $$
 BEGIN
@@ -17,8 +17,8 @@ CREATE OR REPLACE FUNCTION report_bytes() RETURNS bigint
     SELECT coalesce(sum(greatest(r.size, 16384)), 0)::bigint FROM reports r WHERE r.purged_at IS NULL
 $$;
 
--- What an order is judged by: the reports that are not final, of its caller and of all, and the bytes that are kept.
--- Until the transaction ends no other order is judged.
+-- What decides whether an order is accepted: the number of reports that are not final, of its caller and of all, and
+-- the bytes of stored files. Until the transaction ends, other orders wait.
 CREATE OR REPLACE FUNCTION report_load(
     p_caller text, OUT of_caller bigint, OUT of_all bigint, OUT stored_bytes bigint
 )
@@ -34,8 +34,8 @@ BEGIN
 END
 $$;
 
--- Sets room aside for a file of `p_needed` bytes and for `p_ahead` more, or for as many more as there is room for.
--- Returns for how many in all; null: there is no room.
+-- Reserves room for a file of `p_needed` bytes and for `p_ahead` more, or for as many more as there is room for.
+-- Returns the bytes reserved in all; null: there is no room.
 CREATE OR REPLACE FUNCTION claim_report_bytes(p_report_id uuid, p_needed bigint, p_ahead bigint, p_bound bigint)
     RETURNS bigint
     LANGUAGE plpgsql AS $$

@@ -1,6 +1,6 @@
 -- API tokens, and the keys that sign the links of reports.
 
--- Makes a token. Raises unique_violation where one in force has the name, or any the secret.
+-- Makes a token. Raises unique_violation where a token in force has the name, or any token has the secret.
 CREATE OR REPLACE FUNCTION create_token(
     p_name text, p_role text, p_digest bytea, p_expires_at timestamptz, p_actor text
 ) RETURNS SETOF tokens
@@ -19,7 +19,7 @@ BEGIN
 END
 $$;
 
--- Ends a token. No row: none in force has the name.
+-- Revokes a token. No row: no token in force has the name.
 CREATE OR REPLACE FUNCTION revoke_token(p_name text, p_actor text) RETURNS SETOF tokens
     LANGUAGE plpgsql AS $$
 DECLARE
@@ -41,7 +41,7 @@ BEGIN
 END
 $$;
 
--- Notes that these tokens were used today (UTC), once a day and token.
+-- Records that these tokens were used today (UTC); writes at most once a day for each token.
 CREATE OR REPLACE FUNCTION note_tokens_used(p_ids bigint[]) RETURNS void
     LANGUAGE sql AS $$
     UPDATE tokens
@@ -49,7 +49,7 @@ CREATE OR REPLACE FUNCTION note_tokens_used(p_ids bigint[]) RETURNS void
     WHERE id = ANY (p_ids) AND last_used_on IS DISTINCT FROM (clock_instant() AT TIME ZONE 'UTC')::date
 $$;
 
--- Makes a new key that signs links from now on; those before it verify for as long as they are kept.
+-- Makes a new key that signs links from now on. The older keys verify links for `p_keep` more.
 CREATE OR REPLACE FUNCTION replace_signing_key(p_keep interval, p_actor text) RETURNS void
     LANGUAGE sql AS $$
     UPDATE signing_keys

@@ -23,8 +23,8 @@ CREATE TABLE users (
     name          text        CHECK (length(name) <= 256),
     registered_at timestamptz NOT NULL,
     deleted_at    timestamptz,
-    -- Raised by every write to the user; goes on through deletions, so that a copy can tell old from new. It starts
-    -- at the milliseconds since 1970: who comes back after an erasure is newer than what was erased.
+    -- Every write to the user raises it. A deletion does not reset it, so that a replica can tell old from new. It
+    -- starts at the milliseconds since 1970: a user who returns after an erasure is newer than what was erased.
     version       bigint      NOT NULL DEFAULT (extract(epoch FROM clock_timestamp()) * 1000)::bigint,
     -- The time of the latest event: the next one is later, whatever the clock does.
     last_at       timestamptz NOT NULL
@@ -32,7 +32,7 @@ CREATE TABLE users (
 
 CREATE INDEX users_living ON users (id) WHERE deleted_at IS NULL;
 
--- The latest id that the service gave out or passed over (register_user).
+-- The latest id that the service gave out or passed over (next_free_user_id).
 CREATE SEQUENCE assigned_user_ids AS bigint;
 
 -- A user's lives: from a registration to the deletion, one after the other.
@@ -49,7 +49,7 @@ CREATE INDEX registrations_by_end ON registrations (ended_at) WHERE ended_at IS 
 
 
 CREATE TABLE segments (
-    -- 30 bits: the others of a word of 32 say more about an override in the nodes' copies (override_word).
+    -- 30 bits: the other two of a word of 32 are flags of an override in the nodes' replicas (override_word).
     id          bigint      PRIMARY KEY GENERATED ALWAYS AS IDENTITY CHECK (id < 1073741824),
     slug        text        NOT NULL COLLATE "C" CHECK (slug ~ '^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$'),
     description text        NOT NULL DEFAULT '' CHECK (length(description) <= 2000),
@@ -74,8 +74,8 @@ CREATE TABLE rollouts (
 
 CREATE UNIQUE INDEX rollouts_open ON rollouts (segment_id) WHERE ended_at IS NULL;
 
--- One row. `version` is raised by every change of a segment or a rollout. `last_at` is the time of the latest such
--- change or of the latest cut-off of a report: every later write is later (functions/01_time_locks_buckets.sql).
+-- One row. Every change of a segment or a rollout raises `version`. `last_at` is the time of the latest such change or
+-- of the latest cut-off of a report; the times of all later writes are after it (functions/01_time_locks_buckets.sql).
 CREATE TABLE catalog (
     only_row boolean     PRIMARY KEY DEFAULT true CHECK (only_row),
     version  bigint      NOT NULL,
@@ -85,8 +85,8 @@ CREATE TABLE catalog (
 INSERT INTO catalog (version, last_at) VALUES (0, '-infinity');
 
 
--- The overrides with their past: a stored decision about one user and one segment. A new decision closes the
--- open row and opens another, so that every instant of the past can be asked.
+-- The overrides, present and past: each is a stored decision about one user and one segment. A new decision closes the
+-- open row and adds another, so that a question about any past instant has an answer (docs/decisions/0006).
 -- There is no foreign key to segments: its check would lock a popular segment's row in every write.
 -- Segments are never deleted, and ids come only from segments that were read in the same transaction.
 CREATE TABLE memberships (
@@ -116,10 +116,10 @@ CREATE TABLE membership_events (
     cause        text        NOT NULL CHECK (cause IN ('request', 'expiry', 'segment-deleted', 'user-deleted')),
     actor        text        NOT NULL,
     reason       text        CHECK (length(reason) <= 500),
-    -- The writing transaction, by which a follower finds what its last snapshot could not see.
+    -- The writing transaction. By it a node finds the events that its last snapshot could not see.
     xid          xid8        NOT NULL DEFAULT pg_current_xact_id(),
     on_behalf_of text,
-    -- In the order in which a user's history is read. It also names a row in logical replication.
+    -- In the order in which a user's history is read. It is also the row's identity in logical replication.
     PRIMARY KEY (user_id, at, segment_id)
 ) PARTITION BY RANGE (at);
 
@@ -150,14 +150,14 @@ CREATE TABLE reports (
     user_id    bigint,
     segment_id bigint      REFERENCES segments (id),
     header     boolean     NOT NULL,
-    -- Everything that fell due before this instant is in the file.
+    -- The cut-off: every change before this instant is in the file.
     as_of      timestamptz,
     rows       bigint,
-    -- The bytes of the file; of one that is being made, those that are set aside for it.
+    -- The bytes of the file; while it is being made, the bytes reserved for it.
     size       bigint,
     sha256     text,
     reason     text,
-    -- The name of the caller, whose reports that are not done have a bound.
+    -- The caller's name. The number of reports in progress is bounded for each caller.
     ordered_by text        NOT NULL,
     created_at timestamptz NOT NULL,
     expires_at timestamptz NOT NULL CHECK (expires_at > created_at),
@@ -170,22 +170,22 @@ CREATE INDEX reports_to_purge ON reports (expires_at) INCLUDE (size) WHERE purge
 CREATE INDEX reports_to_make ON reports (ordered_by, expires_at) WHERE status IN ('pending', 'running');
 CREATE INDEX reports_to_forget ON reports (expires_at) WHERE purged_at IS NOT NULL;
 
--- The newest key signs; links signed by any of them are good. Two random UUIDs hold 244 random bits.
+-- The newest key signs; a link signed by any of them is valid. Two random UUIDs hold 244 random bits.
 CREATE TABLE signing_keys (
     id         bigint      PRIMARY KEY GENERATED ALWAYS AS IDENTITY,
     key        bytea       NOT NULL CHECK (length(key) >= 16),
     created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
-    -- A key that was replaced goes on to verify links until then.
+    -- Until when a replaced key verifies links.
     good_until timestamptz
 );
 
 INSERT INTO signing_keys (key) VALUES (uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid()));
 
 
--- Erasures of the last day, for the nodes' copies to hear of; upkeep removes them.
+-- Erasures of the last day, so that every node's replica applies them; upkeep removes older ones.
 CREATE TABLE erasures (
     user_id bigint      NOT NULL,
-    -- Above all versions of the user's states, below those of whoever comes back with this id.
+    -- Above all versions of the erased user's states, below those of a later user with this id.
     version bigint      NOT NULL,
     at      timestamptz NOT NULL,
     xid     xid8        NOT NULL DEFAULT pg_current_xact_id(),
@@ -196,8 +196,8 @@ CREATE INDEX erasures_by_xid ON erasures (xid);
 CREATE INDEX erasures_by_time ON erasures (at);
 
 
--- API tokens; of the secret only its SHA-256 is kept. Rows are never removed: what was once closed does not open
--- again by itself.
+-- API tokens; only the SHA-256 of the secret is stored. Rows are never removed: were the table empty again, access
+-- without a token would open again (docs/decisions/0027).
 CREATE TABLE tokens (
     id           bigint      PRIMARY KEY GENERATED ALWAYS AS IDENTITY,
     name         text        NOT NULL CHECK (name ~ '^[!-~]+( [!-~]+)*$' AND length(name) <= 128),
@@ -207,13 +207,13 @@ CREATE TABLE tokens (
     expires_at   timestamptz CHECK (expires_at > created_at),
     revoked_at   timestamptz CHECK (revoked_at >= created_at),
     last_used_on date,
-    -- History names these.
+    -- History uses these two names for callers without a token and for the service.
     CONSTRAINT a_token_is_not_named_like_nobody CHECK (name NOT IN ('anonymous', 'segmentd'))
 );
 
 CREATE UNIQUE INDEX tokens_in_force ON tokens (name) WHERE revoked_at IS NULL;
 
--- One row: raised by every change of the tokens.
+-- One row. Every change of the tokens raises `version`.
 CREATE TABLE access (
     only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
     version  bigint  NOT NULL
@@ -222,7 +222,7 @@ CREATE TABLE access (
 INSERT INTO access (version) VALUES (0);
 
 
--- Who changed segments and tokens or erased users, from what to what. Append-only, and no personal data in it.
+-- Who changed segments and tokens or erased users, with the values before and after. Append-only; no personal data.
 CREATE TABLE audit_log (
     id           bigint      PRIMARY KEY GENERATED ALWAYS AS IDENTITY,
     at           timestamptz NOT NULL,
