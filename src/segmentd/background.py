@@ -1,4 +1,4 @@
-"""Background tasks, each owned by a context: nothing runs on after its owner, and each end is awaited."""
+"""Background tasks, each owned by a context: no task outlives its owner, and the owner awaits its end."""
 
 import asyncio
 from collections.abc import AsyncIterator, Coroutine
@@ -19,7 +19,7 @@ async def background(work: Coroutine[Any, Any, Result], name: str) -> AsyncItera
 
 
 async def end(*tasks: asyncio.Task[Any]) -> None:
-    """Cancels the tasks and waits until all have ended. Raises nothing of what they raised."""
+    """Cancels the tasks and waits until all have ended. Does not raise their errors."""
     for task in tasks:
         task.cancel()
     if tasks:

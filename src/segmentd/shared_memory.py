@@ -1,7 +1,8 @@
 """Memory that the processes of a node share: mapped files in the node's folder.
 
-Whoever writes into a hole of a mapped file while the disk is full is killed by the system (SIGBUS). So every
-byte has its place on the disk before it is mapped; a process that gets none goes on with memory of its own.
+A process that writes into a hole of a mapped file while the disk is full is killed (SIGBUS). So disk space
+for every byte is allocated before the mapping; a process that gets none goes on with memory of its own
+(docs/decisions/0047).
 """
 
 import errno
@@ -19,13 +20,13 @@ _log = structlog.get_logger(__name__)
 
 
 class SharedMemory:
-    """So many words of 64 bits; each is read and written whole. Words are 0 at first."""
+    """A number of words of 64 bits, 0 at first; each is read and written in one piece."""
 
     def __init__(self, path: Path, words: int) -> None:
         self._path = path
         self._size = words * WORD_BYTES
         self.shared = True
-        """Whether other processes see it; else the disk had no room, and it is this process' own."""
+        """Whether other processes see it; if the disk had no room, it is this process's own."""
         try:
             self._memory = mapped(path, self._size)
         except OSError as error:
@@ -35,7 +36,10 @@ class SharedMemory:
         self.words = memoryview(self._memory).cast("q")
 
     def share(self) -> bool:
-        """Where it is not shared, tries again; whether it has just come to be, and so has other words."""
+        """If it is not shared, tries again.
+
+        Returns whether it became shared now, which replaces its words.
+        """
         if self.shared:
             return False
         try:
@@ -54,7 +58,7 @@ class SharedMemory:
 
 
 def mapped(path: Path, size: int) -> mmap.mmap:
-    """The file's first bytes in memory; it is made if need be. Raises OSError where the disk has no room."""
+    """The file's first bytes in memory; makes the file if needed. Raises OSError if the disk has no room."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         allocate(descriptor, size)
@@ -64,7 +68,7 @@ def mapped(path: Path, size: int) -> mmap.mmap:
 
 
 def allocate(descriptor: int, size: int) -> None:
-    """Gives the file's first bytes their place on the disk, and leaves what is there. Raises OSError."""
+    """Allocates disk space for the file's first bytes and keeps their content. Raises OSError."""
     if hasattr(os, "posix_fallocate"):
         try:
             os.posix_fallocate(descriptor, 0, size)
@@ -78,7 +82,7 @@ def allocate(descriptor: int, size: int) -> None:
 
 
 def boot_id() -> bytes | None:
-    """Another value after each start of the machine; None where the system does not tell."""
+    """The id of this start of the machine; None if the system does not have one."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_bytes().strip()
     except OSError:
@@ -86,6 +90,6 @@ def boot_id() -> bytes | None:
 
 
 def boot_word() -> int:
-    """The boot's id as a word that is not 0; 0 where the system does not tell."""
+    """The boot's id as a word that is not 0; 0 if the system does not have one."""
     found = boot_id()
     return 0 if found is None else int.from_bytes(blake2b(found, digest_size=7).digest()) | 1

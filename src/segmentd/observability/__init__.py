@@ -3,4 +3,4 @@
 from typing import Final
 
 FOLDER_VARIABLE: Final = "PROMETHEUS_MULTIPROC_DIR"
-"""What prometheus_client learns of the folder of metrics by, when it is first imported."""
+"""From this variable prometheus_client takes the folder of its metric files, when it is first imported."""

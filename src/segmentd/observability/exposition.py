@@ -1,4 +1,4 @@
-"""The page that Prometheus scrapes: what all processes of a node have measured, added up."""
+"""The page that Prometheus scrapes: the metrics of all processes of a node, added up."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import accumulate
@@ -28,15 +28,15 @@ def written(families: Iterable[Metric], accept: str) -> Page:
 
 
 def added_up(folder: Path) -> Iterable[Metric]:
-    """The families that prometheus_client keeps in the files of the processes."""
-    # A file that another process is just making is still empty, which the library takes for a broken one.
+    """The metric families that prometheus_client stores in the files of the processes."""
+    # A file that another process is just creating is still empty, and the library fails on an empty file.
     files = [str(path) for path in folder.glob("*.db") if _size(path)]
     families: Iterable[Metric] = MultiProcessCollector.merge(files)
     return families
 
 
 def add_tally(histogram: Metric, labels: Mapping[str, str], counted: Counted) -> None:
-    """Adds what a tally holds to the histogram's series with these labels, which is there."""
+    """Adds the counts of a tally to the histogram's series with these labels, which already exists."""
     added = {_key(sample): sample.value for sample in _samples(histogram.name, labels, counted)}
     histogram.samples = [
         sample._replace(value=sample.value + added.get(_key(sample), 0)) for sample in histogram.samples
@@ -44,7 +44,7 @@ def add_tally(histogram: Metric, labels: Mapping[str, str], counted: Counted) ->
 
 
 class _Families(NamedTuple):
-    """What an encoder takes for a registry."""
+    """The one method of a registry that an encoder calls."""
 
     families: Iterable[Metric]
 

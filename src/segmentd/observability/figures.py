@@ -1,7 +1,8 @@
-"""The files of figures that prometheus_client adds up, each byte of them with its place on the disk.
+"""The metric files that prometheus_client adds up, with disk space allocated for every byte.
 
-The library itself makes them with holes, so that on a full disk the system kills whoever counts. Here figures
-are kept in memory where there is no room, and /metrics lacks those of this process until there is.
+The library itself makes sparse files; on a full disk the kernel then kills the process that counts (SIGBUS).
+Here a process keeps its figures in memory while the disk has no room, and /metrics lacks them until it has
+(docs/decisions/0047).
 """
 
 import mmap
@@ -15,8 +16,8 @@ from prometheus_client import values
 from segmentd.shared_memory import mapped
 
 _FIRST_BYTES: Final = 1 << 16
-# As prometheus_client.mmap_dict has it: how much is used, filled up to 8 bytes; then each entry: the length
-# of its key, the key, filled up with blanks to a multiple of 8 bytes, the value and a time.
+# The format of prometheus_client.mmap_dict: the number of bytes used, padded to 8 bytes; then for each entry
+# the length of its key, the key, padded with blanks to a multiple of 8 bytes, the value and a time.
 _LENGTH: Final = struct.Struct("i")
 _PAIR: Final = struct.Struct("dd")
 _HEAD: Final = 8
@@ -25,10 +26,10 @@ _log = structlog.get_logger(__name__)
 
 
 class Figures:
-    """A dictionary of pairs of numbers in a file; what prometheus_client takes for its own MmapedDict."""
+    """A dictionary of pairs of numbers in a file; it takes the place of prometheus_client's MmapedDict."""
 
     unwritten: ClassVar[list["Figures"]] = []
-    """Those that the disk has no room for."""
+    """The figures that the disk has no room for."""
 
     def __init__(self, filename: str) -> None:
         self._path = Path(filename)
@@ -49,7 +50,7 @@ class Figures:
         return found
 
     def write_value(self, key: str, value: float, timestamp: float) -> None:
-        """By one assignment, so that no reader sees half of it."""
+        """Writes value and time by one assignment, so that no reader sees half of it."""
         position = self._position(key)
         self._memory[position : position + _PAIR.size] = _PAIR.pack(value, timestamp)
 
@@ -57,7 +58,7 @@ class Figures:
         self._memory.close()
 
     def write(self) -> None:
-        """Moves what was kept in memory to the disk. Raises OSError where there is still no room."""
+        """Moves the figures in memory to the disk. Raises OSError while there is no room."""
         written = mapped(self._path, len(self._memory))
         written[_HEAD:] = self._memory[_HEAD:]
         self._memory = written
@@ -100,7 +101,7 @@ class Figures:
         self.unwritten.append(self)
 
     def _find_entries(self) -> None:
-        """Those of a process that had the same id and has ended."""
+        """Reads the figures of an ended process that had the same id."""
         position = _HEAD
         while position < self._used:
             length: int = _LENGTH.unpack_from(self._memory, position)[0]
@@ -112,12 +113,12 @@ class Figures:
 
 
 def keep_without_holes() -> None:
-    """Has prometheus_client keep its figures so. Called before the first of them is made."""
+    """Makes prometheus_client use this class. Call it before the first metric is made."""
     vars(values)["MmapedDict"] = Figures
 
 
 def write_unwritten() -> None:
-    """Writes what was kept in memory, as far as the disk has room again."""
+    """Writes the figures that are in memory, as far as the disk has room again."""
     for figures in [*Figures.unwritten]:
         try:
             figures.write()

@@ -36,17 +36,17 @@ def set_up_logging(level: str) -> None:
         )
     ]
     root.setLevel(level.upper())
-    # Our own lines, one a change of data, come rendered.
+    # Our own lines are rendered before they get here.
     own = logging.getLogger("segmentd")
     own.handlers = [_handler(logging.Formatter("%(message)s"))]
     own.propagate = False
-    # Its warnings repeat what storage/database.py says once.
+    # Its warnings repeat what storage/database.py logs once.
     logging.getLogger("psycopg.pool").setLevel(logging.ERROR)
-    # Each process's start and end: the supervisor says what there is to say.
+    # The supervisor logs the start and end of each process.
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
-    # Two lines for every job, several times a minute; what matters, segmentd.jobs says.
+    # It logs two lines for every job, several times a minute; segmentd.jobs logs what matters.
     logging.getLogger("procrastinate").setLevel(logging.WARNING)
-    # Each new attempt to send spans; that they are lost in the end, it says as an error.
+    # It logs each new attempt to send spans; if they are lost in the end, that is an error line.
     logging.getLogger("opentelemetry.exporter").setLevel(logging.ERROR)
     structlog.configure(
         processors=[*shared, *render],
@@ -57,7 +57,7 @@ def set_up_logging(level: str) -> None:
 
 
 def _made_printable(_logger: WrappedLogger, _method: str, line: EventDict) -> EventDict:
-    """For a terminal: a path, a name or an error's text may hold what it would obey."""
+    """For a terminal: a path, a name or an error's text may hold control sequences."""
     return {
         printable(name): value
         if name == "exc_info"
@@ -75,7 +75,7 @@ def _write_traceback(text: TextIO, exc_info: ExcInfo) -> None:
 
 
 def _as_json(line: EventDict, default: Callable[[object], object]) -> str:
-    """ASCII alone; json leaves one control character as it is."""
+    """ASCII only, with DEL escaped too, which json leaves as it is."""
     return json.dumps(line, default=default).replace("\x7f", "\\u007f")
 
 

@@ -1,4 +1,4 @@
-"""What a process measures for Prometheus. Names and labels are a promise: dashboards are built on them."""
+"""The metrics of a process. Names and labels stay as they are: operators build dashboards on them."""
 
 import os
 import platform
@@ -29,7 +29,7 @@ _REPORT_BUCKETS_S: Final = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600
 
 
 class Refusal(StrEnum):
-    """Why a request was turned away."""
+    """Why a request was refused."""
 
     UNAUTHENTICATED = "unauthenticated"
     FORBIDDEN = "forbidden"
@@ -47,9 +47,9 @@ class Refusal(StrEnum):
 class Metrics:
     """Counts what happens in one process.
 
-    All processes of a node are given the same folder: each of them then shows what all have counted, and what
-    those had that have ended. Without a folder it is what this process alone has counted. Raises ValueError
-    where prometheus_client was told of another folder.
+    All processes of a node get the same folder. Each of them then shows the sum of all processes, ended ones
+    included. Without a folder it shows only what this process counted. Raises ValueError if prometheus_client
+    has another folder.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
@@ -59,57 +59,64 @@ class Metrics:
         self._folder = folder
         self._registry = CollectorRegistry()
         counter = partial(Counter, namespace="segmentd", registry=self._registry)
-        # A process that has ended has no requests and no connections any more.
+        # Live processes only: an ended process has no requests and no connections.
         gauge = partial(Gauge, namespace="segmentd", registry=self._registry, multiprocess_mode="livesum")
         histogram = partial(Histogram, registry=self._registry)
 
         self._requests = histogram(
-            _REQUESTS, "Time to an answer.", ["method", "route", "status"], buckets=BUCKETS_S
+            _REQUESTS,
+            "Time to answer a request.",
+            ["method", "route", "status"],
+            buckets=BUCKETS_S,
         )
         for labels in (_HOT_READ, _HOT_LOOKUP):
             self._requests.labels(**labels)
         self._tallies = Tallies(2, folder)
         self.hot_reads, self.hot_lookups = self._tallies.own
-        """Of the hot calls that are answered on the spot; `answered` takes forty times as long."""
-        self.requests_in_progress = gauge("http_requests_in_progress", "Requests that are worked on.")
+        """Durations of hot calls that are answered in the protocol; `answered` takes forty times as long."""
+        self.requests_in_progress = gauge("http_requests_in_progress", "Requests in progress.")
         self.http_connections = gauge("http_connections", "Connections of clients.")
         self.http_unsent_bytes = gauge(
-            "http_unsent_bytes", "Bytes of answers that wait in memory for clients who read slowly."
+            "http_unsent_bytes", "Bytes of answers in the send buffers of slow clients."
         )
         self._refused = _each(
-            counter("http_refused", "Requests that were turned away.", ["reason"]), map(str, Refusal)
+            counter("http_refused", "Requests that were refused.", ["reason"]), map(str, Refusal)
         )
 
         self._rounds = _each(
-            counter("replica_rounds", "Rounds of the follower of the copy.", ["outcome"]), ("done", "failed")
+            counter("replica_rounds", "Rounds in which the replica follows the database.", ["outcome"]),
+            ("done", "failed"),
         )
-        self._rounds_behind = gauge("replica_rounds_behind", "Rounds that failed since the last good one.")
-        self._rebuilds = counter("replica_rebuilds", "Copies that were made anew, the first one, too.")
+        self._rounds_behind = gauge("replica_rounds_behind", "Failed rounds since the last good one.")
+        self._rebuilds = counter(
+            "replica_rebuilds", "Times that a replica was built, the first time included."
+        )
         self._connections = _each(
-            gauge("database_pool_connections", "Connections of the pools.", ["state"]), ("busy", "idle")
+            gauge("database_pool_connections", "Database connections in the pools.", ["state"]),
+            ("busy", "idle"),
         )
-        self._waiting = gauge("database_pool_waiting", "Statements that wait for a connection.")
+        self._waiting = gauge("database_pool_waiting", "Statements that wait for a database connection.")
 
         self._changes = _each(
-            counter("membership_changes", "Segments in changes of users, by what came of them.", ["outcome"]),
+            counter("membership_changes", "Segments in changes of users, by outcome.", ["outcome"]),
             ("added", "removed", "updated", "unchanged"),
         )
         self._settled = _each(
-            counter("users_settled", "Users whose ended memberships were written down.", ["why"]),
+            counter("users_settled", "Users for whom events of ended memberships were written.", ["why"]),
             ("term", "deletion"),
         )
         self._report_seconds = histogram(
-            "segmentd_report_seconds", "Time to make a report.", buckets=_REPORT_BUCKETS_S
+            "segmentd_report_seconds", "Time to build a report.", buckets=_REPORT_BUCKETS_S
         )
-        self._report_rows = counter("report_rows", "Rows of the reports that were made.")
+        self._report_rows = counter("report_rows", "Rows of the reports that were built.")
         self.report_waiters = gauge("report_waiters", "Requests that wait for a report.")
-        self._reports_failed = counter("reports_failed", "Reports that were given up.")
+        self._reports_failed = counter("reports_failed", "Reports that failed.")
 
     # Requests
 
     def answered(self, method: str, route: str | None, status: int, seconds: float) -> None:
         """A request was answered; `route` is its template, such as /api/v1/users/{user_id}/segments."""
-        # Whatever a client may choose must not make new series.
+        # A client must not be able to make new series.
         known = method if method in _METHODS else OTHER_METHOD
         self._requests.labels(known, route or NO_ROUTE, status).observe(seconds)
 
@@ -119,27 +126,27 @@ class Metrics:
         write_unwritten()
 
     def refused(self, reason: Refusal) -> None:
-        """A request was turned away."""
+        """A request was refused."""
         self._refused[reason].inc()
 
-    # The copy and the database
+    # The replica and the database
 
     def round_done(self) -> None:
-        """The follower has brought the copy up to date."""
+        """The follower brought the replica up to date."""
         self._rounds["done"].inc()
         self._rounds_behind.set(0)
 
     def round_failed(self) -> None:
-        """The follower could not; the copy ages."""
+        """The follower could not bring the replica up to date."""
         self._rounds["failed"].inc()
         self._rounds_behind.inc()
 
     def copy_made(self) -> None:
-        """A copy was made anew."""
+        """A replica was built."""
         self._rebuilds.inc()
 
     def pool(self, *, busy: int, idle: int, waiting: int) -> None:
-        """The pool of this process has so many connections now, and so many wait for one."""
+        """How many connections the pool of this process has now, and how many statements wait for one."""
         self._connections["busy"].set(busy)
         self._connections["idle"].set(idle)
         self._waiting.set(waiting)
@@ -152,23 +159,23 @@ class Metrics:
             counter.inc(len(getattr(changed, outcome)))
 
     def settled(self, *, terms: int, deletions: int) -> None:
-        """Ends of memberships were written down for so many users."""
+        """Events of ended memberships were written for so many users."""
         self._settled["term"].inc(terms)
         self._settled["deletion"].inc(deletions)
 
     def report_made(self, seconds: float, rows: int) -> None:
-        """A report's file was made."""
+        """A report was built."""
         self._report_seconds.observe(seconds)
         self._report_rows.inc(rows)
 
     def report_failed(self) -> None:
-        """A report was given up."""
+        """A report failed."""
         self._reports_failed.inc()
 
     # The page
 
     def page(self, others: Iterable[Metric], accept: str) -> Page:
-        """All that was counted, and others, in the format that the header `Accept` asks for. Reads files.
+        """All metrics, and `others`, in the format that the header `Accept` asks for. Reads files.
 
         Of the hot calls, those that are flushed.
         """
@@ -183,10 +190,10 @@ Measured = TypeVar("Measured", Counter, Gauge)
 
 
 def _each(metric: Measured, values: Iterable[str]) -> Mapping[str, Measured]:
-    """The metric of each value of its one label; all of them are shown from the start, at 0."""
+    """The metric for each value of its one label; each series exists from the start, at 0."""
     return {value: metric.labels(value) for value in values}
 
 
 def _build() -> Metric:
     versions = {"version": __version__, "python": platform.python_version()}
-    return InfoMetricFamily("segmentd_build", "What runs here.", versions)
+    return InfoMetricFamily("segmentd_build", "The version of segmentd and of Python.", versions)

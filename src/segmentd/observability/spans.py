@@ -1,7 +1,8 @@
-"""The spans of OpenTelemetry. Only `set_up_tracing` imports this module, and only where traces are asked for.
+"""The spans of OpenTelemetry. Only `set_up_tracing` imports this module, and only if traces are asked for.
 
-What OpenTelemetry brings for ASGI and psycopg is not used. It sends query strings, where signatures of links
-stand, and PostgreSQL's messages, which quote values; it sees no COPY, and no wait for a connection.
+OpenTelemetry's own packages for ASGI and psycopg are not used (docs/decisions/0032). They send query strings,
+which hold signatures of links, and PostgreSQL's messages, which quote values; and they miss COPY and the wait
+for a connection.
 """
 
 import re
@@ -26,7 +27,7 @@ from opentelemetry.trace import Span, SpanKind, StatusCode
 LONGEST_FLUSH_S: Final = 2.0
 METHODS: Final = frozenset({"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE"})
 
-# The verb of a statement, after comments; then its first table, or the function that it calls.
+# The verb of a statement, after comments, and then its first table or the function that it calls.
 _VERB: Final = re.compile(r"(?:\s|--.*\n)*(\w+)")
 _TARGET: Final = re.compile(r"\b(?:FROM|INTO|UPDATE)\s+(\w+)|^SELECT\s+(\w+)\(")
 
@@ -34,11 +35,11 @@ _log = structlog.get_logger(__name__)
 
 
 class Spans:
-    """Tracing by OpenTelemetry's SDK, which itself reads what samplers, limits and propagators are to be."""
+    """Tracing by OpenTelemetry's SDK. The SDK itself reads the OTEL_ variables of samplers and limits."""
 
     def __init__(self, exporters: Iterable[EntryPoint], service_version: str) -> None:
         ours = Resource.create({"service.name": "segmentd", "service.version": service_version})
-        resource = ours.merge(OTELResourceDetector().detect())  # what an operator says outweighs
+        resource = ours.merge(OTELResourceDetector().detect())  # the operator's values win
         self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)
         for exporter in exporters:
             self._provider.add_span_processor(BatchSpanProcessor(_made(exporter)))
@@ -86,7 +87,7 @@ class Spans:
 
     def _request(self, scope: HTTPScope) -> AbstractContextManager[Span]:
         method = scope["method"]
-        # No path and no query: there stand ids, which erasure would not reach, and signatures of links.
+        # No path and no query: they hold ids, which erasure would not reach, and signatures of links.
         attributes = {
             "http.request.method": method if method in METHODS else "_OTHER",
             "network.protocol.version": scope["http_version"],
@@ -97,7 +98,7 @@ class Spans:
         return self._span(method if method in METHODS else "HTTP", SpanKind.SERVER, attributes, caller)
 
     def _of_database(self, name: str, attributes: Mapping[str, str]) -> AbstractContextManager[object]:
-        # Followers and the queue ask every second; what they do belongs to nobody's trace.
+        # Followers and the queue send statements every second that belong to no request.
         if not trace.get_current_span().is_recording():
             return nullcontext()
         return self._span(name, SpanKind.CLIENT, {"db.system.name": "postgresql", **attributes})
@@ -112,7 +113,7 @@ class Spans:
             try:
                 yield span
             except BaseException as error:
-                # The class alone: PostgreSQL's messages quote values, and a stack trace quotes them.
+                # Only the class: PostgreSQL's messages quote values, and stack traces quote the messages.
                 span.set_attribute("error.type", type(error).__qualname__)
                 span.set_status(StatusCode.ERROR)
                 raise
@@ -126,7 +127,7 @@ def _made(exporter: EntryPoint) -> SpanExporter:
 
 
 def _note_answer(span: Span, scope: HTTPScope, status: int) -> None:
-    # The framework notes the route when it has found it.
+    # The framework sets the route when it has found it.
     if route := scope.get("path_template"):
         span.set_attribute("http.route", route)
         span.update_name(f"{scope['method']} {route}")
@@ -137,6 +138,6 @@ def _note_answer(span: Span, scope: HTTPScope, status: int) -> None:
 
 
 def _summary(query: LiteralString) -> str:
-    """What is done to what, such as `SELECT reports` or `SELECT change_memberships`."""
+    """Verb and object of a statement, such as `SELECT reports` or `SELECT change_memberships`."""
     words = [found[found.lastindex or 0] for find in (_VERB, _TARGET) if (found := find.search(query))]
     return " ".join(words)

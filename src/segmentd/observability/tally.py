@@ -1,7 +1,7 @@
-"""Tallies: durations of the hot calls, noted in a list and added up in shared memory some times a second.
+"""Tallies: durations of the hot calls, collected in a list and flushed to shared memory some times a second.
 
-Each process has one file of tallies and is the only one that writes it. A scrape adds up the files of all
-processes of the node, of those that have ended, too: what was added up once does not go away.
+Each process has one file of tallies and is the only one that writes it (docs/decisions/0031). A scrape adds
+up the files of all processes of the node, ended ones included, so that counters never fall.
 """
 
 import os
@@ -22,19 +22,19 @@ BUCKETS_S: Final = (
 """The upper bounds of the buckets of every latency of requests, in seconds, inclusive."""
 
 _BOUNDS_NS: Final = np.array([round(bound * 1_000_000_000) for bound in BUCKETS_S])
-# A word for each bucket and one for what is above all bounds, then the sum.
+# One word for each bucket, one for durations above all bounds, and one for the sum.
 _SUM: Final = len(_BOUNDS_NS) + 1
 _WORDS: Final = _SUM + 1
 
 
 class Tally:
-    """Counts durations by bucket. Each word is written whole, so that no reader sees half of one."""
+    """Counts durations by bucket. Each word is written in one piece, so that no reader sees half of it."""
 
     def __init__(self, words: NDArray[np.int64]) -> None:
         self._words = words
         self._noted: list[int] = []
         self.add: Callable[[int], None] = self._noted.append
-        """Notes one duration, in nanoseconds."""
+        """Collects one duration, in nanoseconds."""
 
     def flush(self) -> None:
         """Adds up what was noted. In the thread that notes."""
@@ -45,19 +45,18 @@ class Tally:
 
 
 class Counted(NamedTuple):
-    """What was added to a tally."""
+    """The flushed counts of a tally."""
 
     buckets: Sequence[int]
-    """How many durations fell into each bucket and none below it; the last is above all bounds."""
+    """How many durations fell into each bucket, not cumulative; the last is above all bounds."""
     nanoseconds: int
     """The sum of the durations."""
 
 
 class Tallies:
-    """The tallies of one process, `own`, and what all processes with the same folder have counted.
+    """The tallies of one process, `own`, and the sums over all processes with the same folder.
 
-    Without a folder there is no other process. A process that gets the id of one that has ended goes on where
-    that one stopped.
+    Without a folder there is no other process. A process with the id of an ended one continues its counts.
     """
 
     def __init__(self, count: int, folder: Path | None = None) -> None:
@@ -77,7 +76,7 @@ class Tallies:
             tally.flush()
 
     def counted(self) -> list[Counted]:
-        """What was added up in each tally, by any process."""
+        """The flushed counts of each tally, summed over all processes."""
         totals = [0] * (len(self.own) * _WORDS)
         for words in self._pages():
             for place, word in enumerate(words):
@@ -93,5 +92,5 @@ class Tallies:
             if self._folder is None
             else map(Path.read_bytes, self._folder.glob("tallies_*"))
         )
-        # A file that another process is just making is still empty.
+        # A file that another process is just creating is still empty.
         return (array("q", page) for page in pages)

@@ -1,10 +1,10 @@
-"""Text from outside, on its way to a terminal."""
+"""Makes text from outside safe for a terminal."""
 
 
 def printable(text: str) -> str:
-    """The text with an escape for each character that a terminal would obey, or hide.
+    """The text with an escape for each character that would control a terminal or not be visible.
 
-    These are the control characters (C0, DEL, C1), line breaks, and what turns the direction of writing.
+    These are the control characters (C0, DEL, C1), line breaks, and those that change the writing direction.
     """
     if text.isprintable():
         return text

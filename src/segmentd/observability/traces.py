@@ -1,6 +1,6 @@
-"""Traces: which spans there are, and whether the standard OTEL_ variables ask for them.
+"""Traces: the kinds of spans, and whether the standard OTEL_ variables ask for them.
 
-OpenTelemetry is the extra `otel`. Nothing of it is loaded, or has to be installed, unless it is asked for.
+OpenTelemetry is the extra `otel`. It is loaded, and has to be installed, only if traces are asked for.
 """
 
 import os
@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Final, LiteralString, Protocol
 
 from segmentd.domain.errors import StartupFailed
 
-if TYPE_CHECKING:  # processes that serve nothing over HTTP load no framework
+if TYPE_CHECKING:  # processes that do not serve HTTP load no framework
     from litestar.types import ASGIApp
 
 ENDPOINTS: Final = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 PROTOCOLS: Final = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
-# Exporters are found as OpenTelemetry's own tools find them, so whoever installs another one can name it.
+# Exporters are found as OpenTelemetry's own tools find them, so an operator can install and name another one.
 EXPORTERS: Final = "opentelemetry_traces_exporter"
 OTLP_EXPORTERS: Final = {
     "http/protobuf": "otlp_proto_http",
@@ -26,24 +26,24 @@ OTLP_EXPORTERS: Final = {
 
 
 class Tracing(Protocol):
-    """The spans of this process. Of what a client sends they hold the method and the route, no values."""
+    """The spans of this process. From a request they hold the method and the route, and no values."""
 
     headers: frozenset[str]
-    """Lower-case names of the headers that make a request a part of its caller's trace."""
+    """Lower-case names of the headers by which a request joins its caller's trace."""
 
     def wrap(self, app: "ASGIApp") -> "ASGIApp":
-        """The application, each request in a span named by its route."""
+        """The application, with each request in a span that has the name of its route."""
         ...
 
     def statement(self, query: LiteralString) -> AbstractContextManager[object]:
-        """A span with the text of an SQL statement, if it is made within another span.
+        """A span with the text of an SQL statement, if it is within another span.
 
-        A text that is a literal in the code holds no parameters.
+        The text is a literal in the code, so it holds no parameters.
         """
         ...
 
     def transaction(self) -> AbstractContextManager[object]:
-        """A span of all that is done in one transaction, if it is made within another span."""
+        """A span of one transaction, if it is within another span."""
         ...
 
     def job(self, name: str) -> AbstractContextManager[object]:
@@ -51,12 +51,12 @@ class Tracing(Protocol):
         ...
 
     def close(self) -> None:
-        """Sends the last spans, for two seconds at most, and ends."""
+        """Sends the last spans, which takes two seconds at most."""
         ...
 
 
 def set_up_tracing(service_version: str) -> Tracing | None:
-    """Tracing as the OTEL_ variables say it, None if they do not ask for it. Raises StartupFailed."""
+    """Tracing as the OTEL_ variables ask for it; None if they do not. Raises StartupFailed."""
     exporters = exporters_asked_for()
     if not exporters:
         return None
@@ -66,7 +66,10 @@ def set_up_tracing(service_version: str) -> Tracing | None:
 
 
 def exporters_asked_for() -> list[EntryPoint]:
-    """Where the OTEL_ variables send spans to; loads nothing of it. Raises StartupFailed if it is missing."""
+    """Where the OTEL_ variables send spans; does not load the exporter.
+
+    Raises StartupFailed if it is missing.
+    """
     return [_installed(name) for name in _names(os.environ)]
 
 

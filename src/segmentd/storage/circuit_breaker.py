@@ -1,15 +1,15 @@
-"""A circuit breaker: while the database answers nothing, nobody waits for it in vain."""
+"""A circuit breaker: while the database answers nothing, statements fail at once."""
 
 import asyncio
 import math
 from typing import Final
 
-# Under load the waiting would pile up.
+# For how long it stays open. Without it, waiting statements would pile up under load.
 OPEN_S: Final = 1.0
 
 
 class CircuitBreaker:
-    """Opens for a second where a wait timed out, and nothing was answered for as long as a wait may take.
+    """Opens for a second if a wait timed out and the database answered nothing for as long as that wait.
 
     The next answer closes it at once.
     """
@@ -20,21 +20,21 @@ class CircuitBreaker:
         self._answered_at = -math.inf
 
     def is_open(self) -> bool:
-        """Whether a request is to be refused at once."""
+        """Whether a statement is to fail at once."""
         return _now() < self._open_until
 
     def note_answer(self) -> None:
-        """The database is there, whatever it said."""
+        """The database answered, whatever the answer was."""
         self._answered_at = _now()
         self._open_until = 0.0
 
     def note_timeout(self) -> None:
-        """A wait for a connection took as long as it may."""
+        """A wait for a connection took as long as it may take."""
         if self.silent_seconds() >= self._longest_wait_s:
             self._open_until = _now() + OPEN_S
 
     def silent_seconds(self) -> float:
-        """For how long nothing was answered, be it by an error."""
+        """For how long the database has answered nothing; an error is an answer too."""
         return _now() - self._answered_at
 
 
