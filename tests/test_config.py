@@ -1,8 +1,10 @@
+import dataclasses
 import re
 from pathlib import Path
 
 import pytest
 
+from segmentd.cli.flags import Flags
 from segmentd.config import PREFIX, SECRETS, ConfigurationError, Settings, described, hidden, load
 
 URL = "postgresql://me:a-secret@host:5432/db"
@@ -196,3 +198,4 @@ def test_every_setting_is_shown_and_described() -> None:
     for flag, _, _, description in described():
         assert description.endswith("."), flag
     assert {*fields} >= SECRETS
+    assert {field.name for field in dataclasses.fields(Flags)} == {*fields, "config"}

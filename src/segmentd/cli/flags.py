@@ -37,10 +37,13 @@ class Flags:
     jwt_role_claim: Annotated[str | None, setting("jwt_role_claim")] = None
     rate_limit: Annotated[str | None, setting("rate_limit")] = None
     max_requests: Annotated[str | None, setting("max_requests")] = None
+    max_connections: Annotated[str | None, setting("max_connections")] = None
+    max_unsent_bytes: Annotated[str | None, setting("max_unsent_bytes")] = None
     max_header_bytes: Annotated[str | None, setting("max_header_bytes")] = None
     request_seconds: Annotated[str | None, setting("request_seconds")] = None
     receive_seconds: Annotated[str | None, setting("receive_seconds")] = None
     send_seconds: Annotated[str | None, setting("send_seconds")] = None
+    least_bytes_per_second: Annotated[str | None, setting("least_bytes_per_second")] = None
     keep_alive_seconds: Annotated[str | None, setting("keep_alive_seconds")] = None
     unready_seconds: Annotated[str | None, setting("unready_seconds")] = None
     shutdown_seconds: Annotated[str | None, setting("shutdown_seconds")] = None
@@ -49,6 +52,8 @@ class Flags:
     cors_origins: Annotated[str | None, setting("cors_origins")] = None
     metrics: Annotated[bool | None, setting("metrics")] = None
     report_store: Annotated[str | None, setting("report_store")] = None
+    report_store_bytes: Annotated[str | None, setting("report_store_bytes")] = None
+    reports_per_caller: Annotated[str | None, setting("reports_per_caller")] = None
     report_days: Annotated[str | None, setting("report_days")] = None
     report_key: Annotated[str | None, setting("report_key")] = None
     report_key_before: Annotated[str | None, setting("report_key_before")] = None

@@ -11,6 +11,7 @@ import pytest
 import pytest_asyncio
 from psycopg import sql
 
+from segmentd.api.http.edge.errors import LARGEST_BODY_BYTES
 from segmentd.service import Service
 from segmentd.storage.database import Database
 from tests.support.client import Api, Json
@@ -288,6 +289,8 @@ def media_types() -> Iterator[Bad]:
         "application/xml",
         "application/problem+json",
         "application/json; charset=latin-1",
+        "application/json; charset=utf-8; charset=latin-1",
+        "application/json; charset=latin-1; version=1",
         "json",
         "",
     ):
@@ -389,6 +392,16 @@ def pages() -> Iterator[Bad]:
     yield query("users/1001/history?cursor={history}", "/cursor")
 
 
+def given_twice() -> Iterator[Bad]:
+    yield query("segments?limit=1&limit=2", "/limit")
+    yield query("users/1000/segments?detail=true&detail=false", "/detail")
+    yield query("users/1000/segments?ids=string&ids=number", "/ids")
+    yield query("users/1000/segments?at=2020-01-01T00:00:00Z&at=2020-01-01T00:00:00Z", "/at")
+    yield query("users/1000/history?from=2020-01-01T00:00:00Z&from=2021-01-01T00:00:00Z", "/from")
+    yield query("reports/x/file?signature=a&signature=b", "/signature")
+    yield Bad("erase twice", "DELETE", "users/1000?erase=false&erase=true", pointers=("/erase",))
+
+
 def terms() -> Iterator[Bad]:
     for seconds in BAD_SECONDS:
         yield term(f"ttl {seconds!r}", "/add/1/ttl_seconds", ttl_seconds=seconds)
@@ -470,7 +483,11 @@ def nowhere() -> Iterator[Bad]:
 
 BAD: Final = [
     *(row for rows in (slugs, user_ids, percentages, texts, salts, malformed, media_types) for row in rows()),
-    *(row for rows in (addresses, pages, terms, changes, moments, conflicts, nowhere) for row in rows()),
+    *(
+        row
+        for rows in (addresses, pages, given_twice, terms, changes, moments, conflicts, nowhere)
+        for row in rows()
+    ),
 ]
 
 
@@ -612,7 +629,14 @@ async def test_a_byte_order_mark_before_a_body_is_skipped(client: Api) -> None:
 
 
 @pytest.mark.parametrize(
-    "media_type", ["application/json; charset=utf-8", 'APPLICATION/JSON;charset="UTF-8"', "application/json;"]
+    "media_type",
+    [
+        "application/json; charset=utf-8",
+        'APPLICATION/JSON;charset="UTF-8"',
+        "application/json;",
+        "application/json; charset=utf-8; version=1",
+        "application/json;xcharset=latin-1",
+    ],
 )
 async def test_json_is_known_by_every_spelling_of_its_media_type(client: Api, media_type: str) -> None:
     answer = await client.post("lookup", content=b'{"user_ids": []}', headers={"Content-Type": media_type})
@@ -662,9 +686,17 @@ async def test_a_bad_value_of_a_url_is_explained_in_words(client: Api) -> None:
         "users/1e3": "must be an integer, in digits alone",
         "users/1/segments?detail=x": "must be true or false",
         "users/1/segments?detail=1": "must be true or false",
+        "users/1/segments?ids=String": "must be number or string",
+        "segments?limit=1&limit=1": "must be given once",
     }.items():
         [error] = (await client.get(path)).json()["errors"]
         assert error["detail"] == detail
+
+
+async def test_a_body_that_is_too_large_hears_how_large_one_may_be(client: Api) -> None:
+    answer = await client.post("lookup", content=b" " * (LARGEST_BODY_BYTES + 1), headers=JSON_TYPE)
+
+    assert answer.json()["detail"] == "A body has 1048576 bytes at most."
 
 
 class Broken(Service):

@@ -12,7 +12,7 @@ from litestar.routes import HTTPRoute
 from segmentd.api.http.documented import Documented
 from segmentd.api.http.edge.addresses import Addresses
 from segmentd.api.http.edge.compression import COMPRESSION
-from segmentd.api.http.edge.errors import EXCEPTION_HANDLERS
+from segmentd.api.http.edge.errors import EXCEPTION_HANDLERS, LARGEST_BODY_BYTES
 from segmentd.api.http.edge.guard import Guard, operation_of
 from segmentd.api.http.edge.own_pages import OwnPages
 from segmentd.api.http.edge.plain_values import PlainValues
@@ -31,8 +31,6 @@ from segmentd.service import Service
 
 # What a page of another origin may read beside the body.
 _EXPOSED: Final = ["Age", "ETag", "Location", "Retry-After", "X-Request-Id"]
-
-LARGEST_BODY_BYTES: Final = 2**20
 
 
 def create_app(

@@ -86,13 +86,14 @@ class StrictJson(AbstractDTO[Body]):
 
 
 def _check_media_type(said: list[str]) -> None:
-    media_type, _, parameters = (said[0] if len(said) == 1 else "").partition(";")
-    charset = parameters.partition("charset=")[2].strip(' "').lower()
-    if media_type.strip().lower() != _JSON or charset not in {"", "utf-8", "utf8"}:
-        given = "with no Content-Type" if not said else "of another type"
+    media_type, *parameters = (said[0] if len(said) == 1 else "").lower().split(";")
+    pairs = [parameter.partition("=") for parameter in parameters]
+    charsets = {value.strip(' \t"') for name, _, value in pairs if name.strip() == "charset"}
+    if media_type.strip() != _JSON or not charsets <= {"", "utf-8", "utf8"}:
+        given = {0: "has no Content-Type", 1: "is of another type"}.get(len(said), "has several types")
         raise HTTPException(
             status_code=415,
-            detail=f"The body must be {_JSON} in UTF-8; this one is {given}.",
+            detail=f"The body must be {_JSON} in UTF-8; this one {given}.",
             headers={"Accept": _JSON},
         )
 

@@ -92,6 +92,5 @@ _FORMS: Final[tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], str]], ...]
     (re.compile("Expected `str` matching regex (.+)"), _pattern),
     (re.compile("Expected `datetime` with a timezone component"), lambda _: WRITE_A_TIME),
     (re.compile("Invalid RFC3339 encoded datetime"), lambda _: WRITE_A_TIME),
-    (re.compile("Invalid enum value .*"), lambda _: "must be one of the values in the documentation"),
     (re.compile("(?:Number|Integer value) out of range"), lambda _: "the number is out of range"),
 )

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from litestar.types import Receive, Scope, Send
 
-from segmentd.api.http.app import LARGEST_BODY_BYTES
+from segmentd.api.http.edge.errors import LARGEST_BODY_BYTES
 from segmentd.api.http.hot.path import HotPath
 from segmentd.auth.authenticator import Authenticator
 from segmentd.config import Settings

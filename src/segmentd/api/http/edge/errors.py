@@ -14,6 +14,15 @@ from segmentd.api.http.wording import in_words
 from segmentd.api.problems import HTTP_PROBLEMS, Problem, problem_of
 from segmentd.domain.errors import Fault, Invalid, SegmentdError, Unauthenticated
 
+LARGEST_BODY_BYTES: Final = 2**20
+
+# Better words than the framework's.
+_DETAILS: Final = {
+    404: "There is nothing at this address.",
+    405: "This address does not take this method.",
+    413: f"A body has {LARGEST_BODY_BYTES} bytes at most.",
+}
+
 _log = structlog.get_logger(__name__)
 
 
@@ -71,8 +80,7 @@ def http_error(request: AnyRequest, error: HTTPException) -> Response[bytes]:
     problem = HTTP_PROBLEMS.get(error.status_code) or Problem(
         "http", "HTTP error", error.status_code, "UNKNOWN"
     )
-    details = {404: "There is nothing at this address.", 405: "This address does not take this method."}
-    detail = details.get(error.status_code, error.detail)
+    detail = _DETAILS.get(error.status_code, error.detail)
     return problem_response(request, problem, detail, headers=error.headers)
 
 

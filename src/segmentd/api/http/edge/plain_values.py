@@ -1,7 +1,8 @@
-"""Numbers and flags in a URL are written in one way: digits alone, `true`, `false`.
+"""Values in a URL are written once and in one way: digits alone, `true`, `false`.
 
 msgspec reads a string as Python would: `1e3`, `1.0` and `9007199254740993.0` are integers to it, of which the
-last one loses its end, and `1` or `True` is a flag.
+last one loses its end, and `1` or `True` is a flag. Of a parameter that is given twice the framework takes
+one value and drops the other.
 """
 
 import re
@@ -12,6 +13,7 @@ from litestar.handlers import BaseRouteHandler
 from litestar.typing import FieldDefinition
 
 from segmentd.api.http.edge.guard import AnyConnection
+from segmentd.api.http.types import Ids
 from segmentd.domain.errors import Fault, Invalid
 
 
@@ -25,14 +27,15 @@ class Spelling(NamedTuple):
 SPELLINGS: Final[Mapping[object, Spelling]] = {
     int: Spelling(re.compile("-?[1-9][0-9]*|0"), "must be an integer, in digits alone"),
     bool: Spelling(re.compile("true|false"), "must be true or false"),
+    Ids: Spelling(re.compile("|".join(Ids)), f"must be {' or '.join(Ids)}"),
 }
 
 
 class PlainValues:
-    """A guard that refuses each number or flag of a path or query that is written otherwise."""
+    """A guard that refuses each value of a path or query that is written otherwise, or twice."""
 
     def __init__(self) -> None:
-        self._judged: dict[BaseRouteHandler, Sequence[tuple[str, Spelling]]] = {}
+        self._judged: dict[BaseRouteHandler, Sequence[tuple[str, Spelling | None]]] = {}
 
     async def __call__(self, connection: AnyConnection, handler: BaseRouteHandler) -> None:
         """Raises Invalid."""
@@ -43,11 +46,10 @@ class PlainValues:
             raise Invalid(*faults)
 
 
-def _judged(handler: BaseRouteHandler) -> Iterator[tuple[str, Spelling]]:
+def _judged(handler: BaseRouteHandler) -> Iterator[tuple[str, Spelling | None]]:
     for name, field in handler.parsed_fn_signature.parameters.items():
-        for of_type in _types(field):
-            if of_type in SPELLINGS:
-                yield getattr(field.kwarg_definition, "name", None) or name, SPELLINGS[of_type]
+        spelling = next((SPELLINGS[each] for each in _types(field) if each in SPELLINGS), None)
+        yield getattr(field.kwarg_definition, "name", None) or name, spelling
 
 
 def _types(field: FieldDefinition) -> Iterator[object]:
@@ -55,9 +57,11 @@ def _types(field: FieldDefinition) -> Iterator[object]:
         yield getattr(annotation, "__supertype__", annotation)  # UserId is a name of int
 
 
-def _faults(connection: AnyConnection, judged: Sequence[tuple[str, Spelling]]) -> Iterator[Fault]:
+def _faults(connection: AnyConnection, judged: Sequence[tuple[str, Spelling | None]]) -> Iterator[Fault]:
     path, query = connection.path_params, connection.query_params
     for name, spelling in judged:
         written = [path[name]] if name in path else query.getall(name, [])
-        if not all(spelling.pattern.fullmatch(value) for value in written):
+        if len(written) > 1:
+            yield Fault(f"/{name}", "must be given once")
+        elif spelling is not None and not all(map(spelling.pattern.fullmatch, written)):
             yield Fault(f"/{name}", spelling.wording)
