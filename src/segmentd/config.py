@@ -11,6 +11,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from segmentd.domain.addresses import networks, public_address
+from segmentd.domain.reports import MOST_DAYS
 from segmentd.storage.database_url import HIDDEN, redacted, shown
 
 Port = Annotated[int, Meta(ge=0, le=65535)]
@@ -135,7 +136,9 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
             description="Reports of a caller that are not done, at most; of all callers, ten times as many.",
         ),
     ] = 100
-    report_days: Annotated[float, Meta(gt=0, le=3650, description="How long a report's link works.")] = 7.0
+    report_days: Annotated[float, Meta(gt=0, le=MOST_DAYS, description="How long a report's link works.")] = (
+        7.0
+    )
     report_key: Annotated[
         Annotated[str, Meta(min_length=32)] | None,
         Meta(description="Signs the links of reports; else a key in the database does."),

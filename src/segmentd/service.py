@@ -11,10 +11,12 @@ from segmentd.domain.access import Actor
 from segmentd.domain.audit import AUDIT_KEYS, AuditEntry
 from segmentd.domain.errors import ReportExpired, ReportNotFound, ReportNotReady, Unavailable
 from segmentd.domain.identifiers import Slug, UserId
+from segmentd.domain.instants import Span
 from segmentd.domain.memberships import Change, Changed, Event, Evidence, Membership
-from segmentd.domain.pages import SLUG_KEYS, USER_KEYS, Page, decode_cursor, encode_cursor
-from segmentd.domain.reports import Report, ReportId, ReportLimits, ReportOrder, Status
+from segmentd.domain.pages import SLUG_KEYS, USER_KEYS, Limit, Page, decode_cursor, encode_cursor
+from segmentd.domain.reports import LONGEST_WAIT_S, Report, ReportId, ReportLimits, ReportOrder, Status
 from segmentd.domain.segments import NewSegment, Segment, SegmentUpdate
+from segmentd.domain.texts import Name
 from segmentd.domain.users import User
 from segmentd.observability.metrics import Metrics
 from segmentd.replica.notifications import Notifier
@@ -49,7 +51,7 @@ class ReportDesk(NamedTuple):
     enqueue: reports.Enqueue
     lifetime: timedelta
     limits: ReportLimits = ReportLimits()
-    longest_wait_s: float = 60.0
+    longest_wait_s: float = LONGEST_WAIT_S
     """After which an order is answered, however long it would wait for its report."""
     signing_keys: Sequence[bytes] = ()
     """In place of the keys in the database: the first one signs."""
@@ -154,7 +156,7 @@ class Service:
         await self._show_segments()
         return created
 
-    async def list_segments(self, limit: int, cursor: str | None) -> Page[Segment]:
+    async def list_segments(self, limit: Limit, cursor: str | None) -> Page[Segment]:
         """A page of the living segments, by slug. Raises Invalid."""
         after = decode_cursor("segments", cursor, SLUG_KEYS)
         found = await segments.list_after(self._database, after, limit + 1)
@@ -175,7 +177,7 @@ class Service:
         await segments.delete(self._database, slug, actor)
         await self._show_segments()
 
-    async def list_members(self, slug: Slug, limit: int, cursor: str | None) -> Page[UserId]:
+    async def list_members(self, slug: Slug, limit: Limit, cursor: str | None) -> Page[UserId]:
         """A page of a segment's users, of those whom the service knows. Raises SegmentNotFound, Invalid."""
         listing = f"members of {slug}"
         after = decode_cursor(listing, cursor, USER_KEYS)
@@ -184,11 +186,11 @@ class Service:
 
     # Users
 
-    async def register_user(self, user_id: UserId | None, name: str | None) -> User:
+    async def register_user(self, user_id: UserId | None, name: Name | None) -> User:
         """Registers a user; without an id, under a new one. Raises UserExists."""
         return await users.register(self._database, user_id, name)
 
-    async def list_users(self, limit: int, cursor: str | None) -> Page[User]:
+    async def list_users(self, limit: Limit, cursor: str | None) -> Page[User]:
         """A page of the living users, by id. Raises Invalid."""
         after = decode_cursor("users", cursor, USER_KEYS)
         found = await users.list_after(self._database, after, limit + 1)
@@ -270,9 +272,10 @@ class Service:
         return await history.explain(self._database, user_id, slug, at)
 
     async def list_events(
-        self, user_id: UserId, period: tuple[datetime | None, datetime | None], limit: int, cursor: str | None
+        self, user_id: UserId, period: Span, limit: Limit, cursor: str | None
     ) -> Page[Event]:
         """A page of the times that a user got in or out, oldest first. Raises Invalid."""
+        period.check()
         listing = f"history of {user_id}"
         after = decode_cursor(listing, cursor, history.HISTORY_KEYS)
         found = await history.events_after(self._database, user_id, period, after, limit + 1)
@@ -331,7 +334,7 @@ class Service:
 
     # Who changed what
 
-    async def list_audit_log(self, limit: int, cursor: str | None) -> Page[AuditEntry]:
+    async def list_audit_log(self, limit: Limit, cursor: str | None) -> Page[AuditEntry]:
         """A page of the audit log, the newest entries first. Raises Invalid."""
         before = decode_cursor("audit log", cursor, AUDIT_KEYS)
         found = await audit_log.list_before(self._database, before, limit + 1)

@@ -5,7 +5,7 @@ import pytest
 
 from segmentd.domain.errors import Invalid
 from segmentd.domain.identifiers import Salt, Slug
-from segmentd.domain.memberships import Addition, Because, Change, Evidence
+from segmentd.domain.memberships import Addition, Because, Cause, Change, Evidence, Operation, TtlSeconds
 from segmentd.domain.segments import Bucket, Threshold
 
 
@@ -13,8 +13,8 @@ def evidence(
     *,
     included: bool | None = None,
     covered: bool | None = None,
-    last_operation: str | None = None,
-    last_cause: str | None = None,
+    last_operation: Operation | None = None,
+    last_cause: Cause | None = None,
 ) -> Evidence:
     """What decides; `covered` None means that the segment has no percentage."""
     has_percentage = covered is not None
@@ -32,12 +32,12 @@ def evidence(
     )
 
 
-PAST = (None, "expiry", "request", "rollout")
+PAST = (None, *Cause)
 
 
 @pytest.mark.parametrize("covered", [None, False, True])
 @pytest.mark.parametrize("cause", PAST)
-def test_an_override_decides_before_all_else(cause: str | None, *, covered: bool | None) -> None:
+def test_an_override_decides_before_all_else(cause: Cause | None, *, covered: bool | None) -> None:
     included = evidence(included=True, covered=covered, last_cause=cause).because()
     excluded = evidence(included=False, covered=covered, last_cause=cause).because()
 
@@ -46,7 +46,7 @@ def test_an_override_decides_before_all_else(cause: str | None, *, covered: bool
 
 
 @pytest.mark.parametrize("cause", PAST)
-def test_a_covered_bucket_decides_before_the_past(cause: str | None) -> None:
+def test_a_covered_bucket_decides_before_the_past(cause: Cause | None) -> None:
     because = evidence(covered=True, last_cause=cause).because()
 
     assert (because, because.member) == (Because.ROLLOUT, True)
@@ -55,12 +55,12 @@ def test_a_covered_bucket_decides_before_the_past(cause: str | None) -> None:
 @pytest.mark.parametrize("covered", [None, False])
 @pytest.mark.parametrize(
     ("cause", "because"),
-    [("expiry", "expired"), ("request", "removed"), ("rollout", "not-in-rollout")],
+    [(Cause.EXPIRY, "expired"), (Cause.REQUEST, "removed"), (Cause.ROLLOUT, "not-in-rollout")],
 )
 def test_who_is_out_is_out_by_the_cause_of_the_last_removal(
-    cause: str, because: str, *, covered: bool | None
+    cause: Cause, because: str, *, covered: bool | None
 ) -> None:
-    out = evidence(covered=covered, last_operation="remove", last_cause=cause).because()
+    out = evidence(covered=covered, last_operation=Operation.REMOVE, last_cause=cause).because()
 
     assert (out, out.member) == (because, False)
 
@@ -68,6 +68,12 @@ def test_who_is_out_is_out_by_the_cause_of_the_last_removal(
 def test_who_was_never_in_is_outside_the_percentage_or_was_never_added() -> None:
     assert evidence(covered=False).because() is Because.NOT_IN_ROLLOUT
     assert evidence().because() is Because.NEVER_ADDED
+
+
+@pytest.mark.parametrize("cause", [Cause.SEGMENT_DELETED, Cause.USER_DELETED])
+def test_what_was_before_a_deletion_counts_no_more(cause: Cause) -> None:
+    assert evidence(covered=False, last_cause=cause).because() is Because.NOT_IN_ROLLOUT
+    assert evidence(last_cause=cause).because() is Because.NEVER_ADDED
 
 
 @pytest.mark.parametrize("because", Because)
@@ -91,7 +97,7 @@ def test_a_change_that_names_each_segment_once_is_sound(good: Change) -> None:
         (change("A A"), ["/add/1"]),
         (change(remove="A B A A"), ["/remove/2", "/remove/3"]),
         (change("A B", "B"), ["/remove/0"]),
-        (Change([Addition(Slug("A"), datetime(2026, 1, 1, tzinfo=UTC), 60)], []), ["/add/0"]),
+        (Change([Addition(Slug("A"), datetime(2026, 1, 1, tzinfo=UTC), TtlSeconds(60))], []), ["/add/0"]),
     ],
 )
 def test_a_change_that_contradicts_itself_tells_where(bad: Change, pointers: list[str]) -> None:

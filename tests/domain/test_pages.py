@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from segmentd.domain.errors import Invalid
-from segmentd.domain.pages import Page, decode_cursor, encode_cursor
+from segmentd.domain.pages import Limit, Page, decode_cursor, encode_cursor
 
 Key = TypeVar("Key")
 
@@ -75,8 +75,8 @@ def test_a_key_of_another_type_is_refused() -> None:
 
 
 def test_the_one_row_too_many_shows_that_there_are_more() -> None:
-    page = Page[int].of([1, 2, 3], 2, str)
+    page = Page[int].of([1, 2, 3], Limit(2), str)
 
     assert (page.items, page.next_cursor) == ([1, 2], "2")
-    assert Page[int].of([1, 2], 2, str).next_cursor is None
-    assert Page[int].of([], 2, str) == Page([], None)
+    assert Page[int].of([1, 2], Limit(2), str).next_cursor is None
+    assert Page[int].of([], Limit(2), str) == Page([], None)

@@ -12,6 +12,7 @@ import psycopg
 import pytest
 
 from segmentd.domain.identifiers import Slug, UserId
+from segmentd.domain.instants import Span
 from segmentd.storage import history, measures, memberships, segments, users
 from segmentd.storage.history import HistoryKey
 from segmentd.storage.memberships import SCANNED_USERS
@@ -156,14 +157,14 @@ async def test_a_history_is_read_by_user_and_time_in_each_month(recorder: Record
 
 
 async def whole_history(recorder: Recorder, after: HistoryKey | None) -> None:
-    await history.events_after(recorder, USER, (None, None), after, 1000)
+    await history.events_after(recorder, USER, Span(), after, 1000)
 
 
 async def test_a_period_of_a_history_touches_only_the_months_in_it(
     recorder: Recorder, large_url: str
 ) -> None:
     async def ask(recorder: Recorder) -> None:
-        await history.events_after(recorder, USER, (month(2), month(4)), None, 1000)
+        await history.events_after(recorder, USER, Span(month(2), month(4)), None, 1000)
 
     for mode in PLAN_MODES:
         *_, plan = await plans_of(recorder, large_url, ask, mode)

@@ -1,6 +1,5 @@
 """JWTs: what somebody whom this service trusts has signed (RFC 7519; best practice: RFC 8725)."""
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -10,15 +9,12 @@ import msgspec
 from jwt.types import Options
 
 from segmentd.auth.jwt_keys import KeyRing
-from segmentd.domain.access import RESERVED_NAMES, Principal, Role
+from segmentd.domain.access import Principal, Role, read_caller_name
 from segmentd.domain.errors import Unauthenticated
 from segmentd.domain.instants import LAST_INSTANT
 
 TOKEN_BYTES: Final = 8192
-NAME_CHARACTERS: Final = 128
 
-# The shape of an API token's name, for both stand in history and in logs.
-_NAME: Final = re.compile(r"[!-~]+( [!-~]+)*")
 _LAST_SECOND: Final = LAST_INSTANT.timestamp()
 
 # PyJWT would take the times by its own clock, and a sub that is no text for a JWT that is none:
@@ -142,11 +138,10 @@ def _seconds(claims: Mapping[str, object], name: str) -> float:
 
 
 def _principal(claims: Mapping[str, object], role_claim: str) -> Principal:
-    name = claims["sub"]
-    if not isinstance(name, str) or len(name) > NAME_CHARACTERS or not _NAME.fullmatch(name):
-        raise Unauthenticated(f"The JWT's sub is not a name of 1 to {NAME_CHARACTERS} visible characters.")
-    if name in RESERVED_NAMES:
-        raise Unauthenticated("The JWT's sub is a name that this service keeps for itself.")
+    try:
+        name = read_caller_name(claims["sub"])
+    except ValueError as error:
+        raise Unauthenticated(f"The JWT's sub is {error}.") from None
     claim = claims.get(role_claim)
     named = claim if isinstance(claim, list) else [claim]
     roles = [role for role in Role if role in named]

@@ -4,15 +4,15 @@ import re
 from datetime import datetime, timedelta
 from typing import Annotated, Final
 
-import msgspec
 from cyclopts import App, Parameter
 from rich.console import Console
 from rich.table import Table
 
 from segmentd.cli.flags import NO_FLAGS, Flags
 from segmentd.config import ConfigurationError
-from segmentd.domain.access import RESERVED_NAMES, Role, Token
-from segmentd.domain.instants import in_utc
+from segmentd.domain.access import Role, Token, read_caller_name
+from segmentd.domain.instants import read_instant
+from segmentd.domain.reports import MOST_DAYS
 from segmentd.observability.logs import set_up_logging
 from segmentd.observability.terminal import printable
 from segmentd.serve import run
@@ -21,9 +21,6 @@ token: Final = App(name="token", help="Make, list and revoke API tokens.")
 key: Final = App(name="key", help="Replace the key that signs the links of reports.")
 
 Settings = Annotated[Flags, Parameter(name="*")]
-
-NAME: Final = re.compile(r"[!-~]+( [!-~]+)*")
-LONGEST_NAME: Final = 128
 
 _UNITS: Final = {"d": "days", "h": "hours", "m": "minutes"}
 
@@ -41,12 +38,11 @@ def create(
 ) -> None:
     """Make a token and print it. It is shown this once; only its hash is kept."""
     set_up_logging("warning")
-    if not NAME.fullmatch(name) or len(name) > LONGEST_NAME or name in RESERVED_NAMES:
-        raise ConfigurationError(
-            f"--name: {name!r} is not acceptable: 1 to {LONGEST_NAME} printable ASCII characters, and not "
-            + " or ".join(sorted(RESERVED_NAMES))
-        )
-    print(run.create_token(flags.loaded().settings, name, role, _end(expires)))
+    try:
+        caller = read_caller_name(name)
+    except ValueError as error:
+        raise ConfigurationError(f"--name: {name!r} is {error}") from None
+    print(run.create_token(flags.loaded().settings, caller, role, _end(expires)))
 
 
 @token.command(name="list")
@@ -85,8 +81,8 @@ def rotate(
     set_up_logging("warning")
     settings = flags.loaded().settings
     days = settings.report_days if keep_days is None else keep_days
-    if not 0 <= days <= 3650:  # noqa: PLR2004 - as report_days
-        raise ConfigurationError(f"--keep-days: {days!r} is not acceptable: from 0 to 3650")
+    if not 0 <= days <= MOST_DAYS:
+        raise ConfigurationError(f"--keep-days: {days!r} is not acceptable: from 0 to {MOST_DAYS}")
     run.rotate_signing_key(settings, timedelta(days=days))
     print(f"links are signed with a new key; those of the old ones work for {days:g} days more")
 
@@ -97,7 +93,7 @@ def _end(text: str | None) -> datetime | timedelta | None:
     if match := re.fullmatch(r"([1-9][0-9]{0,4})([dhm])", text):
         return timedelta(**{_UNITS[match[2]]: int(match[1])})
     try:
-        return in_utc(msgspec.convert(text, Annotated[datetime, msgspec.Meta(tz=True)]))
+        return read_instant(text)
     except ValueError:
         raise ConfigurationError(
             f"--expires: {text!r} is not acceptable: a time such as 2027-01-01T00:00:00Z, or 90d, 12h, 30m"

@@ -1,6 +1,7 @@
 """Who may do what."""
 
 import enum
+import re
 from datetime import date, datetime
 from typing import Final, NamedTuple, NewType
 
@@ -9,6 +10,12 @@ import msgspec
 from segmentd.domain.errors import Forbidden
 
 TokenId = NewType("TokenId", int)
+
+CallerName = NewType("CallerName", str)
+"""Of a token, or the subject of a JWT: 1 to 128 visible ASCII characters, with single spaces between them."""
+
+OnBehalfOf = NewType("OnBehalfOf", str)
+"""For whom a caller asks: 1 to 256 printable characters."""
 
 
 class Role(enum.StrEnum):
@@ -31,7 +38,7 @@ class Actor(NamedTuple):
     """Who asks for a change, as history and the audit log show it, and for whom, if for somebody else."""
 
     name: str
-    on_behalf_of: str | None = None
+    on_behalf_of: OnBehalfOf | None = None
 
 
 class Principal(NamedTuple):
@@ -51,6 +58,27 @@ ANONYMOUS: Final = Principal("anonymous", Role.ADMIN)
 
 RESERVED_NAMES: Final = frozenset({ANONYMOUS.name, "segmentd"})
 """Names that history gives to nobody in particular and to the service itself."""
+
+
+_CALLER_NAME: Final = re.compile(r"[!-~]+( [!-~]+)*")
+_MOST_OF_A_NAME: Final = 128
+_MOST_ON_BEHALF_OF: Final = 256
+
+
+def read_caller_name(given: object) -> CallerName:
+    """The name that is given. Raises ValueError."""
+    if not isinstance(given, str) or len(given) > _MOST_OF_A_NAME or not _CALLER_NAME.fullmatch(given):
+        raise ValueError(f"not a name of 1 to {_MOST_OF_A_NAME} visible characters")
+    if given in RESERVED_NAMES:
+        raise ValueError("a name that this service keeps for itself")
+    return CallerName(given)
+
+
+def read_on_behalf_of(text: str) -> OnBehalfOf:
+    """The name in a text. Raises ValueError."""
+    if not text.isprintable() or not 1 <= len(text) <= _MOST_ON_BEHALF_OF:
+        raise ValueError(f"must be 1 to {_MOST_ON_BEHALF_OF} printable characters in UTF-8")
+    return OnBehalfOf(text)
 
 
 class Token(msgspec.Struct, frozen=True):

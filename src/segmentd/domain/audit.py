@@ -6,11 +6,24 @@ from typing import Final, NewType
 
 import msgspec
 
+from segmentd.domain.described import Described
 from segmentd.domain.pages import RowKey
 
 AuditId = NewType("AuditId", int)
 
 AUDIT_KEYS: Final[msgspec.msgpack.Decoder[AuditId]] = msgspec.msgpack.Decoder(RowKey)
+
+
+class AuditOperation(Described):
+    """What was done."""
+
+    SEGMENT_CREATED = "segment-created", "A segment was created."
+    SEGMENT_CHANGED = "segment-changed", "A segment was renamed or described, or its percentage changed."
+    SEGMENT_DELETED = "segment-deleted", "A segment was deleted."
+    TOKEN_CREATED = "token-created", "A token was made."
+    TOKEN_REVOKED = "token-revoked", "A token was revoked."
+    USER_ERASED = "user-erased", "A user and the user's history were erased."
+    SIGNING_KEY_REPLACED = "signing-key-replaced", "The key that signs the links of reports was replaced."
 
 
 class AuditEntry(msgspec.Struct, frozen=True):
@@ -23,7 +36,7 @@ class AuditEntry(msgspec.Struct, frozen=True):
     at: datetime
     actor: str
     on_behalf_of: str | None
-    operation: str
+    operation: AuditOperation
     subject: str | None
     before: Mapping[str, str | float | None] | None
     after: Mapping[str, str | float | None] | None

@@ -13,8 +13,11 @@ SegmentdError
 """
 
 import inspect
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple, TypeVar
+
+Given = TypeVar("Given")
+Value = TypeVar("Value")
 
 
 class Fault(NamedTuple):
@@ -45,6 +48,14 @@ class Invalid(SegmentdError):
             errors=[fault._asdict() for fault in faults],
         )
         self.faults = faults
+
+
+def read(parse: Callable[[Given], Value], given: Given, pointer: str) -> Value:
+    """What `parse` makes of a value of the request. Raises Invalid where `parse` raises ValueError."""
+    try:
+        return parse(given)
+    except ValueError as error:
+        raise Invalid(Fault(pointer, str(error))) from None
 
 
 class NotFound(SegmentdError):

@@ -1,9 +1,32 @@
-"""Instants: RFC 3339 in UTC with microseconds, as clients see them."""
+"""Instants: RFC 3339 in UTC with microseconds, as clients see them; and spans of time between two of them."""
 
 from datetime import UTC, datetime
-from typing import Final
+from typing import Annotated, Final, NamedTuple
+
+import msgspec
+
+from segmentd.domain.errors import Fault, Invalid
 
 LAST_INSTANT: Final = datetime(9999, 12, 31, 23, 59, 59, 999999, tzinfo=UTC)
+
+WRITE_A_TIME: Final = (
+    "a time is written like 2026-11-20T10:15:30Z, with an offset, within the years 1 to 9999"
+)
+
+InstantValue = Annotated[datetime, msgspec.Meta(tz=True)]
+"""As JSON has it. `in_utc` checks the rest."""
+
+
+class Span(NamedTuple):
+    """From `begins_at` to before `ends_at`; None: without an end on that side."""
+
+    begins_at: datetime | None = None
+    ends_at: datetime | None = None
+
+    def check(self) -> None:
+        """Raises Invalid for a span that is empty or reversed."""
+        if self.begins_at is not None and self.ends_at is not None and self.ends_at <= self.begins_at:
+            raise Invalid(Fault("/to", "the end of the period must be after its beginning"))
 
 
 def in_utc(instant: datetime) -> datetime:
@@ -17,6 +40,14 @@ def in_utc(instant: datetime) -> datetime:
         return instant.astimezone(UTC)
     except OverflowError:
         raise ValueError("a time must be within the years 1 to 9999 in UTC") from None
+
+
+def read_instant(text: str) -> datetime:
+    """The instant that a text of RFC 3339 names, in UTC. Raises ValueError."""
+    try:
+        return in_utc(msgspec.convert(text, InstantValue))
+    except ValueError:
+        raise ValueError(WRITE_A_TIME) from None
 
 
 def rfc3339(instant: datetime) -> str:

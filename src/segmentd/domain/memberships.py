@@ -1,28 +1,59 @@
 """Changes of one user's segments, the decision who is in, and why."""
 
-import enum
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from decimal import Decimal
-from typing import Final
+from typing import Annotated, Final, NewType, TypeVar, assert_never
 
 import msgspec
 
+from segmentd.domain.described import Described
 from segmentd.domain.errors import Fault, Invalid
 from segmentd.domain.identifiers import Salt, Slug, UserId
 from segmentd.domain.segments import Bucket, Threshold
+from segmentd.domain.texts import Reason
 
 MOST_SLUGS: Final = 1000
+"""In one change, added and removed together."""
+
+MOST_USERS: Final = 1000
+"""In one lookup."""
+
+Item = TypeVar("Item")
+SlugsOfChange = Annotated[Sequence[Item], msgspec.Meta(max_length=MOST_SLUGS)]
+UsersOfLookup = Annotated[Sequence[Item], msgspec.Meta(max_length=MOST_USERS)]
+
+TtlSeconds = NewType("TtlSeconds", int)
+"""How long a membership lasts, from its change on."""
+
+TtlValue = Annotated[TtlSeconds, msgspec.Meta(ge=1, le=10**12)]
 
 LARGEST_LOOKUP_BYTES: Final = 16 * 2**20
 """Of the slugs in the answer to one lookup, as JSON."""
 
 
-class Source(enum.StrEnum):
-    """What makes a user a member: a stored decision, or a percentage."""
+class Source(Described):
+    """What makes a user a member."""
 
-    EXPLICIT = "explicit"
-    ROLLOUT = "rollout"
+    EXPLICIT = "explicit", "A stored decision."
+    ROLLOUT = "rollout", "A percentage."
+
+
+class Operation(Described):
+    """What happened to a user and a segment."""
+
+    ADD = "add", "The user got in."
+    REMOVE = "remove", "The user got out."
+
+
+class Cause(Described):
+    """Why a user got into a segment or out of it."""
+
+    REQUEST = "request", "A caller asked for it."
+    EXPIRY = "expiry", "The term ended."
+    SEGMENT_DELETED = "segment-deleted", "The segment was deleted."
+    USER_DELETED = "user-deleted", "The user was deleted."
+    ROLLOUT = "rollout", "The percentage began, changed or ended, or the user was registered under it."
 
 
 class Addition(msgspec.Struct, frozen=True):
@@ -30,7 +61,7 @@ class Addition(msgspec.Struct, frozen=True):
 
     slug: Slug
     until: datetime | None = None
-    ttl_seconds: int | None = None
+    ttl_seconds: TtlSeconds | None = None
 
 
 class Change(msgspec.Struct, frozen=True):
@@ -38,7 +69,7 @@ class Change(msgspec.Struct, frozen=True):
 
     add: Sequence[Addition]
     remove: Sequence[Slug]
-    reason: str | None = None
+    reason: Reason | None = None
 
     def check(self) -> None:
         """Raises Invalid for a change that contradicts or repeats itself, is too large, or does nothing."""
@@ -98,16 +129,16 @@ class Membership(msgspec.Struct, frozen=True):
     until: datetime | None
 
 
-class Because(enum.StrEnum):
+class Because(Described):
     """Why a user is or is not in a segment; the first that holds."""
 
-    EXPLICIT = "explicit"
-    EXCLUDED = "excluded"
-    ROLLOUT = "rollout"
-    EXPIRED = "expired"
-    REMOVED = "removed"
-    NOT_IN_ROLLOUT = "not-in-rollout"
-    NEVER_ADDED = "never-added"
+    EXPLICIT = "explicit", "The user was added, and the term, if there is one, has not ended."
+    EXCLUDED = "excluded", "The user was removed from a segment with a percentage."
+    ROLLOUT = "rollout", "The percentage covers the user's bucket."
+    EXPIRED = "expired", "The term ended."
+    REMOVED = "removed", "The user was removed."
+    NOT_IN_ROLLOUT = "not-in-rollout", "The percentage does not cover the user, or covers them no longer."
+    NEVER_ADDED = "never-added", "Nobody ever added the user, and the segment has no percentage."
 
     @property
     def member(self) -> bool:
@@ -126,8 +157,8 @@ class Evidence(msgspec.Struct, frozen=True):
     until: datetime | None
     covered: bool | None
     last_change: datetime | None
-    last_operation: str | None
-    last_cause: str | None
+    last_operation: Operation | None
+    last_cause: Cause | None
     percent: Decimal | None
     bucket: Bucket
     threshold: Threshold | None
@@ -139,28 +170,33 @@ class Evidence(msgspec.Struct, frozen=True):
             return Because.EXPLICIT if self.included else Because.EXCLUDED
         if self.covered:
             return Because.ROLLOUT
-        if self.last_cause in _AFTER_REMOVAL:
-            return _AFTER_REMOVAL[self.last_cause]
-        return Because.NEVER_ADDED if self.percent is None else Because.NOT_IN_ROLLOUT
+        return self._because_of_the_last_removal()
 
-
-_AFTER_REMOVAL: Final = {
-    "expiry": Because.EXPIRED,
-    "request": Because.REMOVED,
-    "rollout": Because.NOT_IN_ROLLOUT,
-}
+    def _because_of_the_last_removal(self) -> Because:
+        match self.last_cause:
+            case Cause.EXPIRY:
+                return Because.EXPIRED
+            case Cause.REQUEST:
+                return Because.REMOVED
+            case Cause.ROLLOUT:
+                return Because.NOT_IN_ROLLOUT
+            case Cause.SEGMENT_DELETED | Cause.USER_DELETED | None:
+                # What was before the deletion counts no more.
+                return Because.NEVER_ADDED if self.percent is None else Because.NOT_IN_ROLLOUT
+            case _:
+                assert_never(self.last_cause)
 
 
 class Event(msgspec.Struct, frozen=True):
     """One time that a user got into a segment or out of it."""
 
     segment: Slug
-    operation: str
+    operation: Operation
     at: datetime
     source: Source
-    cause: str
+    cause: Cause
     actor: str
-    reason: str | None
+    reason: Reason | None
     until: datetime | None
     on_behalf_of: str | None
     segment_id: int

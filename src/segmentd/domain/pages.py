@@ -3,29 +3,28 @@
 import base64
 import binascii
 from collections.abc import Callable, Sequence
-from datetime import datetime
 from hashlib import blake2b
-from typing import Annotated, Final, Generic, TypeVar
+from typing import Annotated, Final, Generic, NewType, TypeVar
 
 import msgspec
 
 from segmentd.domain.errors import Fault, Invalid
-from segmentd.domain.identifiers import INT64_MAX, SLUG_PATTERN, Slug, UserId
+from segmentd.domain.identifiers import INT64_MAX, Slug, SlugValue, UserId, UserIdValue
 
 Item = TypeVar("Item")
 Key = TypeVar("Key")
 
 # What the key of a list may be: whatever else a cursor holds never reaches the database.
 RowKey = Annotated[int, msgspec.Meta(ge=1, le=INT64_MAX)]
-UserIdKey = Annotated[UserId, msgspec.Meta(ge=1, le=INT64_MAX)]
-SlugKey = Annotated[Slug, msgspec.Meta(pattern=SLUG_PATTERN)]
-InstantKey = Annotated[datetime, msgspec.Meta(tz=True)]
 
-USER_KEYS: Final[msgspec.msgpack.Decoder[UserId]] = msgspec.msgpack.Decoder(UserIdKey)
-SLUG_KEYS: Final[msgspec.msgpack.Decoder[Slug]] = msgspec.msgpack.Decoder(SlugKey)
+USER_KEYS: Final[msgspec.msgpack.Decoder[UserId]] = msgspec.msgpack.Decoder(UserIdValue)
+SLUG_KEYS: Final[msgspec.msgpack.Decoder[Slug]] = msgspec.msgpack.Decoder(SlugValue)
 
-LARGEST_PAGE: Final = 1000
-USUAL_PAGE: Final = 100
+Limit = NewType("Limit", int)
+"""How many items a page has, at most."""
+
+LimitValue = Annotated[Limit, msgspec.Meta(ge=1, le=1000)]
+USUAL_PAGE: Final = Limit(100)
 
 _DIGEST_BYTES: Final = 6
 
@@ -37,7 +36,7 @@ class Page(msgspec.Struct, Generic[Item], frozen=True):
     next_cursor: str | None
 
     @classmethod
-    def of(cls, found: Sequence[Item], limit: int, cursor_after: Callable[[Item], str]) -> "Page[Item]":
+    def of(cls, found: Sequence[Item], limit: Limit, cursor_after: Callable[[Item], str]) -> "Page[Item]":
         """A page out of up to `limit + 1` items: the one too many shows that there are more."""
         items = found[:limit]
         return cls(items, cursor_after(items[-1]) if len(found) > limit else None)

@@ -3,17 +3,33 @@
 import enum
 import re
 from datetime import UTC, datetime
-from typing import NamedTuple, NewType
+from typing import Final, NamedTuple, NewType
 from uuid import UUID
 
 import msgspec
 
-from segmentd.domain.errors import Fault, Invalid, ReportStoreFull, TooManyReports
+from segmentd.domain.errors import Fault, Invalid, ReportNotFound, ReportStoreFull, TooManyReports
 from segmentd.domain.identifiers import Slug, UserId
-from segmentd.domain.instants import LAST_INSTANT
+from segmentd.domain.instants import LAST_INSTANT, Span
 
 ReportId = NewType("ReportId", UUID)
 """Random, so that nobody guesses it."""
+
+MOST_DAYS: Final = 3650
+"""For which a report's link may work."""
+
+LONGEST_WAIT_S: Final = 60
+"""For which an order may wait for its report."""
+
+_UUID: Final = re.compile("[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
+
+
+def read_report_id(text: str) -> ReportId:
+    """The id that a text names. Raises ReportNotFound for what is no id at all."""
+    # Python's UUID reads braces, underscores and the digits of other scripts as well.
+    if _UUID.fullmatch(text) is None:
+        raise ReportNotFound
+    return ReportId(UUID(text))
 
 
 class Period(NamedTuple):
@@ -34,10 +50,20 @@ class Period(NamedTuple):
         following = (year, number + 1) if number < 12 else (year + 1, 1)  # noqa: PLR2004 - December
         return cls(datetime(year, number, 1, tzinfo=UTC), datetime(*following, 1, tzinfo=UTC), "/month")
 
+    @classmethod
+    def of(cls, month: str | None, begins_at: datetime | None, ends_at: datetime | None) -> "Period":
+        """A month, or from one instant to before another. Raises Invalid."""
+        if month is not None:
+            if begins_at is not None or ends_at is not None:
+                raise Invalid(Fault("/month", "a month excludes from and to"))
+            return cls.of_month(month)
+        if begins_at is None or ends_at is None:
+            raise Invalid(Fault("", "name a month, or both from and to"))
+        return cls(begins_at, ends_at)
+
     def check(self, now: datetime) -> None:
         """Raises Invalid for a period that is empty, reversed, or has not begun."""
-        if self.ends_at <= self.begins_at:
-            raise Invalid(Fault("/to", "the end of the period must be after its beginning"))
+        Span(self.begins_at, self.ends_at).check()
         if self.begins_at >= now:
             raise Invalid(Fault(self.pointer, "the period lies wholly in the future"))
 

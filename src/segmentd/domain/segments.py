@@ -2,14 +2,20 @@
 
 from datetime import datetime
 from decimal import Decimal
-from typing import NewType
+from typing import Annotated, NewType
 
 import msgspec
 
 from segmentd.domain.identifiers import Salt, Slug
+from segmentd.domain.texts import Description
 
 Percent = Decimal
 """From 0 to 100, with at most four decimals."""
+
+PercentValue = Annotated[
+    float, msgspec.Meta(ge=0, le=100, description="with at most four decimals", examples=[10])
+]
+"""As JSON has it. `exact_percent` checks the rest."""
 
 Bucket = NewType("Bucket", int)
 """Where a user falls in a rollout: 0 to 2^32 - 1."""
@@ -22,7 +28,7 @@ class NewSegment(msgspec.Struct, frozen=True):
     """A segment to make."""
 
     slug: Slug
-    description: str
+    description: Description
     percent: Percent | None
     salt: Salt
 
@@ -31,7 +37,7 @@ class Segment(msgspec.Struct, frozen=True):
     """A named set of users. `percent` is None where no share of all users is in it."""
 
     slug: Slug
-    description: str
+    description: Description
     percent: Percent | None
     salt: Salt
     created_at: datetime
@@ -41,7 +47,7 @@ class SegmentUpdate(msgspec.Struct, frozen=True):
     """What shall be different; UNSET leaves a thing as it is, and `percent` None ends the rollout."""
 
     slug: Slug | msgspec.UnsetType = msgspec.UNSET
-    description: str | msgspec.UnsetType = msgspec.UNSET
+    description: Description | msgspec.UnsetType = msgspec.UNSET
     percent: Percent | msgspec.UnsetType | None = msgspec.UNSET
 
 

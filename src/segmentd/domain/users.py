@@ -5,11 +5,12 @@ from datetime import datetime
 import msgspec
 
 from segmentd.domain.identifiers import UserId
+from segmentd.domain.texts import Name
 
 
 class User(msgspec.Struct, frozen=True):
-    """A registered user. `name` is whatever the registering service gave, for people who read."""
+    """A registered user. `name` is for people who read."""
 
     id: UserId
-    name: str | None
+    name: Name | None
     registered_at: datetime

@@ -7,18 +7,18 @@ from typing import Final, LiteralString
 import msgspec
 
 from segmentd.domain.errors import Fault, Invalid, SegmentNotFound
-from segmentd.domain.identifiers import Slug, UserId
-from segmentd.domain.instants import in_utc
+from segmentd.domain.identifiers import Slug, SlugValue, UserId
+from segmentd.domain.instants import InstantValue, Span, in_utc
 from segmentd.domain.memberships import Event, Evidence, Membership
-from segmentd.domain.pages import InstantKey, RowKey, SlugKey
+from segmentd.domain.pages import RowKey
 from segmentd.storage.database import Database
 
 
 class HistoryKey(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """Where a page of history ended: events are ordered by time, then slug, then segment."""
 
-    at: InstantKey
-    slug: SlugKey
+    at: InstantValue
+    slug: SlugValue
     segment_id: RowKey
 
     def __post_init__(self) -> None:
@@ -46,7 +46,7 @@ USER_HISTORY: Final[LiteralString] = """
 async def events_after(
     database: Database,
     user_id: UserId,
-    period: tuple[datetime | None, datetime | None],
+    period: Span,
     after: HistoryKey | None,
     limit: int,
 ) -> Sequence[Event]:

@@ -8,12 +8,13 @@ import msgspec
 from segmentd.domain.access import Actor
 from segmentd.domain.errors import UserExists, UserNotFound
 from segmentd.domain.identifiers import UserId
+from segmentd.domain.texts import Name
 from segmentd.domain.users import User
 from segmentd.storage.database import Database
 from segmentd.storage.replication import WRITTEN, OwnWrite
 
 
-async def register(database: Database, user_id: UserId | None, name: str | None) -> User:
+async def register(database: Database, user_id: UserId | None, name: Name | None) -> User:
     """Begins a user's life; without an id, under one that no user ever had.
 
     Raises UserExists, Unavailable.

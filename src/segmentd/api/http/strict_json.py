@@ -17,8 +17,8 @@ from litestar.exceptions import ClientException, HTTPException
 from litestar.openapi.spec import Reference, Schema
 from litestar.typing import FieldDefinition
 
-from segmentd.api.http.wording import escaped, fault_of
 from segmentd.domain.errors import Fault, Invalid
+from segmentd.domain.wording import escaped, fault_of
 
 Body = TypeVar("Body")
 

@@ -2,50 +2,39 @@
 
 import enum
 from datetime import datetime
-from typing import Annotated, Final
+from typing import Annotated, Any, Final, get_args
 
-import msgspec
 from litestar import Request
 from litestar.datastructures import State
 from litestar.di import NamedDependency
 from litestar.params import PathParameter, QueryParameter
 from msgspec import Meta, Struct
 
-from segmentd.api.http.wording import WRITE_A_TIME
-from segmentd.domain.errors import Fault, Invalid
-from segmentd.domain.identifiers import INT64_MAX, SLUG_PATTERN, USER_ID_PATTERN, Slug, UserId
-from segmentd.domain.instants import in_utc, rfc3339
-from segmentd.domain.pages import LARGEST_PAGE
+from segmentd.domain.errors import Fault, Invalid, read
+from segmentd.domain.identifiers import Slug, SlugValue, UserId, UserIdText, UserIdValue, read_user_id
+from segmentd.domain.instants import read_instant, rfc3339
+from segmentd.domain.pages import Limit, LimitValue
 from segmentd.service import Service
 
 AnyRequest = Request[object, object, State]
 # The only dependency of most handlers: Litestar makes a task for each where there are two.
 UseCases = NamedDependency[Service]
 
+
+def _bounds(value_type: object) -> dict[str, Any]:
+    """The bounds of a type of the domain, for a parameter: there Litestar does not look at msgspec's Meta."""
+    [meta] = [found for found in get_args(value_type) if isinstance(found, Meta)]
+    names = ("ge", "le", "min_length", "max_length", "pattern")
+    return {name: bound for name in names if (bound := getattr(meta, name)) is not None}
+
+
 _BEYOND_JAVASCRIPT: Final = (
     "from 1 to 2^63 - 1; above 2^53 a number of JavaScript loses its last digits: see ids=string"
 )
-UserIdValue = Annotated[UserId, Meta(ge=1, le=INT64_MAX, description=_BEYOND_JAVASCRIPT, examples=[1000])]
-UserIdText = Annotated[
-    str,
-    Meta(
-        pattern=USER_ID_PATTERN,
-        description="with ids=string: the same in digits, as a string",
-        examples=["1000"],
-    ),
-]
+UserIdNumber = Annotated[UserIdValue, Meta(description=_BEYOND_JAVASCRIPT)]
+UserIdString = Annotated[UserIdText, Meta(description="with ids=string: the same in digits, as a string")]
 # Said of both, for Litestar's document leaves out what is said of the parts of a union.
-WrittenId = Annotated[UserIdValue | UserIdText, Meta(description=_BEYOND_JAVASCRIPT)]
-SlugValue = Annotated[
-    Slug,
-    Meta(
-        min_length=1,
-        max_length=128,
-        pattern=SLUG_PATTERN,
-        description="1 to 128 of A-Z a-z 0-9 _ . -, beginning with a letter or a digit",
-        examples=["AVITO_VOICE_MESSAGES"],
-    ),
-]
+WrittenId = Annotated[UserIdNumber | UserIdString, Meta(description=_BEYOND_JAVASCRIPT)]
 InstantText = Annotated[
     str, Meta(description="RFC 3339, UTC, microseconds", extra_json_schema={"format": "date-time"})
 ]
@@ -69,18 +58,16 @@ class Ids(enum.StrEnum):
             raise Invalid(
                 Fault(pointer, "must be an integer, not a string; with ids=string in the query it may be one")
             )
-        if int(written) > INT64_MAX:
-            raise Invalid(Fault(pointer, f"must be at most {INT64_MAX}"))
-        return UserId(int(written))
+        return read(read_user_id, written, pointer)
 
 
 INSTANT: Final = "RFC 3339, with an offset"
 
-UserIdParameter = Annotated[UserId, PathParameter(ge=1, le=INT64_MAX, description="from 1 to 2^63 - 1")]
-SlugParameter = Annotated[
-    Slug, PathParameter(min_length=1, max_length=128, pattern=SLUG_PATTERN, description="a segment's slug")
+UserIdParameter = Annotated[UserId, PathParameter(**_bounds(UserIdValue), description="from 1 to 2^63 - 1")]
+SlugParameter = Annotated[Slug, PathParameter(**_bounds(SlugValue), description="a segment's slug")]
+LimitParameter = Annotated[
+    Limit, QueryParameter(**_bounds(LimitValue), description="rows of a page, at most")
 ]
-LimitParameter = Annotated[int, QueryParameter(ge=1, le=LARGEST_PAGE, description="rows of a page, at most")]
 CursorParameter = Annotated[str | None, QueryParameter(description="next_cursor of the page before; opaque")]
 IdsParameter = Annotated[
     Ids,
@@ -101,10 +88,10 @@ def instant(name: str, text: str | None) -> datetime | None:
     if text is None:
         return None
     try:
-        return in_utc(msgspec.convert(text, Annotated[datetime, Meta(tz=True)]))
-    except ValueError:
+        return read_instant(text)
+    except ValueError as error:
         hint = "; mind that + is %2B in a URL" if " " in text else ""
-        raise Invalid(Fault(f"/{name}", WRITE_A_TIME + hint)) from None
+        raise Invalid(Fault(f"/{name}", f"{error}{hint}")) from None
 
 
 def instant_text(moment: datetime | None) -> str | None:

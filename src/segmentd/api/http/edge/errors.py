@@ -10,9 +10,9 @@ from litestar.types import ExceptionHandlersMap
 
 from segmentd.api.http.edge.problem_documents import PROBLEM_JSON, SECURITY_HEADERS, document
 from segmentd.api.http.types import AnyRequest, Ids
-from segmentd.api.http.wording import in_words
 from segmentd.api.problems import HTTP_PROBLEMS, Problem, problem_of
 from segmentd.domain.errors import Fault, Invalid, SegmentdError, Unauthenticated
+from segmentd.domain.wording import in_words
 
 LARGEST_BODY_BYTES: Final = 2**20
 

@@ -10,12 +10,11 @@ from litestar.handlers import BaseRouteHandler
 from segmentd.api.http.types import AnyRequest
 from segmentd.api.roles import ROLES, check
 from segmentd.auth.authenticator import Authenticator
-from segmentd.domain.access import Actor, Principal
-from segmentd.domain.errors import Fault, Invalid, Unauthenticated
+from segmentd.domain.access import Actor, Principal, read_on_behalf_of
+from segmentd.domain.errors import Unauthenticated, read
 
 AUTHORIZATION: Final = b"authorization"
 ON_BEHALF_OF: Final = "X-On-Behalf-Of"
-LONGEST_NAME: Final = 256
 
 # Handlers that Litestar brings.
 _OF_THE_FRAMEWORK: Final = {"options_handler": "options", "_handler": "openapi"}
@@ -66,16 +65,13 @@ def principal(request: AnyRequest) -> Principal:
 def actor(request: AnyRequest) -> Actor:
     """Who asks for a change; for whom, where the caller says so. Raises Invalid."""
     on_behalf_of = request.headers.get(ON_BEHALF_OF)
-    if on_behalf_of is not None:
-        on_behalf_of = _name(on_behalf_of)
-    return Actor(principal(request).name, on_behalf_of)
+    name = None if on_behalf_of is None else read(read_on_behalf_of, _text(on_behalf_of), f"/{ON_BEHALF_OF}")
+    return Actor(principal(request).name, name)
 
 
-def _name(header: str) -> str:
+def _text(header: str) -> str:
+    """The text of a header in UTF-8; empty where it is none."""
     try:
-        name = header.encode("latin-1").decode()
+        return header.encode("latin-1").decode()
     except UnicodeError:
-        name = ""
-    if not name.isprintable() or not 1 <= len(name) <= LONGEST_NAME:
-        raise Invalid(Fault(f"/{ON_BEHALF_OF}", f"must be 1 to {LONGEST_NAME} printable characters in UTF-8"))
-    return name
+        return ""

@@ -7,23 +7,23 @@ same bytes for the plain case.
 
 import re
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Annotated, Final
+from collections.abc import Collection, Iterable, Mapping
+from typing import Final
 
 import msgspec
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, HTTPScope, Receive, Scope, Send
 from litestar.types.asgi_types import HTTPRequestEvent, ReceiveMessage
-from msgspec import Meta
 
 from segmentd.api.http.edge.guard import AUTHORIZATION
 from segmentd.api.http.edge.request_ids import HEADER, RequestIds
 from segmentd.api.http.edge.send_buffer import SMALL_ANSWER, Room
-from segmentd.api.http.resources.memberships import MOST_USERS, lookup_body
-from segmentd.api.http.types import RequestBody, UserIdValue
+from segmentd.api.http.resources.memberships import lookup_body
+from segmentd.api.http.types import RequestBody
 from segmentd.auth.authenticator import Authenticator
 from segmentd.domain.errors import SegmentdError
-from segmentd.domain.identifiers import INT64_MAX
+from segmentd.domain.identifiers import INT64_MAX, USER_ID_DIGITS, UserIdValue
+from segmentd.domain.memberships import UsersOfLookup
 from segmentd.observability.metrics import Metrics
 from segmentd.replica.replica import Replica
 from segmentd.replica.store import Unusable
@@ -34,8 +34,7 @@ LOOKUP: Final = "/api/v1/lookup"
 USER_SEGMENTS: Final = f"{BEFORE_ID}{{user_id}}{AFTER_ID}"
 
 # Everything else about ids is for the framework to judge.
-PLAIN_ID: Final = r"[1-9][0-9]{0,18}"
-_PLAIN_ID: Final = re.compile(PLAIN_ID)
+_PLAIN_ID: Final = re.compile(USER_ID_DIGITS)
 # A thousand ids take 21,000 bytes; what is larger is full of blanks, or too large.
 _LONGEST_LOOKUP: Final = 2**16
 
@@ -51,7 +50,7 @@ _NOTED: Final = frozenset({AUTHORIZATION, b"content-type", HEADER}) | _UNUSUAL_W
 class _PlainLookup(RequestBody, frozen=True):
     """A lookup whose ids are numbers."""
 
-    user_ids: Annotated[Sequence[UserIdValue], Meta(max_length=MOST_USERS)]
+    user_ids: UsersOfLookup[UserIdValue]
 
 
 class HotPath:

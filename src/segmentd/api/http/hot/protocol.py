@@ -15,7 +15,8 @@ from segmentd.api.http.edge.connection import LimitedProtocol
 from segmentd.api.http.edge.framing import HOST_NAME, is_host
 from segmentd.api.http.edge.guard import AUTHORIZATION
 from segmentd.api.http.edge.request_ids import HEADER
-from segmentd.api.http.hot.path import AFTER_ID, BEFORE_ID, PLAIN_ID, HotPath
+from segmentd.api.http.hot.path import AFTER_ID, BEFORE_ID, HotPath
+from segmentd.domain.identifiers import USER_ID_DIGITS
 
 # Headers about the connection, the body or an expectation are for the parser to judge; others do not matter.
 # The outer repetition is not possessive: up to Python 3.11.4 such a one goes on where a round of it failed.
@@ -29,7 +30,7 @@ _HEADERS: Final = (
 _USUAL_HOST: Final = rb"[Hh]ost: %b(?::[1-5]?[0-9]{1,4})?\r\n" % HOST_NAME
 # The groups are the id, and the one Host where it is not the usual one.
 PLAIN: Final = re.compile(
-    rb"GET " + f"{BEFORE_ID}({PLAIN_ID}){AFTER_ID}".encode() + rb" HTTP/1\.1\r\n"
+    rb"GET " + f"{BEFORE_ID}({USER_ID_DIGITS}){AFTER_ID}".encode() + rb" HTTP/1\.1\r\n"
     rb"(?:%b%b|%b(?i:host):[ \t]*+([^ \t\r\n\0]++)[ \t]*+\r\n%b)\r\n"
     % (_USUAL_HOST, _HEADERS, _HEADERS, _HEADERS)
 )

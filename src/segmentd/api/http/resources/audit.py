@@ -6,7 +6,7 @@ from litestar import Router, get
 from msgspec import Struct
 
 from segmentd.api.http.types import CursorParameter, InstantText, LimitParameter, UseCases
-from segmentd.domain.audit import AuditEntry
+from segmentd.domain.audit import AuditEntry, AuditOperation
 from segmentd.domain.instants import rfc3339
 from segmentd.domain.pages import USUAL_PAGE
 
@@ -17,7 +17,7 @@ class AuditBody(Struct, frozen=True):
     at: InstantText
     actor: str
     on_behalf_of: str | None
-    operation: str
+    operation: AuditOperation
     subject: str | None
     before: Mapping[str, str | float | None] | None
     after: Mapping[str, str | float | None] | None

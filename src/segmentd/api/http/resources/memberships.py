@@ -1,14 +1,13 @@
 """A user's segments: read, change, explain, history; and the segments of many users."""
 
 from collections.abc import Sequence
-from datetime import datetime
 from typing import Annotated, Final, TypeVar
 
 from litestar import Response, Router, get, post
 from litestar.enums import MediaType
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import JSONBody, QueryParameter
-from msgspec import Meta, Struct
+from msgspec import Struct
 
 from segmentd.api.http.documented import problems
 from segmentd.api.http.edge.compression import UNCOMPRESSED
@@ -25,34 +24,35 @@ from segmentd.api.http.types import (
     LimitParameter,
     RequestBody,
     SlugParameter,
-    SlugValue,
     UseCases,
     UserIdParameter,
     WrittenId,
     instant,
     instant_text,
 )
-from segmentd.api.http.wording import NO_NUL
-from segmentd.domain.errors import AnswerTooLarge, Fault, Invalid, SegmentNotFound
-from segmentd.domain.identifiers import Slug, UserId
-from segmentd.domain.instants import in_utc, rfc3339
+from segmentd.domain.errors import AnswerTooLarge, SegmentNotFound, read
+from segmentd.domain.identifiers import Slug, SlugValue, UserId
+from segmentd.domain.instants import InstantValue, Span, in_utc, rfc3339
 from segmentd.domain.memberships import (
-    MOST_SLUGS,
     Addition,
     Because,
+    Cause,
     Change,
     Changed,
     Event,
     Evidence,
     Membership,
+    Operation,
+    SlugsOfChange,
     Source,
+    TtlValue,
+    UsersOfLookup,
 )
 from segmentd.domain.pages import USUAL_PAGE
 from segmentd.domain.segments import shortest
+from segmentd.domain.texts import ReasonValue
 
 Content = TypeVar("Content")
-
-MOST_USERS: Final = 1000
 
 # These are answered by the hot path as well, with the same bytes.
 AS_ON_THE_HOT_PATH: Final = {UNCOMPRESSED: True}
@@ -62,16 +62,16 @@ class Term(RequestBody, frozen=True):
     """A segment to be in for a while: until an instant, or for some seconds."""
 
     slug: SlugValue
-    until: Annotated[datetime, Meta(tz=True)] | None = None
-    ttl_seconds: Annotated[int, Meta(ge=1, le=10**12)] | None = None
+    until: InstantValue | None = None
+    ttl_seconds: TtlValue | None = None
 
 
 class MembershipChange(RequestBody, frozen=True):
     """What shall be true: all of it, or none."""
 
-    add: Annotated[Sequence[SlugValue | Term], Meta(max_length=MOST_SLUGS)] = ()
-    remove: Annotated[Sequence[SlugValue], Meta(max_length=MOST_SLUGS)] = ()
-    reason: Annotated[str, Meta(max_length=500, pattern=NO_NUL)] | None = None
+    add: SlugsOfChange[SlugValue | Term] = ()
+    remove: SlugsOfChange[SlugValue] = ()
+    reason: ReasonValue | None = None
 
     def to_change(self) -> Change:
         """In the words of the domain. Raises Invalid for a time out of the years 1 to 9999."""
@@ -129,7 +129,7 @@ class UserSegmentsBody(Struct, frozen=True):
 class LookupRequest(RequestBody, frozen=True):
     """Whose segments are asked for."""
 
-    user_ids: Annotated[Sequence[WrittenId], Meta(max_length=MOST_USERS)]
+    user_ids: UsersOfLookup[WrittenId]
 
 
 class UserFound(Struct, frozen=True):
@@ -182,10 +182,10 @@ class EventBody(Struct, frozen=True):
     """One time that the user got in or out."""
 
     segment: Slug
-    operation: str
+    operation: Operation
     at: InstantText
     source: Source
-    cause: str
+    cause: Cause
     actor: str
     reason: str | None
     until: InstantText | None
@@ -277,7 +277,7 @@ async def get_history(
     ids: IdsParameter = Ids.NUMBER,
 ) -> HistoryPage:
     """List every time that the user got in or out, oldest first, from `from` to before `to`."""
-    page = await service.list_events(user_id, _period(begin, end), limit, cursor)
+    page = await service.list_events(user_id, Span(instant("from", begin), instant("to", end)), limit, cursor)
     return HistoryPage(ids.write(user_id), [EventBody.of(event) for event in page.items], page.next_cursor)
 
 
@@ -327,17 +327,8 @@ def lookup_body(user_ids: Sequence[UserId], segments: Sequence[bytes], written: 
 def _addition(index: int, item: Slug | Term) -> Addition:
     if not isinstance(item, Term):
         return Addition(item)
-    try:
-        return Addition(item.slug, None if item.until is None else in_utc(item.until), item.ttl_seconds)
-    except ValueError as error:
-        raise Invalid(Fault(f"/add/{index}/until", str(error))) from None
-
-
-def _period(begin: str | None, end: str | None) -> tuple[datetime | None, datetime | None]:
-    period = instant("from", begin), instant("to", end)
-    if period[0] and period[1] and period[0] >= period[1]:
-        raise Invalid(Fault("/to", "the end of the period must be after its beginning"))
-    return period
+    until = None if item.until is None else read(in_utc, item.until, f"/add/{index}/until")
+    return Addition(item.slug, until, item.ttl_seconds)
 
 
 def _aged(body: Content, age: int = 0) -> Response[Content]:

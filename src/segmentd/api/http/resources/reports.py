@@ -2,9 +2,7 @@
 
 import re
 from collections.abc import AsyncIterator, Mapping
-from datetime import datetime
-from typing import Annotated, Final
-from uuid import UUID
+from typing import Annotated
 
 from litestar import Response, Router, get, post
 from litestar.openapi.datastructures import ResponseSpec
@@ -23,14 +21,11 @@ from segmentd.api.http.types import (
     IdsParameter,
     InstantText,
     RequestBody,
-    SlugValue,
     UseCases,
     WrittenId,
     instant_text,
 )
 from segmentd.domain.errors import (
-    Fault,
-    Invalid,
     ReportExpired,
     ReportNotFound,
     ReportNotReady,
@@ -38,17 +33,15 @@ from segmentd.domain.errors import (
     SegmentNotFound,
     TooManyReports,
     UserNotFound,
+    read,
 )
-from segmentd.domain.instants import in_utc, rfc3339
-from segmentd.domain.reports import Period, Report, ReportId, ReportOrder, Status
-
-LONGEST_WAIT_S: Final = 60
-_UUID: Final = re.compile("[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
+from segmentd.domain.identifiers import SlugValue
+from segmentd.domain.instants import InstantValue, in_utc, rfc3339
+from segmentd.domain.reports import LONGEST_WAIT_S, Period, Report, ReportOrder, Status, read_report_id
 
 ReportIdParameter = Annotated[
     str, PathParameter(description="from the order's answer", schema_extra={"format": "uuid"})
 ]
-InstantValue = Annotated[datetime, Meta(tz=True)]
 
 
 class Order(RequestBody, frozen=True):
@@ -67,13 +60,9 @@ class Order(RequestBody, frozen=True):
         return ReportOrder(self._period(), user_id, self.segment, self.header)
 
     def _period(self) -> Period:
-        if self.month is not None:
-            if self.begin is not None or self.end is not None:
-                raise Invalid(Fault("/month", "a month excludes from and to"))
-            return Period.of_month(self.month)
-        if self.begin is None or self.end is None:
-            raise Invalid(Fault("", "name a month, or both from and to"))
-        return Period(_utc("/from", self.begin), _utc("/to", self.end))
+        begins_at = None if self.begin is None else read(in_utc, self.begin, "/from")
+        ends_at = None if self.end is None else read(in_utc, self.end, "/to")
+        return Period.of(self.month, begins_at, ends_at)
 
 
 class ReportBody(Struct, frozen=True):
@@ -141,7 +130,7 @@ async def order_report(
 @get("/{report_id:str}", responses=problems(ReportNotFound))
 async def get_report(request: AnyRequest, report_id: ReportIdParameter, service: UseCases) -> ReportBody:
     """Read how far a report is."""
-    report, signature = await service.get_report(_id(report_id))
+    report, signature = await service.get_report(read_report_id(report_id))
     return ReportBody.of(report, _link(request, report, signature))
 
 
@@ -164,7 +153,7 @@ async def get_report_file(
     if_range: Annotated[str | None, HeaderParameter(name="If-Range")] = None,
 ) -> Response[bytes] | Stream:
     """Fetch the CSV file: user_id;segment;add or remove;time."""
-    report = await service.get_report_file(_id(report_id), signature)
+    report = await service.get_report_file(read_report_id(report_id), signature)
     size = report.size or 0
     headers = {
         "ETag": f'"{report.sha256}"',
@@ -205,13 +194,6 @@ def _link(request: AnyRequest, report: Report, signature: str) -> str:
     return f"{address(request).url}/api/v1/reports/{report.id}/file?signature={signature}"
 
 
-def _id(text: str) -> ReportId:
-    # Python's UUID reads braces, underscores and the digits of other scripts as well.
-    if _UUID.fullmatch(text) is None:
-        raise ReportNotFound
-    return ReportId(UUID(text))
-
-
 def _wait(prefer: str | None) -> int:
     """The seconds of `Prefer: wait=N` (RFC 7240), 0 without one; other preferences are passed over."""
     match = re.search(r"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,9})", prefer or "", re.IGNORECASE)
@@ -230,13 +212,6 @@ def _span(byte_range: str | None, size: int) -> range | None:
     if not first:
         return range(max(size - int(last), 0), size)
     return range(int(first), min(int(last) + 1, size) if last else size)
-
-
-def _utc(pointer: str, moment: datetime) -> datetime:
-    try:
-        return in_utc(moment)
-    except ValueError as error:
-        raise Invalid(Fault(pointer, str(error))) from None
 
 
 reports_router = Router(

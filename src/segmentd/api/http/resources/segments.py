@@ -1,11 +1,10 @@
 """/segments: create, list, read, change, delete, and who is in."""
 
 from collections.abc import Sequence
-from typing import Annotated
 
 from litestar import Response, Router, delete, get, patch, post
 from litestar.params import JSONBody
-from msgspec import UNSET, Meta, Struct, UnsetType
+from msgspec import UNSET, Struct, UnsetType
 
 from segmentd.api.http.documented import problems
 from segmentd.api.http.edge.addresses import location
@@ -20,29 +19,24 @@ from segmentd.api.http.types import (
     LimitParameter,
     RequestBody,
     SlugParameter,
-    SlugValue,
     UseCases,
     WrittenId,
 )
-from segmentd.api.http.wording import NO_NUL
-from segmentd.domain.errors import Fault, Invalid, SegmentExists, SegmentNotFound
-from segmentd.domain.identifiers import INT64_MAX, INT64_MIN, SALT_PATTERN, Salt, Slug, random_salt
+from segmentd.domain.errors import SegmentExists, SegmentNotFound, read
+from segmentd.domain.identifiers import SaltText, Slug, SlugValue, random_salt, read_salt
 from segmentd.domain.instants import rfc3339
 from segmentd.domain.pages import USUAL_PAGE
-from segmentd.domain.segments import NewSegment, Percent, Segment, SegmentUpdate, exact_percent, shortest
-
-DescriptionValue = Annotated[str, Meta(max_length=2000, pattern=NO_NUL)]
-PercentValue = Annotated[float, Meta(ge=0, le=100, description="with at most four decimals", examples=[10])]
-SaltValue = Annotated[str, Meta(pattern=SALT_PATTERN, description="a signed 64-bit integer", examples=["22"])]
+from segmentd.domain.segments import NewSegment, PercentValue, Segment, SegmentUpdate, exact_percent, shortest
+from segmentd.domain.texts import Description, DescriptionValue
 
 
 class SegmentCreation(RequestBody, frozen=True):
     """A segment to make."""
 
     slug: SlugValue
-    description: DescriptionValue = ""
+    description: DescriptionValue = Description("")
     percent: PercentValue | None = None
-    salt: SaltValue | UnsetType = UNSET
+    salt: SaltText | UnsetType = UNSET
 
 
 class SegmentPatch(RequestBody, frozen=True):
@@ -59,7 +53,7 @@ class SegmentBody(Struct, frozen=True):
     slug: Slug
     description: str
     percent: float | None
-    salt: SaltValue
+    salt: SaltText
     created_at: InstantText
 
     @classmethod
@@ -92,8 +86,8 @@ async def create_segment(
         NewSegment(
             data.slug,
             data.description,
-            None if data.percent is None else _percent(data.percent),
-            random_salt() if data.salt is UNSET else _salt(data.salt),
+            None if data.percent is None else read(exact_percent, data.percent, "/percent"),
+            random_salt() if data.salt is UNSET else read(read_salt, data.salt, "/salt"),
         ),
         actor(request),
     )
@@ -122,7 +116,9 @@ async def update_segment(
     request: AnyRequest, slug: SlugParameter, data: JSONBody[SegmentPatch], service: UseCases
 ) -> SegmentBody:
     """Rename, describe, or change the percentage; with null the percentage ends."""
-    percent = _percent(data.percent) if isinstance(data.percent, float) else data.percent
+    percent = (
+        read(exact_percent, data.percent, "/percent") if isinstance(data.percent, float) else data.percent
+    )
     return SegmentBody.of(
         await service.update_segment(
             slug, SegmentUpdate(data.slug, data.description, percent), actor(request)
@@ -147,20 +143,6 @@ async def list_members(
     """List who is in, explicitly or by percentage, of the users that the service knows."""
     page = await service.list_members(slug, limit, cursor)
     return MemberPage([ids.write(user_id) for user_id in page.items], page.next_cursor)
-
-
-def _percent(number: float) -> Percent:
-    try:
-        return exact_percent(number)
-    except ValueError as error:
-        raise Invalid(Fault("/percent", str(error))) from None
-
-
-def _salt(text: str) -> Salt:
-    salt = int(text)
-    if not INT64_MIN <= salt <= INT64_MAX:
-        raise Invalid(Fault("/salt", "a salt is a signed integer of 64 bits"))
-    return Salt(salt)
 
 
 segments_router = Router(

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from litestar import Response, Router, delete, get, post
 from litestar.params import JSONBody, QueryParameter
-from msgspec import Meta, Struct
+from msgspec import Struct
 
 from segmentd.api.http.documented import problems
 from segmentd.api.http.edge.addresses import location
@@ -23,14 +23,12 @@ from segmentd.api.http.types import (
     UserIdParameter,
     WrittenId,
 )
-from segmentd.api.http.wording import NO_NUL
 from segmentd.api.roles import check
 from segmentd.domain.errors import UserExists, UserNotFound
 from segmentd.domain.instants import rfc3339
 from segmentd.domain.pages import USUAL_PAGE
+from segmentd.domain.texts import NameValue
 from segmentd.domain.users import User
-
-NameValue = Annotated[str, Meta(max_length=256, pattern=NO_NUL)]
 
 
 class Registration(RequestBody, frozen=True):

@@ -5,22 +5,16 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from segmentd.domain.errors import Fault
-from segmentd.domain.identifiers import SALT_PATTERN, SLUG_PATTERN, USER_ID_PATTERN
-
-NO_NUL: Final = "^[^\u0000]*$"
-
-WRITE_A_TIME: Final = (
-    "a time is written like 2026-11-20T10:15:30Z, with an offset, within the years 1 to 9999"
-)
+from segmentd.domain.identifiers import SALT, SLUG, USER_ID
+from segmentd.domain.instants import WRITE_A_TIME
+from segmentd.domain.texts import NO_NUL
 
 _STEP: Final = re.compile(r"\.([^.\[\]]+)|\[(\d+|\.\.\.)\]")
 
-_PATTERNS: Final[Mapping[str, str]] = {
-    SLUG_PATTERN: "a slug is 1 to 128 of A-Z a-z 0-9 _ . -, beginning with a letter or a digit",
-    USER_ID_PATTERN: "an id as a string is 1 to 19 digits, not beginning with 0",
-    SALT_PATTERN: "a salt is a signed integer of 64 bits, written as a string of digits",
-    NO_NUL: "a text must not contain the character NUL",
-}
+# Every form that a value's type asks for.
+FORMS: Final = (SLUG, USER_ID, SALT, NO_NUL)
+
+_WORDS: Final[Mapping[str, str]] = {repr(form.pattern): form.words for form in FORMS}
 
 _TYPES: Final[Mapping[str, str]] = {
     "str": "a string",
@@ -64,8 +58,7 @@ def _type_names(types: str) -> str:
 
 
 def _pattern(match: re.Match[str]) -> str:
-    worded = {repr(pattern): words for pattern, words in _PATTERNS.items()}
-    return worded.get(match[1], f"must match {match[1]}")
+    return _WORDS.get(match[1], f"must match {match[1]}")
 
 
 _UNKNOWN_OR_MISSING: Final = (
