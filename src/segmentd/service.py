@@ -113,8 +113,14 @@ class Service:
     @asynccontextmanager
     async def watching(self) -> AsyncIterator[None]:
         """Watches the database as long as the context lives, so that `check_ready` waits for nothing."""
-        async with background(self._lookout.watch(), "look whether the database answers"):
+        watch = self._lookout.watch(self._note_database)
+        async with background(watch, "look whether the database answers"):
             yield
+
+    def _note_database(self, reason: str | None) -> None:
+        """While it is away, a stale copy answers at once: reads would wait for the database in vain."""
+        if self._node is not None:
+            self._node.replica.has_no_bound = self._node.serve_stale and reason is not None
 
     async def check_ready(self) -> None:
         """Raises Unavailable, with the reason, where the database does not answer or a stop is near."""

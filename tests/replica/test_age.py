@@ -8,8 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from segmentd.config import Settings
+from segmentd.domain.errors import Unavailable
 from segmentd.replica.follower import Follower
+from segmentd.replica.notifications import Notifier
+from segmentd.replica.replica import Replica
 from segmentd.replica.status import ReplicaStatus, boot_time
+from segmentd.serve.wiring import service
+from segmentd.service import Node
 from segmentd.storage.database import Database
 from segmentd.storage.embedded import EmbeddedPostgres, start
 from segmentd.storage.migrate import migrate
@@ -149,6 +155,27 @@ async def test_when_the_database_is_gone_as_well_an_old_answer_is_given_only_whe
             assert (await worker.send("GET", "users/1/segments")).status == 503
         status.spoilt_at = boot_time()  # nor is a write ever forgotten that was answered
         assert (await worker.send("GET", "users/1/segments")).status == 503
+
+
+@pytest.mark.parametrize("serve_stale", [False, True])
+async def test_while_the_database_is_known_to_be_away_a_stale_copy_is_not_kept_waiting_for_it(
+    folder: Path, status: ReplicaStatus, *, serve_stale: bool
+) -> None:
+    set_age(status, 45)
+    async with Database(NOWHERE) as database:
+        with closing(Replica(folder, 9.5)) as replica:
+            node = Node(replica, Notifier(database), serve_stale)
+            use_cases = service(database, Settings(data_dir=str(folder)), node)
+            assert replica.age() is None
+
+            async def is_known() -> bool:
+                return (replica.age() is not None) == serve_stale
+
+            async with use_cases.watching():
+                with pytest.raises(Unavailable):
+                    await use_cases.check_ready()
+                await eventually(is_known)
+            assert replica.age() is None
 
 
 @pytest.fixture

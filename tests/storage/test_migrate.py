@@ -198,6 +198,45 @@ async def test_an_older_segmentd_leaves_the_functions_of_a_newer_one_as_they_are
     assert asked(database_url, "SELECT answer()") == 2
 
 
+WAITS_FOR_THE_CATALOG: LiteralString = """
+    SELECT EXISTS (
+        SELECT FROM pg_locks
+        WHERE locktype = 'advisory' AND mode = 'ExclusiveLock' AND NOT granted
+          AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+    )
+"""
+
+
+async def test_functions_are_replaced_between_writes_and_not_amid_one(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bring_function(monkeypatch, "CREATE OR REPLACE FUNCTION answer() RETURNS integer LANGUAGE sql RETURN 42")
+    with psycopg.connect(database_url) as writer:
+        writer.execute("SELECT pg_advisory_xact_lock_shared(catalog_lock())")
+        migration = asyncio.create_task(migrate(database_url))
+        while not migration.done() and not asked(database_url, WAITS_FOR_THE_CATALOG):  # noqa: ASYNC110 - the server makes it true
+            await asyncio.sleep(0.01)
+        assert not migration.done()
+        assert asked(database_url, "SELECT to_regproc('answer')::text") is None
+
+    assert await migration == 1
+    assert asked(database_url, "SELECT answer()") == 42
+
+
+async def test_a_write_that_does_not_end_holds_up_neither_a_start_nor_others_for_ever(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(migrating, "_CATALOG_ATTEMPTS", 2)
+    bring_function(monkeypatch, "CREATE OR REPLACE FUNCTION answer() RETURNS integer LANGUAGE sql RETURN 42")
+    with psycopg.connect(database_url) as writer:
+        writer.execute("SELECT pg_advisory_xact_lock_shared(catalog_lock())")
+
+        line = await line_of(migrate(database_url))
+
+    assert line == "the functions cannot be replaced: a write or a report holds the catalog's lock"
+    assert await migrate(database_url) == 1
+
+
 @pytest.mark.parametrize(
     ("sql", "line"),
     [

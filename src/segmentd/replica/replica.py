@@ -42,6 +42,8 @@ class Replica:
         self._folder = folder
         self._bound = int(bound_seconds * MICROSECONDS)
         self.status = ReplicaStatus.open(status_path(folder))
+        self.has_no_bound = False
+        """Whether its age does not matter: the database is away, and the operator allows stale answers."""
         self._open: dict[int, Store] = {}
         self._read = 0
         self._large = asyncio.Lock()
@@ -54,7 +56,9 @@ class Replica:
     def age(self) -> int | None:
         """Whole seconds since the copy showed the database; None when that is beyond the bound."""
         age = self.status.age()
-        return None if age is None or age > self._bound else age // MICROSECONDS
+        if age is None or (age > self._bound and not self.has_no_bound):
+            return None
+        return age // MICROSECONDS
 
     def age_if_any(self) -> int | None:
         """Whole seconds since the copy showed the database; None when there is no copy to be used."""

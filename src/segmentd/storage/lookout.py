@@ -1,6 +1,7 @@
 """Whether the database answers, known without waiting for it."""
 
 import asyncio
+from collections.abc import Callable
 from typing import Final
 
 import msgspec
@@ -29,15 +30,17 @@ class Lookout:
             await self._look()
         return self._reason
 
-    async def watch(self) -> None:
-        """Checks until it is cancelled."""
+    async def watch(self, note: Callable[[str | None], None] = lambda _: None) -> None:
+        """Checks until it is cancelled, and notes the reason each time; None at the end."""
         try:
             while True:
                 await self._look()
                 self._watched = True
+                note(self._reason)
                 await asyncio.sleep(LOOK_EVERY_S)
         finally:
             self._watched = False
+            note(None)
 
     async def _look(self) -> None:
         loop = asyncio.get_running_loop()

@@ -19,6 +19,8 @@ from segmentd.storage.sessions import reason_of
 # Services that start at once on an empty database migrate it one after the other.
 _MIGRATION_LOCK: Final = 7236837900
 _LOCK_TIMEOUT: Final = "60s"
+# Whoever waits for the catalog holds up all writes that come after, so each wait is short (lock_catalog).
+_CATALOG_ATTEMPTS: Final = 30
 
 _DROP_FIRST: Final = "a changed signature or return type needs a DROP FUNCTION in a new numbered file"
 
@@ -109,6 +111,7 @@ async def _apply(connection: psycopg.AsyncConnection, pending: Sequence[SqlFile]
     at_work = ""
     try:
         async with connection.transaction():
+            await _take_catalog(connection)
             for file in [*pending, *functions.files]:
                 at_work = file.name
                 await connection.execute(file.sql.encode())
@@ -130,6 +133,27 @@ async def _apply(connection: psycopg.AsyncConnection, pending: Sequence[SqlFile]
     for file in pending:
         _log.info("migrated", migration=file.name)
     _log.info("functions_replaced", digest=functions.digest)
+
+
+async def _take_catalog(connection: psycopg.AsyncConnection) -> None:
+    """Waits for the writes that are under way, and lets none begin before the commit.
+
+    Each statement of a function finds what it calls as of then: a write could be half old and half new. The
+    lock comes before those of the tables, as in writes, or each could wait for the other.
+    """
+    cursor = await connection.execute("SELECT to_regproc('lock_catalog') IS NOT NULL")
+    [(is_there,)] = await cursor.fetchall()
+    if not is_there:  # in an empty database
+        return
+    for _ in range(_CATALOG_ATTEMPTS):
+        try:
+            async with connection.transaction():
+                await connection.execute("SELECT lock_catalog()")
+        except psycopg.errors.LockNotAvailable:
+            continue
+        await connection.execute(f"SET LOCAL lock_timeout = '{_LOCK_TIMEOUT}'".encode())
+        return
+    raise StartupFailed("the functions cannot be replaced: a write or a report holds the catalog's lock")
 
 
 async def _refuse_overloads(connection: psycopg.AsyncConnection, names: Sequence[str]) -> None:
