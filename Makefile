@@ -43,13 +43,13 @@ proof: .venv/.dev .venv/.package ## runs the long proofs that `make test` leaves
 bench: .venv/.dev .venv/.package ## measures, each figure against a reference in the same run
 	.venv/bin/python -m bench $(ARGS)
 
-lock: .venv/.dev ## writes the lock files anew; newer versions with ARGS=--upgrade
+lock: .venv/.dev ## writes the lock files again; newer versions with ARGS=--upgrade
 	$(COMPILE) --group dev --extra otel --output-file requirements-dev.lock $(ARGS)
 	$(COMPILE) --group build --constraints requirements-dev.lock --output-file requirements.lock $(ARGS)
 	$(COMPILE) --group build --extra otel --constraints requirements-dev.lock \
 		--output-file requirements-otel.lock $(ARGS)
 
-audit: .venv/.dev ## looks for known holes in the packages that segmentd runs with
+audit: .venv/.dev ## looks for known vulnerabilities in the packages that segmentd runs with
 	@.venv/bin/python .ci/audit.py requirements-otel.lock
 
 configuration: .venv/.dev .venv/.package ## writes the page of settings, docs/configuration.md, from the code
@@ -63,12 +63,12 @@ clean: ## removes .venv and every cache, never ./data
 	rm -rf .venv .cache .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# "fit", or what is wrong with $(PYTHON). It must be readable to Python 2 as well.
+# "fit", or what is wrong with $(PYTHON). Python 2 must be able to run this too.
 python_is = $(shell "$(PYTHON)" -c 'import sys; v = sys.version_info; print("is Python %d.%d" % v[:2] if v < (3, 11) \
 	else "fit" if __import__("importlib.util").util.find_spec("ensurepip") \
 	else "comes without venv (on Debian and Ubuntu: install python3-venv)")' 2>/dev/null || echo "cannot be run")
 
-# Made anew when the Python is another one, or the checkout has moved: an environment holds its own path.
+# Made again when the Python is another one or the checkout has moved: an environment contains its own path.
 .venv/.python: FORCE
 	$(if $(filter fit,$(python_is)),,$(error segmentd needs Python 3.11 or later, and $(PYTHON) $(python_is); \
 	name another one: make run PYTHON=python3.13))
@@ -89,7 +89,7 @@ python_is = $(shell "$(PYTHON)" -c 'import sys; v = sys.version_info; print("is 
 	@$(INSTALL) requirements-otel.lock
 	@touch $@
 
-# The development lock holds every line of the other two, so .run and .otel are then current too.
+# The development lock contains every line of the other two, so .run and .otel are then current too.
 .venv/.dev: .venv/.python requirements-dev.lock
 	@echo "installing requirements-dev.lock into .venv, once" >&2
 	@$(INSTALL) requirements-dev.lock

@@ -1,7 +1,7 @@
-"""`make audit`: asks pip-audit whether holes are known in the packages of a lock file.
+"""`make audit`: asks pip-audit for known vulnerabilities in the packages of a lock file.
 
-It leaves with 0 where none are known, and where nobody can be asked, which it says; with 1 where some are
-known; with 2 where pip-audit fails in any other way.
+It exits with 0 if there are none, and, with a message, if no service can be reached; with 1 if there are
+some; with 2 if pip-audit fails in any other way.
 """
 
 import re
@@ -12,26 +12,26 @@ from typing import Final
 import msgspec
 
 LONGEST_AUDIT_S: Final = 600
-# How pip-audit ends where the service does not answer, or with an error: broken off, or with its advice.
+# What pip-audit prints if the service does not answer or answers with an error: a stack trace, or advice.
 UNREACHABLE: Final = re.compile(
     r"^requests\.exceptions\.|^pip_audit\._service\.interface\.ServiceError$|your network may be blocking",
     re.MULTILINE,
 )
 
 
-class Hole(msgspec.Struct, frozen=True):
-    """What is known of one."""
+class Vulnerability(msgspec.Struct, frozen=True):
+    """One known vulnerability of a package."""
 
     id: str
     fix_versions: list[str]
 
 
 class Package(msgspec.Struct, frozen=True):
-    """One line of the lock file, and what the service knows of it."""
+    """One line of the lock file, and what the service knows about it."""
 
     name: str
     version: str = ""
-    vulns: list[Hole] = []
+    vulns: list[Vulnerability] = []
     skip_reason: str | None = None
 
 
@@ -42,7 +42,7 @@ class Report(msgspec.Struct, frozen=True):
 
 
 def audit(lock: str) -> int:
-    """Prints what is known and returns the exit code."""
+    """Prints the vulnerabilities and returns the exit code."""
     command = [sys.executable, "-m", "pip_audit", "--require-hashes", "--disable-pip", "--format", "json"]
     command += ["--desc", "off", "--progress-spinner", "off", "--requirement", lock]
     try:
@@ -51,31 +51,31 @@ def audit(lock: str) -> int:
         print(f"audit: failed, pip-audit has no answer after {LONGEST_AUDIT_S} seconds", file=sys.stderr)
         return 2
     try:
-        return tell(msgspec.json.decode(asked.stdout, type=Report).dependencies)
+        return show(msgspec.json.decode(asked.stdout, type=Report).dependencies)
     except msgspec.DecodeError:
         if UNREACHABLE.search(asked.stderr):
-            print("audit: skipped, the service that knows of holes cannot be reached")
+            print("audit: skipped, the vulnerability service cannot be reached")
             return 0
         print(asked.stderr, "audit: failed, pip-audit has no answer", sep="", file=sys.stderr)
         return 2
 
 
-def tell(packages: list[Package]) -> int:
-    """Prints what is known of these packages and returns the exit code."""
+def show(packages: list[Package]) -> int:
+    """Prints the vulnerabilities of these packages and returns the exit code."""
     unknown = [package.name for package in packages if package.skip_reason is not None]
     if len(unknown) == len(packages):
-        # So answers a mirror that has packages and nothing else.
-        print("audit: skipped, the service that was asked knows none of the packages")
+        # This is what a mirror answers that has only packages.
+        print("audit: skipped, the vulnerability service knows none of the packages")
         return 0
     if unknown:
-        print(f"audit: nothing is known, good or bad, of {', '.join(unknown)}")
+        print(f"audit: the service does not know {', '.join(unknown)}")
     for package in packages:
-        for hole in package.vulns:
-            mended = " or ".join(hole.fix_versions) or "no version yet"
-            print(f"{package.name} {package.version}: {hole.id}, mended in {mended}")
-    holes = sum(len(package.vulns) for package in packages)
-    print(f"audit: known holes in {len(packages) - len(unknown)} packages: {holes or 'none'}")
-    return 1 if holes else 0
+        for vulnerability in package.vulns:
+            fixed = " or ".join(vulnerability.fix_versions) or "no version yet"
+            print(f"{package.name} {package.version}: {vulnerability.id}, fixed in {fixed}")
+    found = sum(len(package.vulns) for package in packages)
+    print(f"audit: known vulnerabilities in {len(packages) - len(unknown)} packages: {found or 'none'}")
+    return 1 if found else 0
 
 
 if __name__ == "__main__":

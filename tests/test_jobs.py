@@ -287,7 +287,7 @@ async def test_whatever_anybody_reads_is_the_same_before_and_after_the_job(
 
 async def test_partitions_are_made_three_months_ahead(office: Office, clock: Clock, rows: Rows) -> None:
     clock.advance(days=366)
-    await office.tasks.keep_house()
+    await office.tasks.maintain()
     now = clock.now()
     months = [
         (now.year + (now.month - 1 + ahead) // 12, (now.month - 1 + ahead) % 12 + 1) for ahead in range(4)

@@ -1,4 +1,4 @@
-"""Settings: what they are, and where each one came from: flags, environment, a TOML file, or the default."""
+"""Settings and their sources: flags, environment variables, a TOML file, and the defaults."""
 
 import os
 import tomllib
@@ -18,7 +18,7 @@ Port = Annotated[int, Meta(ge=0, le=65535)]
 
 
 class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Everything that can be set. Each field is also a flag and an environment variable SEGMENTD_*."""
+    """All settings. Each field is also a flag and an environment variable SEGMENTD_*."""
 
     host: Annotated[str, Meta(min_length=1, description="Address to listen on.")] = "127.0.0.1"
     port: Annotated[Port, Meta(description="Port of HTTP; 0 takes any free one.")] = 8080
@@ -154,7 +154,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 SECRETS: Final = frozenset({"database_url", "report_key", "report_key_before", "admin_token", "jwt_key"})
-# Settings with a form of their own: what reads them raises ValueError.
+# Settings with a syntax of their own, and their parsers, which raise ValueError.
 _READERS: Final[Mapping[str, Callable[[str], object]]] = {
     "public_url": public_address,
     "trusted_proxies": networks,
@@ -163,11 +163,11 @@ PREFIX: Final = "SEGMENTD_"
 
 
 class ConfigurationError(Exception):
-    """A setting is not acceptable; the message is one line that says which, from where, and why."""
+    """A setting is not acceptable; the message is one line: which setting, from where, and why."""
 
 
 class Configuration(NamedTuple):
-    """The settings in force, and for each the source it came from."""
+    """The settings in force, and the source of each."""
 
     settings: Settings
     sources: Mapping[str, str]
@@ -180,9 +180,9 @@ class Configuration(NamedTuple):
 
 
 def load(flags: Mapping[str, object], environment: Mapping[str, str] = os.environ) -> Configuration:
-    """The settings: a flag outweighs the environment, that outweighs the file named by SEGMENTD_CONFIG.
+    """The settings: a flag takes precedence over the environment, and that over the file of SEGMENTD_CONFIG.
 
-    A plain DATABASE_URL is taken where nothing says otherwise. Raises ConfigurationError.
+    DATABASE_URL is used if no source sets database_url. Raises ConfigurationError.
     """
     values: dict[str, object] = {}
     sources = dict.fromkeys(Settings.__struct_fields__, "default")
@@ -198,7 +198,7 @@ def load(flags: Mapping[str, object], environment: Mapping[str, str] = os.enviro
         for name, value in _read_file(Path(str(config))).items():
             take(name, value, str(config))
     for name in Settings.__struct_fields__:
-        # Compose files pass unset variables on as empty ones.
+        # Compose files pass unset variables as empty ones.
         if environment.get(variable(name)):
             take(name, environment[variable(name)], variable(name))
         if flags.get(name) is not None:
@@ -212,11 +212,11 @@ def variable(name: str) -> str:
 
 
 def hidden(name: str, value: object) -> str:
-    """A value as it may be shown: no passwords and no keys."""
+    """A value that may be shown: without passwords and keys."""
     if value is None:
         return "-"
     if name not in SECRETS:
-        # A store's URL may hold its keys, and what was pasted into the wrong setting may be a secret too.
+        # A store's URL may hold its keys, and a secret may have been pasted into the wrong setting.
         text = str(value)
         if name == "report_store" and {*"@?"} & {*text}:
             return f"{text.partition(':')[0]}:{HIDDEN}"
@@ -237,7 +237,7 @@ def described() -> Iterator[tuple[str, str, str, str]]:
 
 
 def _written(value: object) -> str:
-    """As it is written in the environment or in TOML."""
+    """The value as it is written in the environment or in TOML."""
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
@@ -260,7 +260,7 @@ def _converted(name: str, value: object, source: str) -> object:
         try:
             _READERS[name](converted)
         except ValueError as error:
-            # Without the value: somebody may have put a password into it.
+            # Without the value: it may be a password.
             raise ConfigurationError(f"{source}: {name} is not acceptable: {error}") from None
     return converted
 

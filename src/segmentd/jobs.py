@@ -1,7 +1,7 @@
 """The background tasks, run by procrastinate: due terms, partitions, reports. Each runs once in a cluster.
 
-There are two queues, each with a worker and connections of its own: however many reports there are, and
-however long they take, the upkeep goes on.
+There are two queues, each with a worker and connections of its own, so that upkeep goes on however many
+reports there are and however long they take.
 """
 
 import asyncio
@@ -33,11 +33,11 @@ SHORTEST_PAUSE_S: Final = 0.5
 LONGEST_PAUSE_S: Final = 5.0
 LONGEST_WAIT_S: Final = 3.0
 
-# A worker shows this often that it lives; after so long a silence others take up its jobs.
+# How often a worker sends a heartbeat, and after how long without one other workers take over its jobs.
 HEARTBEAT_S: Final = 5.0
 SILENT_S: Final = 20.0
 
-# croniter takes a sixth field for the seconds, and it is the last one.
+# croniter reads a sixth field, the last one, as seconds.
 EVERY_TEN_SECONDS: Final = "* * * * * */10"
 EVERY_TEN_MINUTES: Final = "*/10 * * * *"
 EVERY_HOUR: Final = "0 * * * *"
@@ -49,10 +49,10 @@ _log = structlog.get_logger(__name__)
 
 
 class Tasks:
-    """What the tasks do, apart from the queue that calls them.
+    """What the tasks do; the queue that calls them is apart.
 
-    `builds` are connections for the making of reports, which keeps them for long. The files of all reports
-    have `store_bytes` at most, where that is not 0.
+    `builds` is the pool for building reports, which uses connections for a long time. The files of all
+    reports together have at most `store_bytes`; 0 is no limit.
     """
 
     def __init__(
@@ -72,29 +72,29 @@ class Tasks:
         self._metrics = metrics or Metrics()
 
     async def settle(self) -> None:
-        """Writes down terms that ended and the memberships of deleted segments."""
+        """Writes the events of terms that ended and of memberships in deleted segments."""
         terms = await upkeep.settle_due_terms(self._database)
         closed = await upkeep.settle_deleted_segments(self._database)
         self._metrics.settled(terms=terms, deletions=closed)
         if terms or closed:
             _log.info("settled", users_with_ended_terms=terms, users_in_deleted_segments=closed)
 
-    async def keep_house(self) -> None:
-        """Keeps the history's partitions three months ahead, and forgets what nobody asks for any more."""
+    async def maintain(self) -> None:
+        """Makes the history's partitions three months ahead, and removes old erasures and orders."""
         await upkeep.make_partitions(self._database)
         await upkeep.forget_erasures(self._database)
         await reports.forget(self._database)
 
     async def build_report(self, report_id: ReportId, *, last_attempt: bool) -> None:
-        """Makes a report's file; on the last attempt an error is noted for whoever ordered it."""
+        """Builds a report; after an error on the last attempt the report shows the caller the reason."""
         try:
             with contextlib.nullcontext() if self._tracing is None else self._tracing.job(BUILD_REPORT):
                 await self._build(report_id)
-        except ReportStoreFull as error:  # so it will be in some seconds, too
+        except ReportStoreFull as error:  # a retry in some seconds would not help
             self._metrics.report_failed()
             await reports.fail(self._builds, report_id, error.detail)
-            _log.warning("report given up", report=str(report_id), reason=error.detail)
-        except BaseException as error:  # a stop of the worker, too, may end the last attempt
+            _log.warning("report failed", report=str(report_id), reason=error.detail)
+        except BaseException as error:  # a stop of the worker may also end the last attempt
             if last_attempt:
                 self._metrics.report_failed()
                 await reports.fail(self._builds, report_id, _reason(error))
@@ -117,7 +117,7 @@ class Tasks:
         async def claim(size: int) -> int:
             for attempt in range(2):
                 if attempt:
-                    await self.purge_reports()  # what has expired makes room, the oldest first
+                    await self.purge_reports()  # expired files make room
                 claimed = await reports.claim(self._builds, report.id, size, self._store_bytes)
                 if claimed is not None:
                     return claimed
@@ -126,14 +126,14 @@ class Tasks:
         return claim
 
     async def purge_reports(self) -> None:
-        """Removes the files of expired reports, and what killed builds left of them."""
+        """Removes the files of expired reports, and unfinished files of killed builds."""
         for report in await reports.expired(self._database):
             await self._files.delete(report.folder)
             await reports.mark_purged(self._database, report.id)
 
 
 class Queue(NamedTuple):
-    """A queue: its name, the tasks that are done from it, and how many of them at once."""
+    """A queue: its name, its tasks, and how many of them run at once."""
 
     name: str
     app: Callable[[PsycopgConnector, Tasks], App]
@@ -141,7 +141,10 @@ class Queue(NamedTuple):
 
 
 def upkeep_app(connector: PsycopgConnector, tasks: Tasks) -> App:
-    """The periodic tasks; each has a lock, so that it never runs twice at a time, and waits once at most."""
+    """The periodic tasks.
+
+    Each has a lock, so that it runs once at a time, and is in the queue once at most.
+    """
     app = App(connector=connector)
 
     @app.periodic(cron=EVERY_TEN_SECONDS)
@@ -150,32 +153,32 @@ def upkeep_app(connector: PsycopgConnector, tasks: Tasks) -> App:
         await tasks.settle()
 
     @app.periodic(cron=EVERY_HOUR)
-    @app.task(name="keep_house", queue=UPKEEP.name, queueing_lock="keep_house", lock="keep_house")
-    async def keep_house(timestamp: int) -> None:  # noqa: ARG001 - passed by name
-        await tasks.keep_house()
+    @app.task(name="maintain", queue=UPKEEP.name, queueing_lock="maintain", lock="maintain")
+    async def maintain(timestamp: int) -> None:  # noqa: ARG001 - passed by name
+        await tasks.maintain()
 
     @app.periodic(cron=EVERY_TEN_MINUTES)
     @app.task(name="purge_reports", queue=UPKEEP.name, queueing_lock="purge_reports", lock="purge_reports")
     async def purge_reports(timestamp: int) -> None:  # noqa: ARG001 - passed by name
         await tasks.purge_reports()
 
-    # Without a lock: the worker that died may have been at this very task.
+    # Without a lock: the dead worker may have been running this very task, and would still hold it.
     @app.periodic(cron=EVERY_TEN_SECONDS)
     @app.task(name="take_up_stalled", queue=UPKEEP.name, queueing_lock="take_up_stalled")
     async def take_up_stalled(timestamp: int) -> None:  # noqa: ARG001 - passed by name
         for job in await app.job_manager.get_stalled_jobs(seconds_since_heartbeat=SILENT_S):
-            _log.warning("taking up a job whose worker died", job=job.id, task=job.task_name)
+            _log.warning("taking over a job whose worker died", job=job.id, task=job.task_name)
             if job.queueing_lock is None:
                 await app.job_manager.retry_job(job)
             else:
-                # A periodic one: the next tick has put it into the queue already, where it stands only once.
+                # A periodic task: the next tick has queued it again, and the queue holds it only once.
                 await app.job_manager.finish_job(job, status=JobStatus.FAILED, delete_job=True)
 
     return app
 
 
 def reports_app(connector: PsycopgConnector, tasks: Tasks) -> App:
-    """The making of reports."""
+    """The task that builds reports."""
     app = App(connector=connector)
 
     @app.task(
@@ -196,11 +199,11 @@ REPORTS: Final = Queue("reports", reports_app, REPORTS_AT_ONCE)
 
 
 def report_queue() -> reports.Enqueue:
-    """Puts reports into the queue, each in its caller's transaction."""
-    app = App(connector=PsycopgConnector())  # never opened: each call brings its connection
+    """A function that puts a report into the queue, in its caller's transaction."""
+    app = App(connector=PsycopgConnector())  # never opened: each call passes its connection
 
     async def enqueue(connection: psycopg.AsyncConnection, report_id: ReportId, under_way: int) -> None:
-        # Callers take turns: the first report of one comes before the hundredth of another.
+        # Callers take turns: the first report of one caller comes before the hundredth of another.
         task = app.configure_task(
             BUILD_REPORT, connection=connection, queue=REPORTS.name, priority=-under_way
         )
@@ -210,7 +213,7 @@ def report_queue() -> reports.Enqueue:
 
 
 async def work(database_url: str, tasks: Tasks, stop: asyncio.Event, drain_seconds: float) -> None:
-    """Runs the tasks until `stop`; goes on by itself when the database was away."""
+    """Runs the tasks until `stop`; after an outage of the database it goes on by itself."""
     async with asyncio.TaskGroup() as group:
         for queue in (UPKEEP, REPORTS):
             group.create_task(_keep_working(queue, database_url, tasks, stop, drain_seconds))
@@ -243,12 +246,12 @@ async def _work_once(queue: Queue, database_url: str, tasks: Tasks, drain_second
     app = queue.app(_connector(database_url), tasks)
     async with app.open_async():
         if queue is UPKEEP:
-            await tasks.keep_house()  # its tick may be most of an hour away
+            await tasks.maintain()  # its next tick may be almost an hour away
         await app.run_worker_async(
             queues=[queue.name],
             concurrency=queue.at_once,
             install_signal_handlers=False,
-            delete_jobs="always",  # what became of a report stands in its own row
+            delete_jobs="always",  # the row of a report has its result
             shutdown_graceful_timeout=drain_seconds,
             update_heartbeat_interval=HEARTBEAT_S,
             stalled_worker_timeout=SILENT_S,
@@ -260,7 +263,7 @@ def _connector(database_url: str) -> PsycopgConnector:
         conninfo=database_url,
         min_size=1,
         max_size=QUEUE_CONNECTIONS,
-        # Short, so that a worker whose database has gone ends soon when it is told to.
+        # Short, so that a worker without a database stops soon after it is asked to.
         timeout=LONGEST_WAIT_S,
         reconnect_timeout=LONGEST_WAIT_S,
         connection_class=Session,
@@ -269,7 +272,7 @@ def _connector(database_url: str) -> PsycopgConnector:
 
 
 def _reason(error: BaseException) -> str:
-    """What may be told of an error: words of our own, or of the operating system, never SQL."""
+    """What a caller may see of an error: our own words or the operating system's, never SQL."""
     match error:
         case SegmentdError():
             return error.detail

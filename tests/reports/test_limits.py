@@ -352,7 +352,7 @@ async def test_an_order_is_forgotten_a_year_after_its_link_has_expired(office: O
     for days, status in ((8, 410), (360, 410), (10, 404)):
         clock.advance(days=days)
         await office.tasks.purge_reports()
-        await office.tasks.keep_house()
+        await office.tasks.maintain()
         assert (await office.file(report)).status_code == status, days
 
 

@@ -198,7 +198,7 @@ def test_nothing_is_installed_unhashed_or_built_from_source() -> None:
 ONE_PIN = "msgspec==0.1 --hash=sha256:" + "0" * 64 + "\n"
 CLEAN = {"name": "a", "version": "1", "vulns": []}
 SKIPPED = {"name": "b", "skip_reason": "not found"}
-HOLED = {"name": "c", "version": "2", "vulns": [{"id": "CVE-1", "fix_versions": ["3"]}]}
+VULNERABLE = {"name": "c", "version": "2", "vulns": [{"id": "CVE-1", "fix_versions": ["3"]}]}
 
 
 def audit(tmp_path: Path, **variables: str) -> tuple[int, str, str]:
@@ -220,21 +220,21 @@ def audit(tmp_path: Path, **variables: str) -> tuple[int, str, str]:
 def test_an_audit_is_skipped_where_nobody_can_be_asked(tmp_path: Path) -> None:
     code, output, _ = audit(tmp_path, HTTPS_PROXY="http://127.0.0.1:1")
 
-    assert (code, output) == (0, "audit: skipped, the service that knows of holes cannot be reached\n")
+    assert (code, output) == (0, "audit: skipped, the vulnerability service cannot be reached\n")
 
 
 @pytest.mark.parametrize(
     ("found", "code", "said"),
     [
-        ([CLEAN], 0, "audit: known holes in 1 packages: none"),
-        ([CLEAN, SKIPPED], 0, "audit: nothing is known, good or bad, of b"),
-        ([SKIPPED], 0, "audit: skipped, the service that was asked knows none of the packages"),
-        ([CLEAN, SKIPPED, HOLED], 1, "c 2: CVE-1, mended in 3"),
+        ([CLEAN], 0, "audit: known vulnerabilities in 1 packages: none"),
+        ([CLEAN, SKIPPED], 0, "audit: the service does not know b"),
+        ([SKIPPED], 0, "audit: skipped, the vulnerability service knows none of the packages"),
+        ([CLEAN, SKIPPED, VULNERABLE], 1, "c 2: CVE-1, fixed in 3"),
         (None, 2, ""),
     ],
     ids=["clean", "partly unknown", "unknown", "holed", "broken"],
 )
-def test_an_audit_tells_holes_from_ignorance_and_from_a_failure(
+def test_an_audit_distinguishes_vulnerable_unknown_and_failed(
     tmp_path: Path, found: object, code: int, said: str
 ) -> None:
     # In place of pip-audit, whose service no test can make answer so.

@@ -1,4 +1,4 @@
-"""Who is calling, told from the `Authorization` header without asking the database."""
+"""Who is calling: found from the `Authorization` header, without a question to the database."""
 
 import asyncio
 import hmac
@@ -21,11 +21,11 @@ from segmentd.domain.errors import TooManyRequests, Unauthenticated, Unavailable
 from segmentd.storage import tokens
 from segmentd.storage.database import Database
 
-# A revoked token has to be refused within a second everywhere.
+# Every process has to refuse a revoked token within a second.
 LOOK_EVERY_S: Final = 0.3
-# After this time a token is looked up anew, which also notes that it is in use.
+# After this time a token is looked up again, which also records that it is in use.
 REMEMBERED_S: Final = 60.0
-# What is remembered costs its own length and about half a kilobyte.
+# Each remembered header takes its own length and about half a kilobyte.
 MOST_REMEMBERED: Final = 10_000
 MOST_REMEMBERED_BYTES: Final = 4 * 2**20
 _BEARER: Final = b"Bearer "
@@ -35,18 +35,18 @@ _log = structlog.get_logger(__name__)
 
 
 class AccessRules(NamedTuple):
-    """What the operator chose."""
+    """The operator's settings of access control."""
 
     may_be_open: bool
-    """Whether everybody may do everything as long as there are neither tokens nor JWTs."""
+    """Whether everybody may do everything while there are neither tokens nor JWTs."""
     bound_seconds: float
-    """For how long tokens are trusted that were read before the database went away; infinite: always."""
+    """For how long tokens stay trusted after they were last read from the database; infinite: always."""
     jwt: JwtVerifier | None = None
     rate_limit: RateLimit | None = None
 
 
 class Authenticator:
-    """Knows the tokens by looking for changes several times a second."""
+    """Knows the tokens: it polls for changes several times a second (docs/decisions/0026)."""
 
     def __init__(self, database: Database, rules: AccessRules, left: KnownTokens | None = None) -> None:
         self._database = database
@@ -57,7 +57,7 @@ class Authenticator:
         self._open = False
         self._by_digest: Mapping[bytes, Token] = {}
         self._clock_offset = timedelta()
-        # By the one usual spelling of the header, so that each credential is in it once.
+        # Keyed by one spelling of the header, so that each credential is in it only once.
         self._remembered: dict[bytes, _Remembered] = {}
         self._remembered_bytes = 0
         self._used: set[TokenId] = set()
@@ -98,7 +98,7 @@ class Authenticator:
         self._known_until = seen_at + self._rules.bound_seconds
 
     def _take_over(self, found: tuple[Known, float] | None) -> None:
-        """Goes on with what another process of this node knew, for as long as that one could have."""
+        """Uses what another process of this node knew, for as long as that process could have used it."""
         if found is not None:
             known, seen_at = found
             self._by_digest = {token.digest: token for token in known.tokens}
@@ -127,7 +127,7 @@ class Authenticator:
 
     def _recognise(self, authorization: bytes | None, now: float) -> Principal:
         if authorization is None:
-            # It may be open to everybody, and that is not known at present.
+            # Without current knowledge of the tokens, access may still be open to everybody.
             self._check_known(now)
             raise Unauthenticated
         secret = _bearer(authorization)
@@ -156,12 +156,12 @@ class Authenticator:
             raise Unavailable("The database is away, so it cannot be told who may call; try again shortly.")
 
     def _recall(self, authorization: bytes, now: float) -> Principal | None:
-        # Found by a hash that is keyed at random, and compared whole only then: its time tells nothing.
+        # Safe against timing: the dictionary finds it by a randomly keyed hash before it compares the header.
         remembered = self._remembered.get(authorization)
         return remembered.principal if remembered is not None and now < remembered.until else None
 
     def _remember(self, authorization: bytes, principal: Principal, until: float) -> Principal:
-        """Remembers whom the header in its usual spelling proves; the oldest make room for it."""
+        """Remembers the caller that the header proves; forgets the oldest ones if there are too many."""
         if authorization not in self._remembered:
             self._remembered_bytes += len(authorization)
         until = min(until, time.monotonic() + REMEMBERED_S)
@@ -186,7 +186,7 @@ class Authenticator:
             await self.look()
         except Unavailable as error:
             _log.warning("cannot look for changes of the tokens", error=error.detail)
-        except Exception:  # noqa: BLE001 - to go on looking is the only way to hear of a revocation
+        except Exception:  # noqa: BLE001 - without further polling a revocation would go unnoticed
             _log.exception("looking for changes of the tokens failed")
 
 
@@ -207,5 +207,5 @@ def _bearer(authorization: bytes) -> str:
 
 
 def _monotonic(seconds: float) -> datetime:
-    """The monotonic clock as if it had begun in 1970, to reckon with."""
+    """The monotonic clock as a time since 1970, for calculation."""
     return datetime.fromtimestamp(0, UTC) + timedelta(seconds=seconds)

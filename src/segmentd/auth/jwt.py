@@ -1,4 +1,4 @@
-"""JWTs: what somebody whom this service trusts has signed (RFC 7519; best practice: RFC 8725)."""
+"""JWTs: claims signed by an issuer that this service trusts (RFC 7519; best practice: RFC 8725)."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,8 +17,8 @@ TOKEN_BYTES: Final = 8192
 
 _LAST_SECOND: Final = LAST_INSTANT.timestamp()
 
-# PyJWT would take the times by its own clock, and a sub that is no text for a JWT that is none:
-# _expiry and _principal see to both.
+# PyJWT would check the times by its own clock, and would call a JWT with a sub that is no text malformed. So
+# _expiry and _principal check these claims.
 _OPTIONS: Final[Options] = {
     "require": ["exp", "sub"],
     "verify_exp": False,
@@ -27,7 +27,7 @@ _OPTIONS: Final[Options] = {
     "verify_sub": False,
 }
 
-# One sentence for all of these, so that nobody finds out by trial which keys there are.
+# One sentence for all of these, so that nobody can find out by trial which keys exist.
 _UNKNOWN_KEY: Final = "The JWT is not signed by a key that this service knows."
 _MALFORMED: Final = "The JWT is malformed."
 _DETAILS: Final[Mapping[type[jwt.PyJWTError], str]] = {
@@ -49,7 +49,7 @@ class JwtRules(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Verified(NamedTuple):
-    """Whom a JWT proves, and until when: from `expires_at`, in seconds since 1970, it is refused."""
+    """The caller that a JWT proves. From `expires_at` on, in seconds since 1970, the JWT is refused."""
 
     principal: Principal
     expires_at: float
@@ -58,7 +58,7 @@ class Verified(NamedTuple):
 class JwtVerifier:
     """Verifies JWTs by one key or a JSON Web Key Set.
 
-    A JWT's header picks among the keys, and no more: the algorithm is the key's, whatever the header says.
+    A JWT's header only selects a key: the algorithm is the key's, whatever the header says.
     """
 
     def __init__(self, rules: JwtRules, keys: KeyRing) -> None:
@@ -69,23 +69,23 @@ class JwtVerifier:
     def of(cls, rules: JwtRules) -> "JwtVerifier | None":
         """None where neither a key nor a file is set.
 
-        Raises StartupFailed for a key or a file that is no good.
+        Raises StartupFailed for a key or a file that is not acceptable.
         """
         keys = KeyRing.of(rules.key, rules.jwks_file)
         return cls(rules, keys) if keys is not None else None
 
     def reload(self) -> bool:
-        """Takes the keys of the file if it changed and is good.
+        """Takes the keys of the file if it changed and is valid.
 
-        Returns whether the keys changed: what was verified before may no longer hold.
+        Returns whether the keys changed: then earlier verifications may no longer hold.
         """
         return self._keys.reload()
 
     def verify(self, token: str, now: float) -> Verified:
-        """Whom the JWT proves at `now`, in seconds since 1970. Raises Unauthenticated."""
+        """The caller that the JWT proves at `now`, in seconds since 1970. Raises Unauthenticated."""
         if len(token) > TOKEN_BYTES:
             raise Unauthenticated(f"The JWT is longer than {TOKEN_BYTES} bytes.")
-        # PyJWT takes a padded signature too, which RFC 7515 does not have: one JWT has one spelling.
+        # PyJWT also accepts a padded signature, which RFC 7515 does not allow: a JWT has only one spelling.
         if not token.isascii() or "=" in token:
             raise Unauthenticated(_MALFORMED)
         try:
@@ -98,9 +98,9 @@ class JwtVerifier:
         return Verified(_principal(claims, self._rules.role_claim), expires_at)
 
     def _claims(self, token: str) -> Mapping[str, object]:
-        """What the JWT says, once its signature, issuer and audience are found good."""
+        """The claims of the JWT, once its signature, issuer and audience are verified."""
         header = jwt.get_unverified_header(token)
-        if "crit" in header:  # PyJWT knows one extension, b64, which RFC 7797 keeps away from JWTs
+        if "crit" in header:  # PyJWT accepts one extension, b64, which RFC 7797 forbids in JWTs
             raise Unauthenticated("The JWT has a crit header, and this service knows no extensions.")
         if "cty" in header:
             raise Unauthenticated("The JWT has a cty header, and this service takes no nested JWTs.")
@@ -119,7 +119,7 @@ class JwtVerifier:
 
 
 def _expiry(claims: Mapping[str, object], now: float, leeway: float) -> float:
-    """When the JWT ends, with the leeway. Refuses one that has ended or does not hold yet."""
+    """When the JWT expires, leeway included. Refuses one that has expired or is not valid yet."""
     for name in ("nbf", "iat"):
         if name in claims and now + leeway < _seconds(claims, name):
             raise Unauthenticated("The JWT is not valid yet.")
@@ -131,7 +131,7 @@ def _expiry(claims: Mapping[str, object], now: float, leeway: float) -> float:
 
 def _seconds(claims: Mapping[str, object], name: str) -> float:
     value = claims[name]
-    # JSON as Python reads it has true, NaN, Infinity and integers beyond any float.
+    # Python's JSON also gives true, NaN, Infinity and integers too large for a float.
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= _LAST_SECOND:
         raise Unauthenticated(f"The JWT's {name} is not a number of seconds since 1970.")
     return float(value)
@@ -149,4 +149,4 @@ def _principal(claims: Mapping[str, object], role_claim: str) -> Principal:
         raise Unauthenticated(
             f"The JWT names no role: its claim {role_claim} must be one of {', '.join(Role)}."
         )
-    return Principal(name, roles[-1])  # each may do what the ones before it may
+    return Principal(name, roles[-1])  # each role may do what the ones before it may

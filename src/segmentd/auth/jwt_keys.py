@@ -1,4 +1,4 @@
-"""The keys by which JWTs are verified. Each has one algorithm, which follows from the key alone."""
+"""The keys that verify JWTs. Each has one algorithm, which follows from the key alone."""
 
 import base64
 import binascii
@@ -39,7 +39,7 @@ _log = structlog.get_logger(__name__)
 
 
 class VerifyingKey(NamedTuple):
-    """A public key or a secret, and the one algorithm that it is for."""
+    """A public key or a secret, with its one algorithm."""
 
     algorithm: Algorithm
     material: RSAPublicKey | EllipticCurvePublicKey | Ed25519PublicKey | bytes
@@ -47,7 +47,7 @@ class VerifyingKey(NamedTuple):
 
 
 class KeyRing:
-    """The keys of this service: one that is set, or those of a file, which is read again when it changes."""
+    """The keys of this service: one from a setting, or those of a file, read again when it changes."""
 
     def __init__(
         self, keys: Sequence[VerifyingKey], file: Path | None = None, stamp: "_Stamp | None" = None
@@ -58,20 +58,20 @@ class KeyRing:
 
     @classmethod
     def of(cls, key: str | None, file: Path | None) -> "KeyRing | None":
-        """From the settings, None where neither is set. Raises StartupFailed for what is no good."""
+        """From the settings, None if neither is set. Raises StartupFailed for an invalid key or file."""
         if key is not None and file is not None:
             raise StartupFailed("jwt_key and jwt_jwks_file are both set: leave one out")
         if key is not None:
             return cls([_set_key(key)])
         if file is not None:
-            stamp = _stamp(file)  # before it is read, so that the next look sees what changes in between
+            stamp = _stamp(file)  # taken before reading, so that the next look notices a change in between
             return cls(_read(file), file, stamp)
         return None
 
     def find(self, algorithm: object, kid: object) -> VerifyingKey | None:
-        """The one key that a JWT with such a header can be signed by.
+        """The one key that can have signed a JWT with this header.
 
-        A key without a kid answers for every kid. Without a kid in the header the algorithm must tell.
+        A key without a kid matches every kid. Without a kid in the header the algorithm must be enough.
         """
         fitting = [
             key
@@ -81,9 +81,9 @@ class KeyRing:
         return fitting[0] if len(fitting) == 1 else None
 
     def reload(self) -> bool:
-        """Looks whether the file changed, and takes its keys if they are good; whether the keys changed.
+        """Takes the keys of the file if it changed and is valid. Returns whether the keys changed.
 
-        Of a bad file there is a warning, once for each change, and the keys stay.
+        For an invalid file it logs a warning, once for each change, and the keys stay.
         """
         if self._file is None or (stamp := _stamp(self._file)) == self._stamp:
             return False
@@ -101,13 +101,13 @@ class KeyRing:
 
 
 class _Unusable(Exception):
-    """Says why a key is not taken; the message goes on from the key's name."""
+    """Why a key is refused; the message continues a sentence that begins with the key's name."""
 
 
 class _Stamp(NamedTuple):
-    """What tells one state of a file from another.
+    """What differs between two states of a file.
 
-    With ctime, for a file that could not be read may be made readable, which leaves mtime alone.
+    It includes ctime: making an unreadable file readable changes ctime but not mtime.
     """
 
     mtime_ns: int
@@ -117,7 +117,7 @@ class _Stamp(NamedTuple):
 
 
 class _Jwk(msgspec.Struct, frozen=True):
-    """What decides whether a JSON Web Key (RFC 7517) is for verifying JWTs here, and under which name."""
+    """The members that decide whether a JSON Web Key (RFC 7517) verifies JWTs here, and under which name."""
 
     kty: str
     crv: str | None = None
@@ -127,7 +127,7 @@ class _Jwk(msgspec.Struct, frozen=True):
     kid: str | None = None
 
     def verifies_here(self) -> bool:
-        """RFC 7517, section 5, asks to pass over keys of other kinds: providers publish several."""
+        """RFC 7517, section 5, asks to ignore keys of other kinds: providers publish several."""
         algorithm = _ALGORITHMS.get((self.kty, self.crv))
         return (
             algorithm is not None
@@ -151,7 +151,7 @@ def _stamp(file: Path) -> _Stamp | None:
 
 def _set_key(text: str) -> VerifyingKey:
     """The key of the setting jwt_key: a public key in PEM, or else a secret."""
-    written = text.encode("utf-8", "surrogateescape")  # the environment may hold any bytes
+    written = text.encode("utf-8", "surrogateescape")  # an environment variable may hold any bytes
     try:
         return _verifying(_public_key(written) if b"-----BEGIN" in written else written)
     except _Unusable as error:
@@ -194,7 +194,7 @@ def _read(file: Path) -> list[VerifyingKey]:
 
 
 def _of_jwk(entry: dict[str, object]) -> VerifyingKey | None:
-    """The key, or None for one of a kind that is passed over."""
+    """The key, or None for one of a kind that is ignored."""
     if "d" in entry:
         raise _Unusable("is a private key: leave only its public part")
     try:
@@ -207,7 +207,7 @@ def _of_jwk(entry: dict[str, object]) -> VerifyingKey | None:
 
 
 def _check_kids(file: Path, keys: Sequence[VerifyingKey]) -> None:
-    """So that a kid always tells which key is meant."""
+    """Refuses keys of one algorithm that a kid could not tell apart."""
     for algorithm, count in Counter(key.algorithm for key in keys).items():
         kids = {key.kid for key in keys if key.algorithm == algorithm}
         if count > 1 and (None in kids or len(kids) < count):
@@ -215,7 +215,7 @@ def _check_kids(file: Path, keys: Sequence[VerifyingKey]) -> None:
 
 
 def _verifying(key: object, kid: str | None = None) -> VerifyingKey:
-    """The key with its algorithm; the weak and those of other kinds are refused."""
+    """The key with its algorithm; refuses weak keys and other kinds."""
     match key:
         case bytes():
             if len(key) < SECRET_BYTES:
@@ -235,7 +235,7 @@ def _verifying(key: object, kid: str | None = None) -> VerifyingKey:
 
 
 def _secret(key: bytes) -> bytes:
-    """The bytes, unless they are a public key in another form: whoever knows that could sign."""
+    """The bytes, unless they are a public key in another form: everyone who knows that key could sign."""
     for form in filter(None, (key, _decoded(key))):
         try:
             HMACAlgorithm(HMACAlgorithm.SHA256).prepare_key(form)
@@ -245,7 +245,7 @@ def _secret(key: bytes) -> bytes:
 
 
 def _decoded(written: bytes) -> bytes:
-    """As Base64 of either alphabet: the body of a PEM whose frame was lost is one."""
+    """Base64 of either alphabet, such as the body of a PEM without its BEGIN and END lines, as bytes."""
     try:
         return base64.urlsafe_b64decode(written + b"===")
     except binascii.Error:

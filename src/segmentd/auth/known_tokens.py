@@ -1,4 +1,4 @@
-"""What a process knows of the tokens, left for the one that takes its place while the database is away."""
+"""The tokens that a process knows, kept for the next process that starts while the database is away."""
 
 import os
 from collections.abc import Sequence
@@ -24,14 +24,14 @@ class Known(msgspec.Struct, frozen=True):
 
     version: int
     has_tokens: bool
-    """Whether there are or ever were any."""
+    """Whether there are or ever were tokens."""
     clock_offset: timedelta
-    """PostgreSQL's clock less the monotonic one."""
+    """PostgreSQL's clock minus the monotonic one."""
     tokens: Sequence[Token]
 
 
 class KnownTokens:
-    """A file that is written when the tokens change, and a page of shared memory that says when it held."""
+    """A file, written when the tokens change, and in shared memory the time at which it was last current."""
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / "tokens"
@@ -42,10 +42,10 @@ class KnownTokens:
         self._memory.close()
 
     def leave(self, known: Known, seen_at: float) -> None:
-        """Leaves what holds at this time of the monotonic clock; on a full disk, nothing."""
+        """Stores what is current at this time of the monotonic clock; on a full disk it stores nothing."""
         words, boot = self._memory.words, boot_word()
         if (words[_BOOT], words[_VERSION]) != (boot, known.version):
-            # First, for a token that was revoked must not be found once its file cannot be replaced.
+            # First invalidate: if the file cannot be replaced, a revoked token in it must not be found.
             words[_VERSION] = _NOTHING
             try:
                 self._write(msgspec.msgpack.encode(known))
@@ -59,7 +59,7 @@ class KnownTokens:
         words[_SEEN_AT] = int(seen_at * _SECOND_NS)
 
     def found(self) -> tuple[Known, float] | None:
-        """What was left since the machine's start, and when it held; None: nothing that can be trusted."""
+        """What was stored since the machine's start, and when it was current; None: nothing to be trusted."""
         words = self._memory.words
         if words[_BOOT] == 0 or words[_BOOT] != boot_word():
             return None
@@ -70,7 +70,7 @@ class KnownTokens:
         return (known, words[_SEEN_AT] / _SECOND_NS) if known.version == words[_VERSION] else None
 
     def forget(self) -> None:
-        """Leaves nothing, for what is there may be of another database."""
+        """Invalidates what is stored, because it may be of another database."""
         self._memory.words[_VERSION] = _NOTHING
 
     def _write(self, content: bytes) -> None:

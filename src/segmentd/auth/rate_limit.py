@@ -1,4 +1,4 @@
-"""How often a caller may come: so many times a second on each node, whichever of its processes they reach."""
+"""The rate limit: how many requests a second a caller may send to a node, over all its processes."""
 
 import time
 from hashlib import blake2b
@@ -7,7 +7,7 @@ from typing import Final, Self
 
 from segmentd.shared_memory import WORD_BYTES, SharedMemory
 
-# Two callers share a place, and so a rate, where they fall on the same one of these.
+# Callers are hashed onto so many words. Two callers with the same word share its rate.
 _PLACES: Final = 1 << 16
 _SECOND_NS: Final = 1_000_000_000
 
@@ -15,11 +15,12 @@ _SECOND_NS: Final = 1_000_000_000
 class RateLimit:
     """The generic cell rate algorithm: a word for each caller, in memory that the node's processes share.
 
-    A word is the time, by the monotonic clock, at which the caller's allowance is full again. Processes write
-    it without a lock; where two do so at once, one request goes uncounted.
+    A word is the time, by the monotonic clock, at which the caller's allowance is full again
+    (docs/decisions/0029). Processes write it without a lock; if two write at once, one request is not
+    counted.
 
-    Which word is a caller's follows from a secret of the node, the `key` of up to 64 bytes: else it could be
-    computed which name shares the word of another one, and take up its allowance.
+    A secret of the node, the `key` of up to 64 bytes, decides which word is a caller's. Otherwise a caller
+    could compute a name that shares the word of another caller, and use up that caller's allowance.
     """
 
     def __init__(self, memory: SharedMemory, per_second: float, key: bytes) -> None:
@@ -27,7 +28,7 @@ class RateLimit:
         self._full_at = memory.words
         self._key = key
         self._cost_ns = int(_SECOND_NS / per_second)
-        # A second's worth at once, or one request where that is less.
+        # The burst: the requests of one second, at least one.
         self._most_ns = max(_SECOND_NS, self._cost_ns)
 
     @classmethod
@@ -39,12 +40,12 @@ class RateLimit:
         self._memory.close()
 
     def take(self, caller: str) -> float:
-        """Counts one request; 0, or the seconds until there is room for it, and then it is not counted."""
+        """Counts one request and returns 0, or returns the seconds to wait and does not count it."""
         digest = blake2b(caller.encode(), digest_size=WORD_BYTES, key=self._key).digest()
         place = int.from_bytes(digest) % _PLACES
         now = time.monotonic_ns()
         full_at = self._full_at[place]
-        # What is out of reach was written before the machine's last start.
+        # A time too far ahead was written before the machine's last start.
         if not now < full_at <= now + self._most_ns:
             full_at = now
         waiting_ns = full_at + self._cost_ns - now - self._most_ns

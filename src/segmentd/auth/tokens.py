@@ -1,20 +1,20 @@
-"""API tokens: opaque, random, kept as a hash."""
+"""API tokens: opaque and random; only a hash is stored."""
 
 import secrets
 from hashlib import sha256
 from typing import Final
 
 PREFIX: Final = "segmentd_"
-"""So that people, and programs that look for leaked secrets, know one when they see it."""
+"""People, and programs that search for leaked secrets, recognise a token by it."""
 
 _RANDOM_BYTES: Final = 32
 
 
 def new_secret() -> str:
-    """A token as its owner gets to see it, once: 256 random bits in URL-safe Base64, after a prefix."""
+    """A token as its owner sees it, once: 256 random bits in URL-safe Base64, after a prefix."""
     return PREFIX + secrets.token_urlsafe(_RANDOM_BYTES)
 
 
 def digest_of(secret: str) -> bytes:
-    """What is kept of a token. A fast hash will do, for nobody guesses 256 random bits."""
+    """What is stored of a token. A fast hash is enough, because nobody guesses 256 random bits."""
     return sha256(secret.encode()).digest()

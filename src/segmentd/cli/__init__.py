@@ -1,4 +1,4 @@
-"""The command line. Errors of use leave with 2, failures with 1, one clear line each on standard error."""
+"""The command line. Usage errors exit with 2, failures with 1, each with one line on standard error."""
 
 import sys
 from typing import Annotated, Final
@@ -32,7 +32,7 @@ app.command(key)
 
 @app.command
 def serve(*, flags: Settings = NO_FLAGS) -> None:
-    """Serve the API; without a database URL, on an embedded PostgreSQL in the data directory."""
+    """Serve the API; without a database URL, with an embedded PostgreSQL in the data directory."""
     settings = flags.loaded().settings
     set_up_logging(settings.log_level)
     run.serve(settings)
@@ -40,7 +40,7 @@ def serve(*, flags: Settings = NO_FLAGS) -> None:
 
 @app.command
 def worker(*, flags: Settings = NO_FLAGS) -> None:
-    """Run the background jobs alone: ended terms, reports, partitions. `segmentd serve` runs them too."""
+    """Run only the background jobs: ended terms, reports, partitions. `segmentd serve` runs them too."""
     settings = flags.loaded().settings
     set_up_logging(settings.log_level)
     run.work(settings)
@@ -56,7 +56,7 @@ def migrate(*, flags: Settings = NO_FLAGS) -> None:
 
 @app.command
 def check(*, flags: Settings = NO_FLAGS) -> None:
-    """Show the configuration, and whether the database and its schema are usable."""
+    """Show the configuration, and whether segmentd can use the database and its schema."""
     set_up_logging("warning")
     for line in run.check(flags.loaded()):
         print(printable(line))
@@ -67,7 +67,7 @@ def main() -> None:
     try:
         app(exit_on_error=False, print_error=False)
     except (CycloptsError, ConfigurationError) as error:
-        # It quotes what was typed, which may be a database URL in the wrong place.
+        # The message quotes the arguments, which may include a database URL in the wrong place.
         _leave(2, redacted(str(error)))
     except SegmentdError as error:
         _leave(1, error.detail)

@@ -16,7 +16,7 @@ def setting(name: str) -> Parameter:
 
 @dataclass(frozen=True)
 class Flags:
-    """What was given on the command line; None: nothing."""
+    """The flags of the command line; None: the flag is not given."""
 
     host: Annotated[str | None, setting("host")] = None
     port: Annotated[str | None, setting("port")] = None
@@ -66,4 +66,4 @@ class Flags:
 
 
 NO_FLAGS: Final = Flags()
-"""Nothing was given."""
+"""A command line without flags."""

@@ -32,7 +32,7 @@ def create(
     name: Annotated[str, Parameter(help="Who uses it; history and logs show it.")],
     expires: Annotated[
         str | None,
-        Parameter(help="When it ends: 90d, 12h, 30m, or 2027-01-01T00:00:00Z; never unless given."),
+        Parameter(help="When it expires: 90d, 12h, 30m, or 2027-01-01T00:00:00Z; never unless given."),
     ] = None,
     flags: Settings = NO_FLAGS,
 ) -> None:
@@ -47,7 +47,7 @@ def create(
 
 @token.command(name="list")
 def list_tokens(*, flags: Settings = NO_FLAGS) -> None:
-    """List all tokens, the ended ones too, and when each was last used."""
+    """List all tokens, revoked and expired ones included, and when each was last used."""
     set_up_logging("warning")
     now, tokens = run.list_tokens(flags.loaded().settings)
     table = Table("name", "role", "made", "ends", "last used", "state", box=None, pad_edge=False)
@@ -56,14 +56,14 @@ def list_tokens(*, flags: Settings = NO_FLAGS) -> None:
             printable(each.name), each.role, _day(each.created_at), _day(each.expires_at),
             str(each.last_used_on or "–"), _state(each, now),
         )  # fmt: skip
-    # A name is shown as it is: rich would take [red] and :smile: for its own.
+    # A name is shown as it is: rich would interpret [red] and :smile: as markup.
     width = None if tokens and Console().is_terminal else 160
     Console(width=width, markup=False, emoji=False, highlight=False).print(table)
 
 
 @token.command
 def revoke(name: str, /, *, flags: Settings = NO_FLAGS) -> None:
-    """End a token: every node refuses it within a second."""
+    """Revoke a token: every node refuses it within a second."""
     set_up_logging("warning")
     run.revoke_token(flags.loaded().settings, name)
     print(f"revoked {printable(name)}")
@@ -77,7 +77,7 @@ def rotate(
     ] = None,
     flags: Settings = NO_FLAGS,
 ) -> None:
-    """Make a new key; links that the old ones signed work for a while."""
+    """Make a new key; links that the old keys signed work for a while."""
     set_up_logging("warning")
     settings = flags.loaded().settings
     days = settings.report_days if keep_days is None else keep_days

@@ -228,7 +228,7 @@ class Follower:
                     store.append(batch)
                     users += len(batch)
                     if users % PROGRESS_EVERY < len(batch):
-                        _log.info("making a copy", users=users, of_about=expected)
+                        _log.info("building the replica", users=users, of_about=expected)
         store.put([], [(b"format", FORMAT), *_facts_of(position)])
         return users
 

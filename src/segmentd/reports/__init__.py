@@ -1,1 +1,1 @@
-"""The making of report files, where they are kept, and their signed links."""
+"""Report files: how they are built, where they are stored, and their signed links."""

@@ -1,4 +1,4 @@
-"""The making of a report: one COPY, streamed into its file."""
+"""Builds a report: one COPY, streamed into its file."""
 
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
@@ -15,7 +15,7 @@ from segmentd.storage.copying import batches
 from segmentd.storage.database import Database
 
 Claim = Callable[[int], Awaitable[int]]
-"""Given how many bytes a file has: how many it may have before it is asked again. Raises ReportStoreFull."""
+"""From a file's size to the size that it may reach before the next call. Raises ReportStoreFull."""
 
 HEADER: Final = b"user_id;segment;operation;time\n"
 
@@ -32,11 +32,11 @@ REPORT_ROWS: Final[LiteralString] = """
     ORDER BY c.user_id, c.at, s.slug, c.segment_id
 """
 
-# One session that is allowed to take its time and its share of memory.
+# A session without time limits and with more memory, because a report may be large.
 _SESSION: Final = """
     SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY;
     SET LOCAL statement_timeout = 0;
-    -- After the last row the store takes as long as it takes for the last part of the file.
+    -- After the last row the transaction is idle until the store has the last part of the file.
     SET LOCAL idle_in_transaction_session_timeout = 0;
     SET LOCAL work_mem = '64MB';
     SET LOCAL hash_mem_multiplier = 4;
@@ -44,7 +44,7 @@ _SESSION: Final = """
 
 
 async def build(database: Database, files: ReportFiles, report: Report, claim: Claim | None = None) -> Built:
-    """Makes the file of a report and returns what is known of it.
+    """Builds the file of a report and returns its figures.
 
     Every byte is claimed before it is written; without `claim` there is no bound. Raises ReportStoreFull,
     Unavailable, OSError.
@@ -54,7 +54,7 @@ async def build(database: Database, files: ReportFiles, report: Report, claim: C
     recorder = _Recorder(claim)
     async with database.transaction() as connection:
         await connection.execute(_SESSION)
-        # Where the store breaks off, the query is ended before its transaction is.
+        # If the store fails, the query ends before its transaction does.
         async with aclosing(_chunks(connection, report, as_of)) as chunks:
             await files.write(file_name, recorder.record(chunks))
     return Built(as_of, recorder.rows - report.header, recorder.size, recorder.digest.hexdigest())
@@ -96,7 +96,7 @@ async def _chunks(connection: AsyncConnection, report: Report, as_of: datetime) 
 
 
 class _Recorder:
-    """Counts and hashes what goes through, and stops what there is no room for."""
+    """Counts and hashes the bytes that pass through, and raises when there is no room for more."""
 
     def __init__(self, claim: Claim | None) -> None:
         self._claim = claim

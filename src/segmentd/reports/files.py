@@ -1,4 +1,4 @@
-"""Where report files are kept: a local folder, or an object store that all nodes share."""
+"""Where report files are stored: a local folder, or an object store that all nodes share."""
 
 import shutil
 from collections.abc import AsyncIterator
@@ -11,7 +11,7 @@ from obstore.store import LocalStore, ObjectStore, from_url
 
 from segmentd.domain.errors import ReportNotFound, StartupFailed
 
-# What is held in memory of a file that is written or read, a few times over.
+# The size of a part of a file in memory; a few parts are in memory at once.
 CHUNK_BYTES: Final = 2**20
 # Object stores take parts of 5 MiB or more.
 _PART_BYTES: Final = 8 * 2**20
@@ -19,7 +19,7 @@ _PARTS_AT_ONCE: Final = 2
 
 
 class ReportFiles:
-    """Files by name. A name shows a whole file or none: what is being written is not to be seen."""
+    """Files by name. A name gives a complete file or none: a file that is being written is not visible."""
 
     def __init__(self, store: ObjectStore) -> None:
         self._store = store
@@ -28,7 +28,7 @@ class ReportFiles:
     def at(cls, place: str | None, folder: Path) -> "ReportFiles":
         """At a URL such as `s3://bucket/reports` (its keys in the usual AWS_ variables), or in the folder.
 
-        Raises StartupFailed where it is no such URL.
+        Raises StartupFailed if it is no such URL.
         """
         if place is not None:
             try:
@@ -40,9 +40,9 @@ class ReportFiles:
         return cls(LocalStore(folder, mkdir=True))
 
     async def write(self, name: str, chunks: AsyncIterator[bytes]) -> None:
-        """Streams the chunks into a file; an error among them leaves no file."""
+        """Streams the chunks into a file; an error leaves no file."""
         self._remove_unfinished(name)
-        # Not put_async: it draws the chunks by itself, and when cancelled it goes on in the midst of one.
+        # Not put_async: it pulls the chunks itself, and after a cancellation it would go on with one of them.
         writer = obstore.open_writer_async(
             self._store, name, buffer_size=_PART_BYTES, max_concurrency=_PARTS_AT_ONCE
         )
@@ -51,10 +51,10 @@ class ReportFiles:
                 await writer.write(chunk)
             await writer.close()
         finally:
-            del writer  # and with it what is unfinished, however long a traceback may live
+            del writer  # ends the unfinished upload now, even if a traceback keeps the writer alive
 
     async def read(self, name: str, begin: int, end: int) -> AsyncIterator[bytes]:
-        """Streams the bytes from `begin` to before `end`. Raises ReportNotFound where there is no file."""
+        """Streams the bytes from `begin` to before `end`. Raises ReportNotFound if there is no file."""
         if begin >= end:  # stores refuse an empty range
             return
         try:
@@ -67,20 +67,20 @@ class ReportFiles:
             yield bytes(chunk)
 
     async def delete(self, folder: str) -> None:
-        """Removes the files of a folder, if there are any, and what killed builds left of them."""
+        """Removes the files of a folder, and unfinished files of killed builds."""
         names = [file["path"] async for files in obstore.list(self._store, folder) for file in files]
         await obstore.delete_async(self._store, names)
         if local := self._local(folder):
             shutil.rmtree(local, ignore_errors=True)
 
     def _remove_unfinished(self, name: str) -> None:
-        """A local folder keeps `name#1` of a build that was killed; object stores see to that themselves."""
+        """Removes `name#1`, which a killed build leaves in a local folder; object stores do it themselves."""
         if local := self._local(name):
             for unfinished in local.parent.glob("*#*"):
                 unfinished.unlink(missing_ok=True)
 
     def _local(self, name: str) -> Path | None:
-        """Where the name is in the file system, if this store is a folder."""
+        """The path of the file, if this store is a folder."""
         if isinstance(self._store, LocalStore) and self._store.prefix is not None:
             return self._store.prefix / name
         return None

@@ -1,4 +1,4 @@
-"""Signed links: whoever has the link may have the file, and nobody makes one up."""
+"""Signed links: everyone with a link may read the file, and nobody can forge one (docs/decisions/0019)."""
 
 import hmac
 from base64 import urlsafe_b64encode
@@ -15,6 +15,6 @@ def sign(report_id: ReportId, key: bytes) -> str:
 
 
 def is_signed(report_id: ReportId, signature: str, keys: Sequence[bytes]) -> bool:
-    """Whether one of the keys made this signature; takes the same time for every wrong one."""
+    """Whether one of the keys made this signature. Takes the same time for every wrong signature."""
     good = [hmac.compare_digest(sign(report_id, key).encode(), signature.encode()) for key in keys]
     return any(good)

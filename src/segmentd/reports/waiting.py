@@ -1,4 +1,4 @@
-"""Waiting for reports to be final: one statement at a time asks for all of them, however many wait."""
+"""Waits for reports to be final: one statement at a time asks for all of them, however many requests wait."""
 
 import asyncio
 from typing import Final
@@ -12,7 +12,7 @@ from segmentd.observability.metrics import Metrics
 from segmentd.storage import reports
 from segmentd.storage.database import Database
 
-# Each of those who wait is a request that the process works on, so they may be but a part of these.
+# Each waiting request counts as one in progress, so they may only be a part of max_requests.
 MOST_WAITING: Final = 64
 LOOK_EVERY_S: Final = 0.1
 
@@ -30,7 +30,7 @@ class Waiting:
         self._ended = False
 
     async def wait(self, report_id: ReportId, seconds: float) -> Report | None:
-        """The report once it is final; None where that takes longer, or too many wait already."""
+        """The report once it is final; None if that takes longer, or if too many requests wait already."""
         if self._ended or len(self._awaited) >= MOST_WAITING:
             return None
         found: asyncio.Future[Report | None] = asyncio.get_running_loop().create_future()
@@ -48,7 +48,7 @@ class Waiting:
             self._metrics.report_waiters.set(len(self._awaited))
 
     def end(self) -> None:
-        """Lets all go that wait, and nobody wait any more."""
+        """Answers all waiting requests now, and lets none wait from now on."""
         self._ended = True
         for found in self._awaited:
             _tell(found, None)
@@ -64,7 +64,7 @@ class Waiting:
     async def _final(self) -> list[Report]:
         try:
             return [*await reports.final(self._database, [*{*self._awaited.values()}])]
-        except (Unavailable, psycopg.Error) as error:  # those who wait have time until the next look
+        except (Unavailable, psycopg.Error) as error:  # the waiting requests go on to the next look
             _log.warning("cannot look for final reports", error=type(error).__name__)
             return []
 
