@@ -1,8 +1,12 @@
 """The HTTP door of a service that is open to everybody, as one on loopback without tokens is."""
 
 import math
+from contextvars import ContextVar
+from functools import cache
+from typing import NamedTuple
 
-from litestar.types import ASGIApp
+from litestar import Litestar
+from litestar.types import ASGIApp, Receive, Scope, Send
 
 from segmentd.api.http.app import create_app
 from segmentd.api.http.edge.middleware import RequestLimits, RequestMiddleware
@@ -17,6 +21,63 @@ from segmentd.storage.database import Database
 OPEN = AccessRules(may_be_open=True, bound_seconds=math.inf)
 
 
+class _Parts(NamedTuple):
+    """What one door's application is made of."""
+
+    service: Service
+    authenticator: Authenticator
+    metrics: Metrics | None
+
+
+_parts: ContextVar[_Parts] = ContextVar("_parts")
+
+
+class _Service(Service):
+    """Each attribute is the one of the door that the present request came through."""
+
+    def __init__(self) -> None:
+        """Has nothing of its own."""
+
+    def __getattribute__(self, name: str) -> object:
+        return getattr(_parts.get().service, name)
+
+
+class _Authenticator(Authenticator):
+    """As _Service."""
+
+    def __init__(self) -> None:
+        """Has nothing of its own."""
+
+    def __getattribute__(self, name: str) -> object:
+        return getattr(_parts.get().authenticator, name)
+
+
+class _Metrics(Metrics):
+    """As _Service."""
+
+    def __init__(self) -> None:
+        """Has nothing of its own."""
+
+    def __getattribute__(self, name: str) -> object:
+        return getattr(_parts.get().metrics, name)
+
+
+# The framework takes 30 ms to make an application, and hundreds of tests need one.
+@cache
+def _application(*, is_measured: bool) -> Litestar:
+    return create_app(_Service(), _Authenticator(), _Metrics() if is_measured else None)
+
+
+def _application_of(parts: _Parts) -> ASGIApp:
+    application = _application(is_measured=parts.metrics is not None)
+
+    async def with_its_parts(scope: Scope, receive: Receive, send: Send) -> None:
+        _parts.set(parts)
+        await application(scope, receive, send)
+
+    return with_its_parts
+
+
 async def open_to_all(database: Database) -> Authenticator:
     """Lets everybody in, for there are no tokens."""
     authenticator = Authenticator(database, OPEN)
@@ -28,7 +89,7 @@ def entrance(
     service: Service, authenticator: Authenticator, metrics: Metrics | None = None
 ) -> RequestMiddleware:
     """The framework's part of the door."""
-    app = create_app(service, authenticator, metrics)
+    app = _application_of(_Parts(service, authenticator, metrics))
     return RequestMiddleware(app, RequestIds(), RequestLimits(), metrics or Metrics())
 
 

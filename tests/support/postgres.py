@@ -124,12 +124,16 @@ def first_start(folder: Path) -> Iterator[Path]:
 
 @contextmanager
 def quick_server(folder: Path) -> Iterator[str]:
-    """The embedded PostgreSQL on new data in memory, or in `folder`; a crash would ruin its data."""
+    """The embedded PostgreSQL on new data in memory, or in `folder`; a crash would ruin its data.
+
+    SEGMENTD_TEST_SERVER_SETTINGS has more settings for it, as in "autovacuum_naptime=1s work_mem=64kB".
+    """
+    given = os.environ.get("SEGMENTD_TEST_SERVER_SETTINGS", "").split()
     with quick_folder(folder) as data_dir:
         server = embedded.start(data_dir)
         try:
             url = with_database(server.url, "postgres")
-            for setting, value in _QUICK.items():
+            for setting, value in {**_QUICK, **dict(each.split("=", 1) for each in given)}.items():
                 execute(url, "ALTER SYSTEM SET {} = {}", setting, value)
             execute(url, "SELECT pg_reload_conf()")
             yield url

@@ -14,6 +14,8 @@ from typing import Final, Self
 
 import httpx
 
+from tests.support.commands import run_forked
+
 # Not how long something may take, but when a test gives up.
 PATIENCE_S: Final = 60
 
@@ -34,9 +36,11 @@ def run(
     *arguments: str | Path,
     cwd: Path,
     env: Mapping[str, str] | None = None,
-    command: Sequence[str] = MODULE,
+    command: Sequence[str] | None = None,
 ) -> subprocess.CompletedProcess[str]:
-    """Runs a command to its end."""
+    """Runs a command of `segmentd` to its end, or another program."""
+    if command is None:
+        return run_forked([*map(str, arguments)], cwd, environment(env or {}), PATIENCE_S)
     return subprocess.run(
         [*command, *map(str, arguments)],
         cwd=cwd,
