@@ -1,1 +1,1 @@
-"""Benchmarks of segmentd: `python -m bench`. Every figure stands beside a reference of the same run."""
+"""Benchmarks of segmentd: `python -m bench`. Every figure has a reference measured in the same run."""

@@ -24,7 +24,7 @@ Row = Callable[[Lab], Iterator[Figure]]
 
 RESULTS: Final = Path(__file__).with_name("results")
 
-# In an order in which no row disturbs another: events are loaded before a node follows, writes come last.
+# In an order in which no row disturbs another: events are loaded before a node starts, writes come last.
 ROWS: Final[dict[str, Row]] = {
     "rollouts": starting.rollouts,
     "start": starting.start,
@@ -43,7 +43,7 @@ ROWS: Final[dict[str, Row]] = {
 
 
 class Result(msgspec.Struct, frozen=True):
-    """What is kept of a run."""
+    """The stored result of a run."""
 
     at: datetime
     machine: str
@@ -55,7 +55,7 @@ class Result(msgspec.Struct, frozen=True):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measures, prints the table, keeps it; 1 when a row failed, not when it missed its target."""
+    """Measures, prints the table and stores it; 1 if a row failed, not if it missed its target."""
     options = _options(arguments)
     set_up_logging("warning")
     console = Console(stderr=True)
@@ -76,14 +76,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def measured(name: str, lab: Lab, console: Console) -> Iterator[Figure | Skipped]:
-    """The lines of one row; where it cannot be measured, a line that says why."""
+    """The lines of one row; if it cannot be measured, a line that says why."""
     begun = datetime.now(UTC)
     try:
         yield from ROWS[name](lab)
     except Missing as missing:
         yield Skipped(name, str(missing))
         console.print(f"{name}: skipped, {missing}")
-    except Exception as error:  # noqa: BLE001 - the other rows are still worth having
+    except Exception as error:  # noqa: BLE001 - the other rows are still useful
         yield Skipped(name, f"{type(error).__name__}: {error}", failed=True)
         console.print(f"{name}: failed\n{traceback.format_exc()}", markup=False)
     else:

@@ -1,4 +1,4 @@
-"""Rows about the whole database at once: a report, and the making of a node's copy."""
+"""Rows about the whole database at once: a report, and building a node's replica."""
 
 import asyncio
 import subprocess
@@ -15,7 +15,7 @@ import msgspec
 import psycopg
 import uvloop
 
-from bench.copying import CopyMade
+from bench.building import Built
 from bench.figures import Figure, Target
 from bench.lab import Lab
 from bench.memory import private_mebibytes
@@ -29,17 +29,17 @@ from segmentd.storage.replication import ALL_STATES
 
 _SAMPLE_SECONDS: Final = 0.05
 
-# As the session that builds reports has it, so that both are planned alike.
+# The settings of the session that builds reports, so that both get the same plan.
 _REPORT_SESSION: Final = "-c work_mem=64MB -c hash_mem_multiplier=4 -c jit=off -c timezone=UTC"
 
-# What a copy is made of, row by row as it is stored.
+# What a replica is built from, row by row as the table stores it.
 _OPEN_MEMBERSHIPS: Final[LiteralString] = (
     "SELECT user_id, segment_id, included, until FROM memberships WHERE ended_at IS NULL ORDER BY user_id"
 )
 
 
 def report(lab: Lab) -> Iterator[Figure]:
-    """A month's report against COPY of the same SELECT, thrown away by psql."""
+    """A month's report against COPY of the same SELECT, whose output psql discards."""
     psql, url = postgres_program("psql"), lab.database_with_events
     month = _month(lab)
     ours: list[float] = []
@@ -71,26 +71,26 @@ def report(lab: Lab) -> Iterator[Figure]:
 
 
 def replica(lab: Lab) -> Iterator[Figure]:
-    """A full build of a copy against COPY out of the rows it is made of; its size; the builder's memory."""
+    """A full build of a replica against COPY of the same rows; its size; the builder's memory."""
     psql, url = postgres_program("psql"), lab.database_url
     seconds: list[float] = []
     memory: list[float] = []
     same: list[float] = []
     raw: list[float] = []
-    made = CopyMade(0, 0, 0)
+    built = Built(0, 0, 0)
     for number in range(lab.plan.rounds):
         lab.say(f"replica: COPY, round {number + 1}")
         same.append(_copied(psql, url, f"COPY ({ALL_STATES}) TO STDOUT (FORMAT binary)"))
         raw.append(_copied(psql, url, f"COPY ({_OPEN_MEMBERSHIPS}) TO STDOUT (FORMAT binary)"))
         lab.say(f"replica: build, round {number + 1}")
-        made, peak = _copy_made(url, lab.folder / "copy")
-        seconds.append(made.seconds)
+        built, peak = _build(url, lab.folder / "replica")
+        seconds.append(built.seconds)
         memory.append(peak)
     yield Figure(
         name="replica-size",
-        work=f"LMDB file of {made.users:,} users with 10 overrides each",
+        work=f"LMDB file of {built.users:,} users with 10 overrides each",
         unit="B/user",
-        values=[made.size / made.users],
+        values=[built.size / built.users],
         rate=False,
         target=Target(120, 80, at_most=True),
     )
@@ -103,7 +103,7 @@ def replica(lab: Lab) -> Iterator[Figure]:
         reference="COPY of the overrides by psql, in s",
         reference_values=raw,
         target=Target(0.5, 0.8),
-        note=f"{made.users / min(seconds):,.0f} users/s",
+        note=f"{built.users / min(seconds):,.0f} users/s",
     )
     yield Figure(
         name="replica-build-select",
@@ -121,7 +121,7 @@ def replica(lab: Lab) -> Iterator[Figure]:
         values=memory,
         rate=False,
         target=Target(200, 120, at_most=True),
-        note="the copy's own pages left out",
+        note="without the replica's pages",
     )
 
 
@@ -161,7 +161,7 @@ async def _built(url: str, folder: Path, month: Report) -> tuple[float, int]:
 
 
 def _copied(psql: str, url: str, statement: str, options: str = "") -> float:
-    """Seconds that psql takes to copy to nowhere."""
+    """Seconds that psql takes for a COPY whose output is discarded."""
     begun = time.perf_counter()
     ended = subprocess.run(
         [psql, "--no-psqlrc", "--quiet", "--command", statement],
@@ -176,18 +176,18 @@ def _copied(psql: str, url: str, statement: str, options: str = "") -> float:
     return time.perf_counter() - begun
 
 
-def _copy_made(url: str, folder: Path) -> tuple[CopyMade, float]:
-    """One build in a process of its own, and the highest memory seen of it, in MiB."""
+def _build(url: str, folder: Path) -> tuple[Built, float]:
+    """One build in a process of its own, and the highest memory measured of it, in MiB."""
     rmtree(folder, ignore_errors=True)
     peak = 0.0
     with subprocess.Popen(
-        [sys.executable, "-m", "bench.copying", url, str(folder)], stdout=subprocess.PIPE
+        [sys.executable, "-m", "bench.building", url, str(folder)], stdout=subprocess.PIPE
     ) as process:
         while process.poll() is None:
             peak = max(peak, private_mebibytes(process.pid))
             time.sleep(_SAMPLE_SECONDS)
         said = process.stdout.read() if process.stdout else b""
     if process.returncode != 0:
-        raise BenchError(f"the copy was not made: exit code {process.returncode}")
+        raise BenchError(f"the replica was not built: exit code {process.returncode}")
     rmtree(folder)
-    return msgspec.json.decode(said, type=CopyMade), peak
+    return msgspec.json.decode(said, type=Built), peak

@@ -1,4 +1,4 @@
-"""A server that does nothing but give one constant body: `python -m bench.ceiling PORT PROCESSES BODY`.
+"""A server that only answers one constant body: `python -m bench.ceiling PORT PROCESSES BODY`.
 
 It is uvicorn as segmentd runs it, on a socket that several processes share.
 """

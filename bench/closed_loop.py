@@ -1,4 +1,4 @@
-"""Load from wrk: so many connections, each with its next request as soon as it has its answer."""
+"""Load from wrk: each connection sends its next request as soon as it has its answer."""
 
 import subprocess
 from pathlib import Path
@@ -15,7 +15,7 @@ _MARK: Final = "BENCH "
 
 
 class Load(msgspec.Struct, frozen=True):
-    """What wrk saw."""
+    """What wrk measured."""
 
     requests: int
     seconds: float
@@ -30,7 +30,7 @@ class Load(msgspec.Struct, frozen=True):
 
 
 class Requests(NamedTuple):
-    """Which requests: their kind, and among how many users they choose."""
+    """The kind of requests, and the number of users from whom they choose."""
 
     kind: Kind
     users: int

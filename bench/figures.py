@@ -1,4 +1,4 @@
-"""Figures: what was measured in each round, its median and spread, and what it must reach."""
+"""Figures: what was measured in each round, its median and spread, and the target."""
 
 from collections.abc import Sequence
 from statistics import median
@@ -20,12 +20,12 @@ class Spread(NamedTuple):
 
     @classmethod
     def of(cls, values: Sequence[float]) -> "Spread":
-        """Of at least one value."""
+        """Needs at least one value."""
         return cls(median(values), min(values), max(values))
 
 
 class Target(msgspec.Struct, frozen=True):
-    """What a figure must reach, and what it aims at."""
+    """The value that a figure must reach, and the one that it aims at."""
 
     must: float
     aim: float
@@ -33,9 +33,9 @@ class Target(msgspec.Struct, frozen=True):
 
 
 class Figure(msgspec.Struct, frozen=True, kw_only=True):
-    """One line of the table: a value a round, and where there is a reference, its value in the same round.
+    """One line of the table: a value for each round and, if there is a reference, its value too.
 
-    A ratio says how fast the subject is against the reference, whatever the unit: 0.5 is half as fast.
+    A ratio is the speed of the subject against the reference, whatever the unit: 0.5 is half as fast.
     """
 
     name: str
@@ -43,11 +43,11 @@ class Figure(msgspec.Struct, frozen=True, kw_only=True):
     unit: str
     values: Sequence[float]
     rate: bool = True
-    """Whether a higher value is the better one, as of requests a second."""
+    """Whether a higher value is better, as with requests a second."""
     reference: str = "–"
     reference_values: Sequence[float] = ()
     target: Target | None = None
-    """Of the ratio where there is a reference, else of the value."""
+    """The target of the ratio if there is a reference, else of the value."""
     note: str = ""
 
     @property
@@ -58,7 +58,7 @@ class Figure(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def judged(self) -> Spread:
-        """What the target speaks of."""
+        """The value that the target is about."""
         return Spread.of(self.ratios or self.values)
 
     @property
@@ -72,7 +72,7 @@ class Figure(msgspec.Struct, frozen=True, kw_only=True):
         return "reached" if self.score(found) >= self.score(target.must) else "missed"
 
     def score(self, value: float) -> float:
-        """How good a judged value is: 1 is what must be reached, 2 is twice as good."""
+        """How good a value is: 1 is what must be reached, 2 is twice as good."""
         if self.target is None:
             raise ValueError(f"{self.name} has no target")
         must = self.target.must
@@ -80,7 +80,7 @@ class Figure(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Skipped(msgspec.Struct, frozen=True):
-    """A row that this machine cannot measure, or that failed."""
+    """A row that failed, or that this machine cannot measure."""
 
     name: str
     reason: str
@@ -88,7 +88,7 @@ class Skipped(msgspec.Struct, frozen=True):
 
 
 def quantile(values: Sequence[float], share: float) -> float:
-    """The value below which this share of all lies: 0.99 for p99. Of at least one value."""
+    """The value below which this share of all values lies: 0.99 for p99. Needs at least one value."""
     ranked = sorted(values)
     return ranked[min(len(ranked) - 1, int(share * len(ranked)))]
 

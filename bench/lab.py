@@ -1,4 +1,4 @@
-"""What the rows share: the plan of a run, one PostgreSQL, the loaded databases, a node on the large one."""
+"""What the rows share: the plan of a run, one PostgreSQL, the loaded databases, a node on the larger one."""
 
 import asyncio
 from collections.abc import Iterator, Sequence
@@ -33,15 +33,15 @@ class Plan(NamedTuple):
     seconds: float
     """How long a server is under load in each round."""
     small_size: int
-    """Users of the database that growth is measured from."""
+    """Users of the small database, against which growth is measured."""
     events: int
-    """In the month that a report is made of."""
+    """Events in the month of the report."""
     writes: int
-    """Whose way to another node is timed, in each round."""
+    """Writes of each round whose way to another node is timed."""
     requests: int
-    """Between the two looks at the memory of the HTTP workers."""
+    """Requests between the two measurements of the HTTP workers' memory."""
     pairs: int
-    """Of nodes with and without metrics, each made anew and compared."""
+    """Pairs of a new node with metrics and a new one without, which are compared."""
 
     @classmethod
     def usual(cls, size: int, rounds: int) -> "Plan":
@@ -52,12 +52,12 @@ class Plan(NamedTuple):
 
     @classmethod
     def quick(cls, size: int, rounds: int) -> "Plan":
-        """Two minutes: to see that everything works, not to judge by."""
+        """Two minutes: to check that everything works, not to judge figures."""
         return cls(size, rounds, 2.0, max(1, size // 10), 2 * size, 50, 50_000, 1)
 
 
 class Lab:
-    """Made when first asked for, and cleared away at the end of the context."""
+    """Each part is made when it is first used, and removed at the end of the context."""
 
     def __init__(self, plan: Plan, folder: Path, say: Progress) -> None:
         self.plan = plan
@@ -67,7 +67,7 @@ class Lab:
         self._undo = ExitStack()
         self._seeds = iter(range(1, 1_000_000))
         self.top_rate: float | None = None
-        """Of the hot read, once it is measured."""
+        """The rate of the hot read, once it is measured."""
 
     def __enter__(self) -> Self:
         return self
@@ -76,12 +76,12 @@ class Lab:
         self._undo.close()
 
     def next_seed(self) -> int:
-        """Another one each time, the same in every run."""
+        """A new one for each call; every run has the same sequence."""
         return next(self._seeds)
 
     @cached_property
     def server_url(self) -> str:
-        """The embedded PostgreSQL as `segmentd serve` starts it, on a disk that is synced to."""
+        """The embedded PostgreSQL as `segmentd serve` starts it, on a real disk with fsync."""
         self.say("starting PostgreSQL")
         server = embedded.start(self.folder / "postgres")
         self._undo.callback(server.stop)
@@ -94,26 +94,26 @@ class Lab:
 
     @cached_property
     def database_with_events(self) -> str:
-        """The same, with the month of events."""
+        """The same database, with the month of events."""
         load_events(self.database_url, self.plan.events, self.plan.size, self.calendar, SEED, self.say)
         return self.database_url
 
     @cached_property
     def node(self) -> Node:
-        """A node on the database with all users, with a worker for each core, answering from its copy."""
+        """A node on the database with all users, with a worker for each core, answering from its replica."""
         return self._undo.enter_context(self.node_on(self.database_url, "node"))
 
     @contextmanager
     def node_on(
         self, database_url: str, name: str, workers: int = 0, flags: Sequence[str] = ()
     ) -> Iterator[Node]:
-        """A node of its own that answers from its copy."""
+        """A new node that answers from its replica."""
         self.say(f"starting {name}")
         with node(
             self.folder / name, database_url=database_url, workers=workers, pool_size=POOL_SIZE, flags=flags
         ) as started:
-            self.say(f"{name} makes its copy")
-            started.wait_for_copy()
+            self.say(f"{name} builds its replica")
+            started.wait_for_replica()
             yield started
 
     @contextmanager
@@ -123,7 +123,7 @@ class Lab:
             yield started
 
     def body_sample(self) -> bytes:
-        """An answer of the hot read as long as such answers are on the average."""
+        """An answer of the hot read of about the average length."""
         bodies = [read(self.node.url, user_id) for user_id in range(1, min(self.plan.size, 500) + 1)]
         length = sum(map(len, bodies)) / len(bodies)
         return min(bodies, key=lambda body: abs(len(body) - length))

@@ -17,7 +17,7 @@ _HEADER: Final = b"PGCOPY\n\xff\r\n\x00" + bytes(8)
 _END: Final = b"\xff\xff"
 _EVENTS_AT_A_TIME: Final = 250_000
 
-# Triggers of foreign keys are off in this role: what is loaded is right by its making.
+# In this role the triggers of foreign keys are off: the loaded rows are consistent without their checks.
 _SESSION: Final[LiteralString] = """
     SET session_replication_role = replica;
     SET synchronous_commit = off;
@@ -95,7 +95,7 @@ def _copy_users(connection: psycopg.Connection, users: Users) -> None:
 
 
 def _copy_overrides(connection: psycopg.Connection, overrides: Overrides) -> None:
-    """Rows with a term have another length, so each kind has a COPY of its own."""
+    """Rows with a term have another length, so each kind gets its own COPY."""
     user_ids, segment_ids, included, since, until = overrides
     lasting = until == 0
     _copy(
@@ -154,7 +154,7 @@ def binary_rows(*columns: NDArray[np.generic]) -> bytes:
 
 @contextmanager
 def _without_indexes(connection: psycopg.Connection, table: str, say: Progress) -> Iterator[None]:
-    """Takes the indexes and the primary key off, and makes them anew at the end: sorted once, not by row."""
+    """Drops the indexes and the primary key and makes them again at the end: sorted once, not row by row."""
     constraints = connection.execute(
         "SELECT conname, pg_get_constraintdef(oid) FROM pg_constraint"
         " WHERE contype = 'p' AND conrelid = %s::regclass",

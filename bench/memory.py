@@ -1,4 +1,4 @@
-"""Memory that a process has for itself."""
+"""The private memory of a process."""
 
 from pathlib import Path
 from typing import Final
@@ -9,10 +9,10 @@ _MEBIBYTE: Final = 1 << 20
 
 
 def private_mebibytes(pid: int) -> float:
-    """Resident memory that no other process shares, the pages of a node's copy left out.
+    """Resident memory that no other process shares, without the pages of a node's replica.
 
-    Those are the file's, kept by the system as long as it has room, and counted as private only where one
-    process alone has them mapped. Raises Missing where there is no /proc.
+    Those pages belong to the file; the kernel keeps them as long as it has room, and counts them as private
+    only if a single process has mapped them. Raises Missing if there is no /proc.
     """
     kibibytes, counts = 0, True
     try:

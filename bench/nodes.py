@@ -1,4 +1,4 @@
-"""Nodes of segmentd: `segmentd serve` as anybody runs it, on a free port, ended by its process id."""
+"""Nodes of segmentd: `segmentd serve` as operators run it, on a free port, ended by its process id."""
 
 import os
 import signal
@@ -36,13 +36,13 @@ class Node(NamedTuple):
         parts = urlsplit(self.url)
         return parts.hostname or "", parts.port or 0
 
-    def wait_for_copy(self) -> None:
-        """Returns once the node answers from its own, fresh copy."""
+    def wait_for_replica(self) -> None:
+        """Returns once the node answers from its own, fresh replica."""
         deadline = time.monotonic() + _COPY_SECONDS
         with closing(ReplicaStatus.open(status_path(self.folder / "node-1"))) as status:
             while (age := status.age()) is None or age > 2_000_000 or status.overdue:  # noqa: PLR2004 - 2 s
                 if time.monotonic() > deadline:
-                    raise BenchError("the node's copy was not made in time")
+                    raise BenchError("the node's replica was not built in time")
                 time.sleep(0.02)
 
     def http_workers(self) -> Sequence[int]:
@@ -51,7 +51,7 @@ class Node(NamedTuple):
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """All its processes stand still, so that a reference has the machine for itself."""
+        """Stops all its processes for a while, so that a reference has the machine for itself."""
         family = [self.pid, *_children(self.pid)]
         for pid in family:
             os.kill(pid, signal.SIGSTOP)
@@ -71,7 +71,7 @@ def node(
     pool_size: int | None = None,
     flags: Sequence[str] = (),
 ) -> Iterator[Node]:
-    """A node on this data directory, ready; without a database URL on its own embedded PostgreSQL."""
+    """A ready node on this data directory; without a database URL it runs an embedded PostgreSQL."""
     folder.mkdir(parents=True, exist_ok=True)
     own = {"SEGMENTD_DATABASE_URL": database_url, "SEGMENTD_POOL_SIZE": pool_size and str(pool_size)}
     inherited = {
@@ -91,7 +91,7 @@ def node(
             stderr=errors,
             text=True,
             env={**inherited, **{name: value for name, value in own.items() if value}},
-            start_new_session=True,  # a Ctrl-C is ours to pass on
+            start_new_session=True,  # it must not get our Ctrl-C
         ) as process,
     ):
         try:

@@ -1,7 +1,8 @@
 """Load at a given rate: requests leave when they are due, whether earlier ones are answered or not.
 
-A latency counts from when a request was due, so a server that stalls cannot hide it by taking fewer requests.
-The loop looks up every 0.2 ms, so that it leaves the cores to the server: latencies are that much too high.
+A latency counts from the time at which a request was due, so a server that stalls cannot hide it by accepting
+fewer requests. The loop sleeps for 0.2 ms at a time, to leave the cores to the server: latencies are up to
+that much too high.
 """
 
 import contextlib
@@ -18,13 +19,13 @@ from bench.programs import BenchError
 _NAP_SECONDS: Final = 0.0002
 _LAST_ANSWER_SECONDS: Final = 10.0
 _GOOD: Final = b"HTTP/1.1 200 "
-_END: Final = b"]}"  # of the body, and nowhere else in an answer
+_END: Final = b"]}"  # ends the body, and appears nowhere else in an answer
 # No answer is longer; a larger buffer would cost more than the rest of the loop.
 _MOST_BYTES: Final = 1 << 13
 
 
 class Answering:
-    """A keep-alive connection with at most one request on its way."""
+    """A keep-alive connection with at most one request in flight."""
 
     def __init__(self, host: str, port: int) -> None:
         self.socket = socket.create_connection((host, port), timeout=10)
@@ -38,7 +39,7 @@ class Answering:
         self.socket.send(request)
 
     def complete(self) -> bool:
-        """Takes what has come; whether that is the whole answer. Raises BenchError unless it is a 200."""
+        """Reads what has arrived; whether that is the whole answer. Raises BenchError unless it is a 200."""
         self._received += self.socket.recv(_MOST_BYTES)
         if not self._received.startswith(_GOOD[: len(self._received)]):
             raise BenchError(f"the answer under load was {self._received.splitlines()[0].decode()}")

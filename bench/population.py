@@ -53,7 +53,7 @@ class Overrides(NamedTuple):
 
 
 class Calendar(NamedTuple):
-    """When things were: segments were made, users came after that, and the month of events followed."""
+    """The times of the data: first the segments, then the registrations, then the month of events."""
 
     segments_made: int
     month_begins: int
@@ -62,7 +62,7 @@ class Calendar(NamedTuple):
 
     @classmethod
     def before(cls, now: datetime) -> "Calendar":
-        """The month is the last whole one before `now`; two years before it the segments were made."""
+        """The month is the last whole one before `now`; the segments were made two years before it."""
         month_ends = datetime(now.year, now.month, 1, tzinfo=UTC)
         month_begins = (month_ends - timedelta(days=1)).replace(day=1)
         made = month_begins - timedelta(days=730)
@@ -75,7 +75,7 @@ def postgres_time(instant: datetime) -> int:
 
 
 def instant_of(postgres_time: int) -> datetime:
-    """The other way round."""
+    """The inverse of that."""
     return _POSTGRES_EPOCH + timedelta(microseconds=postgres_time)
 
 
@@ -101,7 +101,7 @@ def batches(size: int, calendar: Calendar, seed: int) -> Iterator[tuple[Users, O
 
 
 def _batch(ids: NDArray[np.int64], calendar: Calendar, rng: np.random.Generator) -> tuple[Users, Overrides]:
-    # A day apart from the segments, so that no user is older than a percentage.
+    # A day after the segments, so that no user is older than a percentage.
     registered_at = rng.integers(calendar.segments_made + _DAY, calendar.month_begins - 2 * _DAY, len(ids))
     count = len(ids) * OVERRIDES
     segment_ids = _popular(rng, len(ids)).ravel()
@@ -119,8 +119,8 @@ def _batch(ids: NDArray[np.int64], calendar: Calendar, rng: np.random.Generator)
 def _popular(rng: np.random.Generator, users: int) -> NDArray[np.int64]:
     """Segment ids of the shape (users, OVERRIDES), ascending and distinct in each row.
 
-    The ranks are cut into OVERRIDES strata of about the same weight, and each gives one: so no draw is ever
-    repeated, and a segment's size still follows its weight.
+    The ranks are divided into OVERRIDES strata of about the same weight, and each stratum gives one. So no
+    draw repeats another, and a segment's size still follows its weight.
     """
     cumulative = np.cumsum(1.0 / (np.arange(SEGMENTS) + 1 + FLAT_HEAD))
     bounds = np.searchsorted(cumulative, np.linspace(0, cumulative[-1], OVERRIDES + 1)[1:-1])

@@ -1,8 +1,8 @@
 """Where the time of a hot read goes: `python -m bench.profiling [--size USERS] [--profile]`.
 
-The application is called in a loop with no server around it, on a copy of made-up data; then its steps alone.
-What that leaves of a request's time in the hot-read row is the server, the kernel and the client.
-Times are of the processor, so that a busy machine falsifies little.
+It calls the application in a loop without a server, on a replica of made-up data, and then its steps alone.
+The rest of a request's time in the hot-read row is the server, the kernel and the client.
+Times are processor times, so that a busy machine changes them little.
 """
 
 import asyncio
@@ -49,8 +49,8 @@ _UNIX_2000: Final = 946_684_800_000_000
 
 
 @contextmanager
-def copy_of_made_up_data(folder: Path, users: int) -> Iterator[Replica]:
-    """A fresh copy with so many users, made with no database."""
+def replica_of_made_up_data(folder: Path, users: int) -> Iterator[Replica]:
+    """A fresh replica with so many users, built without a database."""
     now = datetime.now(UTC)
     with closing(Store(store_path(folder, 1))) as store:
         living = [
@@ -140,7 +140,7 @@ def main() -> None:
     """Prints microseconds a call, and on request what cProfile says."""
     parser = ArgumentParser("python -m bench.profiling")
     parser.add_argument("--size", type=int, default=200_000, help="users")
-    parser.add_argument("--profile", action="store_true", help="with cProfile, which slows everything")
+    parser.add_argument("--profile", action="store_true", help="with cProfile, which slows everything down")
     options = parser.parse_args()
     chance = Random(_SEED)
     user_ids = [chance.randint(1, options.size) for _ in range(_CALLS)]
@@ -150,7 +150,7 @@ def main() -> None:
     ]
     with (
         TemporaryDirectory(prefix="segmentd-bench-") as name,
-        copy_of_made_up_data(Path(name), options.size) as replica,
+        replica_of_made_up_data(Path(name), options.size) as replica,
     ):
         client = Client(_open_hot_path(replica))
         tally = Metrics().hot_reads
@@ -177,7 +177,7 @@ def main() -> None:
 
 
 class _OpenToAll(Authenticator):
-    """Lets everybody in, and needs no database to know that."""
+    """Lets everybody in, without a database."""
 
     def admit(self, authorization: bytes | None) -> Principal:
         del authorization
@@ -185,7 +185,7 @@ class _OpenToAll(Authenticator):
 
 
 def _open_hot_path(replica: Replica) -> HotPath:
-    """The hot path of a service that everybody may call, with no database behind it."""
+    """The hot path of a service that everybody may call, without a database."""
     rules = AccessRules(may_be_open=True, bound_seconds=math.inf)
     return HotPath(_refuse, replica, _OpenToAll(Database(""), rules), RequestIds(), Metrics())
 

@@ -1,4 +1,4 @@
-"""The programs that references are made with, and what this machine is."""
+"""The programs that measure references, and a description of this machine."""
 
 import os
 import platform
@@ -16,7 +16,7 @@ class Missing(Exception):
 
 
 class BenchError(Exception):
-    """A row could not be measured, though everything is there."""
+    """A row could not be measured, although the machine has everything that it needs."""
 
 
 def wrk() -> str:
@@ -38,7 +38,7 @@ def postgres_program(name: str) -> str:
 
 
 def connection_environment(url: str) -> dict[str, str]:
-    """What makes PostgreSQL's programs connect to this database, with no password on a command line."""
+    """The environment by which PostgreSQL's programs connect to this database; it holds the password."""
     given = conninfo_to_dict(url)
     names = {
         "host": "PGHOST",
@@ -52,7 +52,7 @@ def connection_environment(url: str) -> dict[str, str]:
 
 
 def free_port() -> int:
-    """A port of the loopback that nobody listens on right now."""
+    """A port of the loopback on which nobody listens now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -60,12 +60,12 @@ def free_port() -> int:
 
 
 def cores() -> int:
-    """How many this process may use."""
+    """How many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def machine() -> str:
-    """What this machine is, in a few words."""
+    """A short description of this machine."""
     model = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():

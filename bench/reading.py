@@ -48,12 +48,12 @@ def hot_read(lab: Lab) -> Iterator[Figure]:
         values=rates["ceiling"],
         reference="nginx",
         reference_values=rates["nginx"],
-        note="what uvicorn leaves to be reached",
+        note="the most that uvicorn allows",
     )
 
 
 def hot_read_latency(lab: Lab) -> Iterator[Figure]:
-    """Latency at half of the top rate, requests leaving when they are due."""
+    """Latency at half of the top rate; requests leave when they are due."""
     if lab.top_rate is None:
         requests = Requests("read", lab.plan.size, CONNECTIONS)
         lab.top_rate = put_load(lab.node.url, requests, lab.plan.seconds, lab.next_seed()).rate
@@ -119,11 +119,11 @@ def growth(lab: Lab) -> Iterator[Figure]:
 
 
 def metrics_cost(lab: Lab) -> Iterator[Figure]:
-    """The hot read of a node that measures against the same of one that does not."""
+    """The hot read of a node with metrics against a node without."""
     requests = Requests("read", lab.plan.size, CONNECTIONS)
     rates: dict[str, list[float]] = {"without": [], "with": []}
     for number in range(lab.plan.pairs):
-        # Made anew each time: where things lie in its memory makes one process 5 % faster than another.
+        # New nodes for each pair: chance in the layout of memory makes one process 5 % faster than another.
         with (
             lab.node_on(lab.database_url, "node without metrics", flags=["--no-metrics"]) as unmeasured,
             lab.node_on(lab.database_url, "node with metrics") as measured,
@@ -131,7 +131,7 @@ def metrics_cost(lab: Lab) -> Iterator[Figure]:
             urls = {"without": unmeasured.url, "with": measured.url}
             for url in urls.values():
                 put_load(url, requests, _WARM_UP_SECONDS, lab.next_seed())
-            # Each goes first as often as the other, for a machine grows warm.
+            # Each is first as often as the other, because a machine gets slower as it warms up.
             found: dict[str, list[float]] = {name: [] for name in urls}
             turns = max(1, int(lab.plan.seconds / (2 * _SLICE_SECONDS)))
             for name in ("with", "without", "without", "with") * turns:
@@ -142,7 +142,7 @@ def metrics_cost(lab: Lab) -> Iterator[Figure]:
             rates[name].append(fmean(values))
     yield Figure(
         name="metrics-cost",
-        work="the hot read of a node that measures",
+        work="the hot read of a node with metrics",
         unit="/s",
         values=rates["with"],
         reference="with --no-metrics",
@@ -152,7 +152,7 @@ def metrics_cost(lab: Lab) -> Iterator[Figure]:
 
 
 def memory(lab: Lab) -> Iterator[Figure]:
-    """What the HTTP workers have for themselves, before and after many requests."""
+    """The private memory of the HTTP workers, before and after many requests."""
     requests = Requests("read", lab.plan.size, CONNECTIONS)
     workers = lab.node.http_workers()
     put_load(lab.node.url, requests, 2 * _WARM_UP_SECONDS, lab.next_seed())

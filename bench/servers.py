@@ -1,4 +1,4 @@
-"""The references of the hot read: nginx, and uvicorn alone, each giving one constant body."""
+"""The references of the hot read: nginx, and uvicorn alone, each answering one constant body."""
 
 import os
 import subprocess
@@ -13,7 +13,7 @@ from typing import Final
 
 from bench.programs import BenchError, cores, free_port, nginx
 
-# Only what it needs, and nothing that would slow it.
+# Only what it needs, and nothing that would slow it down.
 _CONFIGURATION: Final = """
 daemon off;
 {user}
@@ -42,7 +42,7 @@ _START_SECONDS: Final = 15.0
 
 @contextmanager
 def constant_nginx(body: bytes) -> Iterator[str]:
-    """The URL of an nginx that gives this body. Raises Missing."""
+    """The URL of an nginx that answers this body. Raises Missing."""
     program = nginx()
     with TemporaryDirectory(prefix="segmentd-nginx-") as name:
         folder, port = Path(name), free_port()
@@ -58,7 +58,7 @@ def constant_nginx(body: bytes) -> Iterator[str]:
 
 @contextmanager
 def constant_uvicorn(body: bytes) -> Iterator[str]:
-    """The URL of uvicorn processes, one a core, that give this body: what segmentd could reach at most."""
+    """The URL of uvicorn processes, one a core, that answer this body: the most segmentd could reach."""
     port = free_port()
     command = [sys.executable, "-m", "bench.ceiling", str(port), str(cores()), body.decode()]
     with _running(command, port) as url:

@@ -1,4 +1,4 @@
-"""Rows about the start, and about the computation behind every answer."""
+"""Rows about the start, and about the computation of buckets."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -20,7 +20,7 @@ _COMPUTATIONS: Final = 2000
 
 
 def start(lab: Lab) -> Iterator[Figure]:
-    """From the command to the ready line: the first start in a folder, and the next one."""
+    """From the command to the ready line: the first start on a data directory, and the next one."""
     first: list[float] = []
     warm: list[float] = []
     for number in range(min(lab.plan.rounds, 3)):
@@ -34,7 +34,7 @@ def start(lab: Lab) -> Iterator[Figure]:
                 times.append(started.started_in)
                 asked.request("GET", "/readyz")
                 if asked.getresponse().status != 200:  # noqa: PLR2004 - OK
-                    raise BenchError("the node said that it was ready, and was not")
+                    raise BenchError("the node printed its ready line before it was ready")
     work = "`segmentd serve` to its ready line, embedded PostgreSQL included"
     yield Figure(
         name="start",
@@ -55,7 +55,7 @@ def start(lab: Lab) -> Iterator[Figure]:
 
 
 def rollouts(lab: Lab) -> Iterator[Figure]:
-    """Which of many rollouts cover a user, against one xxh64 a rollout in a loop of Python."""
+    """Which of many rollouts cover a user, against one xxh64 for each rollout in a Python loop."""
     for count, most_us in ((100, 25.0), (1000, 60.0)):
         chance = np.random.default_rng(count)
         salts: list[int] = chance.integers(0, 2**63 - 1, count).tolist()

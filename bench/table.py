@@ -16,7 +16,7 @@ MARKS: Final[dict[Verdict, str]] = {
 
 
 def table(rows: Sequence[Figure | Skipped], title: str) -> Table:
-    """A line a figure: median, spread, ratio to the reference, and what must be reached."""
+    """One line for each figure: median, spread, ratio to the reference, and the target."""
     made = Table(title=title, title_justify="left", caption_justify="left", show_lines=False)
     for heading in ("name", "figure", "reference", "ratio", "must", "aim", "", "remark"):
         made.add_column(heading, justify="right" if heading in {"figure", "ratio", "must", "aim"} else "left")

@@ -22,7 +22,7 @@ from bench.programs import BenchError, connection_environment, cores, postgres_p
 CREATIONS: Final = 15
 _LAST_SIGHT_SECONDS: Final = 10.0
 
-# What the service sends for 2 adds and 1 removal, with the numbers that load.lua would choose.
+# The statement that the service sends for 2 adds and 1 removal, with numbers chosen as in load.lua.
 _PGBENCH: Final = r"""
 \set user_id random(1, :users)
 \set first random(0, 499)
@@ -52,11 +52,11 @@ def write(lab: Lab) -> Iterator[Figure]:
         with lab.node.paused():
             _settle(lab)
             theirs.append(_transactions(pgbench, lab, script, connections))
-        lab.node.wait_for_copy()
+        lab.node.wait_for_replica()
         _settle(lab)
         lab.say(f"write: segmentd, round {number + 1}")
         ours.append(put_load(lab.node.url, requests, lab.plan.seconds, lab.next_seed()).rate)
-        lab.node.wait_for_copy()
+        lab.node.wait_for_replica()
     yield Figure(
         name="write",
         work=f"POST /users/{{id}}/segments, 2 adds and 1 removal, {connections} connections",
@@ -90,7 +90,7 @@ def create_rollout(lab: Lab) -> Iterator[Figure]:
 
 
 def freshness(lab: Lab) -> Iterator[Figure]:
-    """How long after a write was answered the other node still gives the old answer."""
+    """For how long after the answer to a write the other node still gives the old answer."""
     middle, late = [], []
     chance = random.Random(lab.next_seed())
     with (
@@ -144,7 +144,7 @@ def _transactions(pgbench: str, lab: Lab, script: Path, connections: int) -> flo
 
 
 def _settle(lab: Lab) -> None:
-    """So that each side begins with the same: nothing dirty, nothing dead."""
+    """Vacuums and checkpoints, so that each side begins in the same state."""
     with psycopg.connect(lab.database_url, autocommit=True) as connection:
         connection.execute("VACUUM users, memberships, membership_events")
         connection.execute("CHECKPOINT")
