@@ -2,7 +2,8 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
-from segmentd.domain.instants import LAST_INSTANT, in_utc, rfc3339
+from segmentd.domain.errors import Fault, Invalid
+from segmentd.domain.instants import LAST_INSTANT, Span, in_utc, read_instant, rfc3339
 
 
 def test_an_instant_is_written_in_utc_with_six_digits_of_the_second() -> None:
@@ -39,3 +40,26 @@ def test_a_time_that_leaves_the_calendar_in_utc_is_refused(year: int, month: int
     day, hour = (1, 0) if hours > 0 else (31, 23)
     with pytest.raises(ValueError, match="1 to 9999"):
         in_utc(datetime(year, month, day, hour, tzinfo=timezone(timedelta(hours=hours))))
+
+
+@pytest.mark.parametrize(
+    "text", ["", "yesterday", "2026-01-01", "2026-01-01T00:00:00", "0001-01-01T00:00:00+10:00"]
+)
+def test_a_text_that_names_no_instant_is_refused_in_one_sentence(text: str) -> None:
+    with pytest.raises(ValueError, match="a time is written like 2026-11-20T10:15:30Z"):
+        read_instant(text)
+
+
+def test_a_text_names_an_instant_in_utc() -> None:
+    assert read_instant("2026-01-01T01:00:00+03:00").isoformat() == "2025-12-31T22:00:00+00:00"
+
+
+def test_a_span_ends_after_its_beginning() -> None:
+    early, late = datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 1, 2, tzinfo=UTC)
+
+    for good in (Span(), Span(early), Span(ends_at=early), Span(early, late)):
+        good.check()
+    for bad in (Span(late, early), Span(early, early)):
+        with pytest.raises(Invalid) as refused:
+            bad.check()
+        assert refused.value.faults == (Fault("/to", "the end of the period must be after its beginning"),)

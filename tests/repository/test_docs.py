@@ -12,6 +12,7 @@ import pytest
 from segmentd import cli
 from segmentd.api.problems import HTTP_PROBLEMS, PROBLEMS
 from segmentd.config import described
+from segmentd.domain.memberships import Because
 from tests.support.readme_examples import BLOCK, Play, blocks, examples, serving
 
 ROOT = Path(__file__).parents[2]
@@ -134,6 +135,18 @@ def test_every_kind_of_problem_is_in_the_table() -> None:
     page = ROOT / "docs/errors.md"
     shown = [(kind, status) for kind, status, _ in rows(page, 3, r"`[a-z-]+`") if status.isdecimal()]
     assert sorted(shown) == sorted(kinds)
+
+
+def test_the_guide_has_every_reason_of_an_explanation_in_its_order() -> None:
+    page = "4-why-and-since-when.md"
+    english = rows(ROOT / "docs/guide" / page, 3, r"`[a-z-]+`")
+    russian = rows(ROOT / "docs/ru/guide" / page, 3, r"`[a-z-]+`")
+
+    assert english == [
+        [each, "yes" if each.member else "no", each.sentence[0].lower() + each.sentence[1:].rstrip(".")]
+        for each in Because
+    ]
+    assert [row[:2] for row in russian] == [[each, "да" if each.member else "нет"] for each in Because]
 
 
 def test_every_command_is_on_the_page_for_operators() -> None:

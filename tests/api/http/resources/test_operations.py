@@ -7,6 +7,9 @@ import pytest
 
 from segmentd import __version__
 from segmentd.config import Settings
+from segmentd.domain.audit import AuditOperation
+from segmentd.domain.described import Described
+from segmentd.domain.memberships import Because, Cause, Operation, Source
 from segmentd.serve.wiring import service
 from segmentd.storage.database import Database
 from tests.support.client import Api, Json
@@ -96,6 +99,17 @@ async def test_the_document_is_valid_openapi_3_1(document: Json) -> None:
         for operation in item.values():
             declared = {each["name"] for each in operation.get("parameters", []) if each["in"] == "path"}
             assert declared == set(re.findall(r"{(\w+)}", path))
+
+
+@pytest.mark.parametrize("explained", [AuditOperation, Because, Cause, Operation, Source])
+async def test_the_document_lists_the_values_of_an_enum_and_explains_each(
+    document: Json, explained: type[Described]
+) -> None:
+    schema = document["components"]["schemas"][explained.__name__]
+
+    assert schema["enum"] == [*explained]
+    for value in explained:
+        assert f"- `{value}`: {value.sentence}" in schema["description"]
 
 
 async def test_the_document_names_every_route(document: Json) -> None:
