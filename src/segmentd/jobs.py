@@ -21,13 +21,14 @@ from segmentd.background import background
 from segmentd.domain.errors import ReportStoreFull, SegmentdError
 from segmentd.domain.reports import Report, ReportId, ReportLimits, Status, store_full
 from segmentd.observability.metrics import Metrics
+from segmentd.observability.throttled import ThrottledLog
 from segmentd.observability.traces import Tracing
 from segmentd.reports.build import Claim, build
 from segmentd.reports.files import ReportFiles
 from segmentd.storage import reports, upkeep
 from segmentd.storage.database import Database
 from segmentd.storage.job_queue import QUEUE_CONNECTIONS, REPORTS_AT_ONCE
-from segmentd.storage.sessions import Reachability, Session
+from segmentd.storage.sessions import Reachability, Session, reason_of
 
 SHORTEST_PAUSE_S: Final = 0.5
 LONGEST_PAUSE_S: Final = 5.0
@@ -223,6 +224,7 @@ async def _keep_working(
     queue: Queue, database_url: str, tasks: Tasks, stop: asyncio.Event, drain_seconds: float
 ) -> None:
     pause = SHORTEST_PAUSE_S
+    throttled = ThrottledLog(_log)
     async with background(stop.wait(), "wait for the stop") as stopping:
         while not stop.is_set():
             working = asyncio.create_task(_work_once(queue, database_url, tasks, drain_seconds))
@@ -233,8 +235,8 @@ async def _keep_working(
             except asyncio.CancelledError:
                 continue
             except (ConnectorException, SegmentdError, psycopg.Error) as error:
-                _log.warning(
-                    "background jobs wait for the database", queue=queue.name, error=str(error), pause_s=pause
+                throttled.warning(
+                    "background jobs wait for the database", queue=queue.name, error=reason_of(error)
                 )
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), pause)

@@ -1,8 +1,10 @@
 """The database goes away under a node of real processes, and whatever dies meanwhile, hot reads go on."""
 
 import asyncio
+import json
 import os
 import signal
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -134,3 +136,11 @@ async def test_an_outage_ends_no_process(relay: Relay, tmp_path: Path, seconds: 
         await becomes_true(lambda: caller.ask("GET", "/readyz").status_code == 200)
         assert service.family().keys() == family
         assert "process died" not in service.errors
+        # Each of these is tried again every second, or several times a second.
+        logged = Counter(
+            (line["event"], line["error"], line.get("queue"))
+            for line in map(json.loads, service.errors.splitlines())
+            if line["event"].startswith(("cannot look for", "round failed", "background jobs wait"))
+        )
+        assert len({event for event, _, _ in logged}) >= 2
+        assert not [line for line, times in logged.items() if times > 1 + seconds // 60]

@@ -18,6 +18,7 @@ from segmentd.auth.tokens import digest_of
 from segmentd.background import background
 from segmentd.domain.access import ANONYMOUS, Principal, Token, TokenId
 from segmentd.domain.errors import TooManyRequests, Unauthenticated, Unavailable
+from segmentd.observability.throttled import ThrottledLog
 from segmentd.storage import tokens
 from segmentd.storage.database import Database
 
@@ -52,6 +53,7 @@ class Authenticator:
         self._database = database
         self._rules = rules
         self._left = left
+        self._throttled = ThrottledLog(_log)
         self._known_until = -math.inf
         self._version = -1
         self._open = False
@@ -185,7 +187,7 @@ class Authenticator:
         try:
             await self.look()
         except Unavailable as error:
-            _log.warning("cannot look for changes of the tokens", error=error.detail)
+            self._throttled.warning("cannot look for changes of the tokens", error=error.detail)
         except Exception:  # noqa: BLE001 - without further polling a revocation would go unnoticed
             _log.exception("looking for changes of the tokens failed")
 

@@ -14,6 +14,7 @@ import structlog
 from segmentd.domain.errors import Unavailable
 from segmentd.domain.identifiers import UserId
 from segmentd.observability.metrics import Metrics
+from segmentd.observability.throttled import ThrottledLog
 from segmentd.replica.moments import BATCH_USERS, catalog_state, moment, newer_catalog, shown_by
 from segmentd.replica.replica import store_path
 from segmentd.replica.status import ReplicaStatus, boot_time, status_path
@@ -44,6 +45,7 @@ class Follower:
     def __init__(self, database: Database, folder: Path, metrics: Metrics | None = None) -> None:
         self._database = database
         self._metrics = metrics or Metrics()
+        self._throttled = ThrottledLog(_log)
         self._folder = folder
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._status = ReplicaStatus.open(status_path(folder))
@@ -61,7 +63,7 @@ class Follower:
                 await self.round()
             except (Unavailable, Unusable, psycopg.Error, lmdb.Error, OSError) as error:
                 self._metrics.round_failed()
-                _log.warning("round failed, the copy ages", error=str(error))
+                self._throttled.warning("round failed, the copy ages", error=str(error))
             else:
                 self._metrics.round_done()
             await asyncio.sleep(min(REST_ROUNDS * (time.monotonic() - begun), LONGEST_REST_SECONDS))

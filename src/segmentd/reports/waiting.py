@@ -9,6 +9,7 @@ import structlog
 from segmentd.domain.errors import Unavailable
 from segmentd.domain.reports import Report, ReportId
 from segmentd.observability.metrics import Metrics
+from segmentd.observability.throttled import ThrottledLog
 from segmentd.storage import reports
 from segmentd.storage.database import Database
 
@@ -25,6 +26,7 @@ class Waiting:
     def __init__(self, database: Database, metrics: Metrics) -> None:
         self._database = database
         self._metrics = metrics
+        self._throttled = ThrottledLog(_log)
         self._awaited: dict[asyncio.Future[Report | None], ReportId] = {}
         self._looking: asyncio.Task[None] | None = None
         self._ended = False
@@ -65,7 +67,7 @@ class Waiting:
         try:
             return [*await reports.final(self._database, [*{*self._awaited.values()}])]
         except (Unavailable, psycopg.Error) as error:  # the waiting requests go on to the next look
-            _log.warning("cannot look for final reports", error=type(error).__name__)
+            self._throttled.warning("cannot look for final reports", error=type(error).__name__)
             return []
 
 

@@ -13,6 +13,7 @@ import structlog
 from psycopg.abc import AdaptContext, ConnParam
 from psycopg.rows import AsyncRowFactory, TupleRow
 
+from segmentd.observability.throttled import ThrottledLog
 from segmentd.storage.database_url import redacted
 
 OLDEST_POSTGRESQL: Final = 15
@@ -58,7 +59,6 @@ _VANISHED: Final = {
     "keepalives_count": 3,
     "tcp_user_timeout": 10_000,
 }
-_SAY_AGAIN_S: Final = 60.0
 
 _log = structlog.get_logger(__name__)
 
@@ -77,8 +77,7 @@ class Reachability:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.reason: str | None = None
         """PostgreSQL's reason, in one line with no secret in it; None after any success."""
-        self._clock = clock
-        self._said: dict[str, float] = {}
+        self._throttled = ThrottledLog(_log, clock)
 
     def note_failure(self, error: Exception) -> None:
         """A connection could not be made, or broke."""
@@ -91,11 +90,7 @@ class Reachability:
 
     def say(self, reason: str) -> None:
         """Logs a reason, unless it did so within this minute."""
-        now = self._clock()
-        self._said = {said: at for said, at in self._said.items() if now - at < _SAY_AGAIN_S}
-        if reason not in self._said:
-            self._said[reason] = now
-            _log.warning("database out of reach", error=reason)
+        self._throttled.warning("database out of reach", error=reason)
 
 
 class Session(psycopg.AsyncConnection[TupleRow]):

@@ -9,11 +9,10 @@ import structlog
 from prometheus_client import Gauge
 
 from segmentd.observability.metrics import Metrics
+from segmentd.observability.throttled import ThrottledLog
 
 SMALL_ANSWER: Final = 2**14
 """An answer of so many bytes is always sent, and not counted while it waits for its client."""
-
-_SILENCE_S: Final = 60
 
 _log = structlog.get_logger(__name__)
 
@@ -30,8 +29,7 @@ class Bound:
     ) -> None:
         self._what = what
         self._gauge = gauge
-        self._now = now
-        self._said_at = -float(_SILENCE_S)
+        self._throttled = ThrottledLog(_log, now)
         self.most = most
         self.held = 0
 
@@ -53,9 +51,7 @@ class Bound:
 
     def say(self) -> None:
         """Something is refused because the bound is reached: into the log, once a minute."""
-        if self._now() - self._said_at >= _SILENCE_S:
-            self._said_at = self._now()
-            _log.warning("a bound is reached", of=self._what, most=self.most)
+        self._throttled.warning("a bound is reached", of=self._what, most=self.most)
 
 
 class Room:
