@@ -3,7 +3,7 @@
 from datetime import datetime
 
 from segmentd.auth.tokens import digest_of, new_secret
-from segmentd.domain.access import Actor, Role
+from segmentd.domain.access import Actor, CallerName, Role
 from segmentd.storage import tokens
 from segmentd.storage.database import Database
 
@@ -15,7 +15,7 @@ async def new_token(
 ) -> str:
     """Makes a token; its secret."""
     secret = new_secret()
-    await tokens.create(database, name, role, digest_of(secret), expires_at, OPERATOR)
+    await tokens.create(database, CallerName(name), role, digest_of(secret), expires_at, OPERATOR)
     return secret
 
 

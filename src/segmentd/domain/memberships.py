@@ -19,6 +19,7 @@ MOST_SLUGS: Final = 1000
 MOST_USERS: Final = 1000
 """In one lookup."""
 
+# Lists of a request, with their bounds.
 Item = TypeVar("Item")
 SlugsOfChange = Annotated[Sequence[Item], msgspec.Meta(max_length=MOST_SLUGS)]
 UsersOfLookup = Annotated[Sequence[Item], msgspec.Meta(max_length=MOST_USERS)]

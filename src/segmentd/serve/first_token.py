@@ -15,12 +15,12 @@ import structlog
 from segmentd.auth.jwt import JwtRules, JwtVerifier
 from segmentd.auth.tokens import digest_of, new_secret
 from segmentd.config import Settings
-from segmentd.domain.access import Actor, Role, Token
+from segmentd.domain.access import Actor, CallerName, Role, Token
 from segmentd.domain.errors import StartupFailed, TokenExists, Unavailable
 from segmentd.storage import reports, tokens
 from segmentd.storage.database import Database
 
-ADMIN: Final = "admin"
+ADMIN: Final = CallerName("admin")
 # As the setting admin_token.
 _SHORTEST_SECRET: Final = 32
 
@@ -52,7 +52,9 @@ async def prepare_access(database_url: str, settings: Settings, *, may_be_open: 
         )
 
 
-async def create_token(database_url: str, name: str, role: Role, expires: datetime | timedelta | None) -> str:
+async def create_token(
+    database_url: str, name: CallerName, role: Role, expires: datetime | timedelta | None
+) -> str:
     """Makes a token and returns its secret, which is seen this once. Raises StartupFailed, TokenExists."""
     async with _database(database_url) as database:
         now = (await tokens.state(database)).now

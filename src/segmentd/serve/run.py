@@ -16,7 +16,7 @@ import structlog
 
 from segmentd.auth.known_tokens import KnownTokens
 from segmentd.config import Configuration, Settings
-from segmentd.domain.access import Role, Token
+from segmentd.domain.access import CallerName, Role, Token
 from segmentd.domain.errors import StartupFailed
 from segmentd.observability.traces import exporters_asked_for
 from segmentd.replica.status import ReplicaStatus, status_path
@@ -106,7 +106,9 @@ def migrate_once(settings: Settings) -> int:
         return asyncio.run(migrate(database_url))
 
 
-def create_token(settings: Settings, name: str, role: Role, expires: datetime | timedelta | None) -> str:
+def create_token(
+    settings: Settings, name: CallerName, role: Role, expires: datetime | timedelta | None
+) -> str:
     """Makes a token; its secret, which is seen this once. Raises StartupFailed, TokenExists."""
     with _migrated_database(settings) as database_url:
         return asyncio.run(access.create_token(database_url, name, role, expires))

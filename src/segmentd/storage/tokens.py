@@ -7,7 +7,7 @@ from typing import Final, LiteralString
 import msgspec
 import psycopg
 
-from segmentd.domain.access import Actor, Role, Token, TokenId
+from segmentd.domain.access import Actor, CallerName, Role, Token, TokenId
 from segmentd.domain.errors import TokenExists, TokenNotFound
 from segmentd.storage.database import Database
 
@@ -43,7 +43,7 @@ async def list_all(database: Database) -> Sequence[Token]:
 
 
 async def create(
-    database: Database, name: str, role: Role, digest: bytes, expires_at: datetime | None, actor: Actor
+    database: Database, name: CallerName, role: Role, digest: bytes, expires_at: datetime | None, actor: Actor
 ) -> Token:
     """Stores a new token. Raises TokenExists, Unavailable."""
     try:

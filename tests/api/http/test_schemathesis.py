@@ -25,7 +25,7 @@ from schemathesis.specs.openapi.checks import (
 from segmentd.api.http.app import create_app
 from segmentd.auth.authenticator import Authenticator
 from segmentd.auth.tokens import digest_of, new_secret
-from segmentd.domain.access import Actor, Role
+from segmentd.domain.access import Actor, CallerName, Role
 from segmentd.service import Service
 from segmentd.storage import tokens
 from segmentd.storage.database import Database
@@ -108,7 +108,7 @@ def send(
 
 async def make_token(database_url: str) -> None:
     async with Database(database_url, pool_size=1) as database:
-        await tokens.create(database, "admin", Role.ADMIN, digest_of(TOKEN), None, Actor("test"))
+        await tokens.create(database, CallerName("admin"), Role.ADMIN, digest_of(TOKEN), None, Actor("test"))
 
 
 def requests_of(operation: AnyOperation, mode: GenerationMode) -> SearchStrategy[AnyCase]:
