@@ -2,6 +2,7 @@
 
 from segmentd.api.http.app import create_app
 from segmentd.api.http.edge.addresses import Addresses
+from segmentd.api.http.edge.cors import Cors
 from segmentd.api.http.edge.middleware import RequestLimits, RequestMiddleware
 from segmentd.api.http.edge.request_ids import RequestIds
 from segmentd.api.http.edge.send_buffer import Room
@@ -22,7 +23,7 @@ def http_door(
     metrics: Metrics | None,
 ) -> tuple[HotPath, RequestMiddleware]:
     """The hot path, and what stands behind it, before the framework's application."""
-    origins = tuple(origin.strip() for origin in (settings.cors_origins or "").split(",") if origin.strip())
+    cors = cors_of(settings)
     addresses = Addresses(
         None if settings.public_url is None else public_address(settings.public_url),
         networks(settings.trusted_proxies),
@@ -31,11 +32,17 @@ def http_door(
     measured = metrics or Metrics()
     room = Room.of(settings.max_connections, settings.max_unsent_bytes, measured)
     entrance = RequestMiddleware(
-        create_app(use_cases, authenticator, metrics, origins, addresses),
+        create_app(use_cases, authenticator, metrics, cors, addresses),
         ids,
         RequestLimits(settings.max_requests, settings.request_seconds),
         measured,
         room,
+        cors,
     )
-    unusual = [b"origin"] if origins else []
+    unusual = [b"origin"] if settings.cors_origins else []
     return HotPath(entrance, replica, authenticator, ids, metrics, unusual, room), entrance
+
+
+def cors_of(settings: Settings) -> Cors:
+    """The origins whose pages may call."""
+    return Cors(filter(None, map(str.strip, (settings.cors_origins or "").split(","))))

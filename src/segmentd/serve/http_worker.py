@@ -13,7 +13,7 @@ from segmentd.api.http.hot.protocol import HotProtocol
 from segmentd.background import background
 from segmentd.config import Settings
 from segmentd.serve.child import Assignment, Duty, run_child
-from segmentd.serve.http_door import http_door
+from segmentd.serve.http_door import cors_of, http_door
 from segmentd.serve.http_server import Server, uvicorn_config
 from segmentd.serve.wiring import metrics_in, open_authenticator, open_node, open_tracing, sampling, service
 from segmentd.service import Service
@@ -49,7 +49,7 @@ async def serve_http(assignment: Assignment, duty: Duty) -> None:
             hot_path, entrance = http_door(use_cases, settings, authenticator, node.replica, metrics)
             app = hot_path if tracing is None else tracing.wrap(hot_path)
             protocol = HotProtocol.answering_by(hot_path, tracing.headers if tracing else ()).within(
-                _limits(settings), metrics.refused if metrics else None
+                _limits(settings), metrics.refused if metrics else None, cors=cors_of(settings)
             )
             server = Server(
                 uvicorn_config(app, protocol),

@@ -2,18 +2,26 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Final
 
 import pytest
 from litestar import Litestar, get
 from litestar.response import Stream
+from litestar.routes import HTTPRoute
 
+from segmentd.api.http.app import create_app
 from segmentd.api.http.edge.connection import ConnectionLimits, LimitedProtocol
+from segmentd.api.http.edge.cors import ALL_METHODS
 from segmentd.api.http.edge.middleware import RequestLimits, RequestMiddleware
 from segmentd.api.http.edge.request_ids import RequestIds
+from segmentd.config import Settings
 from segmentd.observability.metrics import Metrics
+from segmentd.serve.wiring import service
+from segmentd.storage.database import Database
 from tests.api.http.hot.test_protocol import ANSWER, HOT, Line, line
 from tests.support.client import Api
+from tests.support.door import open_to_all
 from tests.support.wire import Wire
 
 __all__ = ["line"]
@@ -115,6 +123,19 @@ async def test_options_and_a_405_name_every_method_of_an_address(api: Api, path:
     assert (options.status_code, options.headers["Allow"]) == (204, ALLOWED[path])
     assert refused.status_code == 405
     assert sorted(refused.headers["Allow"].split(", ")) == ALLOWED[path].split(", ")
+
+
+async def test_options_of_the_whole_service_names_every_method_that_an_address_has(
+    line: Line, database: Database, tmp_path: Path
+) -> None:
+    app = create_app(service(database, Settings(data_dir=str(tmp_path))), await open_to_all(database))
+    methods = {method for route in app.routes if isinstance(route, HTTPRoute) for method in route.methods}
+
+    [read] = await line.say(b"OPTIONS * HTTP/1.1\r\nHost: h\r\n\r\n")
+
+    assert read.startswith(b"HTTP/1.1 204 ")
+    assert b"allow: %b\r\n" % ALL_METHODS in read
+    assert ALL_METHODS.decode().split(", ") == sorted({*methods, "HEAD"})
 
 
 async def test_head_of_what_is_only_written_is_405(api: Api) -> None:

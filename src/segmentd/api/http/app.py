@@ -1,10 +1,8 @@
 """The HTTP application: the routes under /api/v1 and the operations beside them."""
 
 from collections.abc import Awaitable, Callable
-from typing import Final
 
 from litestar import Litestar, Response, Router
-from litestar.config.cors import CORSConfig
 from litestar.datastructures import State
 from litestar.di import Provide
 from litestar.routes import HTTPRoute
@@ -12,6 +10,7 @@ from litestar.routes import HTTPRoute
 from segmentd.api.http.documented import Documented
 from segmentd.api.http.edge.addresses import Addresses
 from segmentd.api.http.edge.compression import COMPRESSION
+from segmentd.api.http.edge.cors import Cors
 from segmentd.api.http.edge.errors import EXCEPTION_HANDLERS, LARGEST_BODY_BYTES
 from segmentd.api.http.edge.guard import Guard, operation_of
 from segmentd.api.http.edge.own_pages import OwnPages
@@ -29,15 +28,12 @@ from segmentd.auth.authenticator import Authenticator
 from segmentd.observability.metrics import Metrics
 from segmentd.service import Service
 
-# What a page of another origin may read beside the body.
-_EXPOSED: Final = ["Age", "ETag", "Location", "Retry-After", "X-Request-Id"]
-
 
 def create_app(
     service: Service,
     authenticator: Authenticator,
     metrics: Metrics | None = None,
-    cors_origins: tuple[str, ...] = (),
+    cors: Cors | None = None,
     addresses: Addresses | None = None,
 ) -> Litestar:
     """The application that serves these use cases to whom the authenticator knows.
@@ -65,11 +61,10 @@ def create_app(
             "service": Provide(lambda: service, sync_to_thread=False),
             "meters": Provide(lambda: metrics, sync_to_thread=False),
         },
-        guards=[Guard(authenticator), OwnPages(addresses, cors_origins), PlainValues()],
+        guards=[Guard(authenticator), OwnPages(addresses, cors or Cors()), PlainValues()],
         state=State({"addresses": addresses}),
         exception_handlers=EXCEPTION_HANDLERS,
         request_max_body_size=LARGEST_BODY_BYTES,
-        cors_config=CORSConfig([*cors_origins], expose_headers=_EXPOSED) if cors_origins else None,
         openapi_config=OPENAPI,
         compression_config=COMPRESSION,
         plugins=[Documented()],

@@ -8,6 +8,7 @@ from typing import Final
 import pytest
 
 from segmentd.api.http.edge.connection import ConnectionLimits, LimitedProtocol
+from segmentd.api.http.edge.cors import Cors
 from segmentd.api.http.edge.framing import is_host
 from tests.support.wire import Seen, Wire
 
@@ -237,6 +238,36 @@ async def test_the_host_of_an_absolute_target_counts() -> None:
     _, [(_, path, headers, _), _] = await ask(b"GET http://other:81/a HTTP/1.1\r\nHost: h\r\n\r\n" + NEXT)
 
     assert (path, headers) == ("/a", b"host: other:81")
+
+
+async def test_the_blanks_around_a_value_are_no_part_of_it() -> None:
+    _, [(_, _, headers, _)] = await ask(b"GET /a HTTP/1.1\r\nHost:\t h \t\r\nX-A: b c\t\r\nX-D: \t\r\n\r\n")
+
+    assert headers == b"host: h\nx-a: b c\nx-d: "
+
+
+@pytest.mark.parametrize(
+    "stream",
+    [
+        b"GET /a HTTP/1.1\r\nHost: h\r\nHost: h\r\nOrigin: https://page.example\r\n\r\n",
+        b"GET /a HTTP/1.1\r\nOrigin: https://page.example\r\nX: %b\r\n\r\n" % (b"x" * 4096),
+        b"POST /a HTTP/1.1\r\nHost: h\r\nOrigin: https://page.example\r\nContent-Length: -1\r\n\r\n",
+        post(b"Origin: https://page.example\r\n", (CHUNKED, b"x\r\n")),
+        post(b"", (LENGTH, HIDDEN)) + post(b"Origin: https://page.example\r\n", (CHUNKED, b"x\r\n")),
+    ],
+    ids=range(5),
+)
+async def test_a_page_that_may_call_may_read_a_refusal_of_the_protocol(stream: bytes) -> None:
+    async def answers(*origins: str) -> bytes:
+        wire = Wire(LimitedProtocol.within(LIMITS, cors=Cors(origins)), Seen())
+        return (await wire.say([stream])).lower()
+
+    allowed = b"access-control-allow-origin: %b\r\n"
+    told = await answers("https://page.example", "https://other.example")
+    assert told.count(allowed % b"https://page.example") == 1
+    assert (allowed % b"*") in await answers("*")
+    for others in ((), ("https://other.example",)):
+        assert b"access-control" not in await answers(*others)
 
 
 HOSTS: Final = rb"h a-b_c.example. 127.0.0.1 h:0 h:65535 h: [::1] [::ffff:1.2.3.4]:80".split()

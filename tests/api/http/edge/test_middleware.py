@@ -16,6 +16,7 @@ from litestar.types import Receive, Scope, Send
 from structlog.testing import capture_logs
 
 from segmentd.api.http.app import create_app
+from segmentd.api.http.edge.cors import Cors
 from segmentd.api.http.edge.middleware import RequestLimits, RequestMiddleware
 from segmentd.api.http.edge.request_ids import RequestIds
 from segmentd.auth.authenticator import AccessRules, Authenticator
@@ -333,10 +334,58 @@ async def test_a_page_may_read_why_it_was_refused(database: Database, tmp_path: 
             ("segments/NOWHERE", {}, 404),
             (READ, bearer("bad"), 401),
             ("audit", {}, 403),
+            (f"segments?{'x' * 9000}", {}, 414),
+            ("users%2F1000/segments", {}, 404),
         ):
             answer = await api.get(path, headers={"Origin": ORIGIN, **headers})
             assert answer.status_code == status
-            assert answer.headers.get("Access-Control-Allow-Origin") == ORIGIN
+            assert answer.headers.get_list("Access-Control-Allow-Origin") == [ORIGIN]
+
+
+async def test_an_overloaded_service_says_so_to_pages_too() -> None:
+    async def app(_scope: Scope, _receive: Receive, _send: Send) -> None:
+        raise AssertionError("nobody is let through")
+
+    door = RequestMiddleware(app, RequestIds(), RequestLimits(most_requests=0), Metrics(), cors=Cors("*"))
+
+    async with Api(door) as api:
+        answer = await api.get("segments", headers={"Origin": ORIGIN})
+
+    assert (answer.status_code, answer.headers["Access-Control-Allow-Origin"]) == (503, "*")
+
+
+async def test_an_answer_that_varies_by_its_compression_varies_by_the_origin_too(
+    database: Database, tmp_path: Path
+) -> None:
+    async with door_for(database, tmp_path, ORIGIN) as api:
+        answer = await api.get("/docs/swagger-ui.css", headers={"Origin": ORIGIN})
+
+        assert sorted(answer.headers.get_list("Vary", split_commas=True)) == ["Accept-Encoding", "Origin"]
+
+
+async def test_a_foreign_page_that_asks_first_hears_nothing_that_lets_it_call(
+    database: Database, tmp_path: Path
+) -> None:
+    async with door_for(database, tmp_path, ORIGIN) as api:
+        for origin in ("https://evil.example", "null", f"{ORIGIN}.evil.example"):
+            answer = await api.options(READ, headers={"Origin": origin, **PREFLIGHT})
+
+            assert (answer.status_code, cors(answer)) == (204, {})
+            assert answer.headers["Vary"] == "Origin"
+
+
+async def test_a_preflight_allows_every_method_and_the_headers_that_it_names(
+    database: Database, tmp_path: Path
+) -> None:
+    asked = {"Access-Control-Request-Method": "PATCH", "Access-Control-Request-Headers": "prefer,x-any"}
+    async with door_for(database, tmp_path, "*") as api:
+        for path in ("segments/A", "/nowhere", "*"):
+            answer = await api.options(path, headers={"Origin": ORIGIN, "Authorization": "", **asked})
+
+            assert answer.status_code == 204
+            assert cors(answer)["access-control-allow-origin"] == "*"
+            assert cors(answer)["access-control-allow-methods"] == "DELETE, GET, HEAD, OPTIONS, PATCH, POST"
+            assert cors(answer)["access-control-allow-headers"] == "prefer,x-any"
 
 
 async def test_a_client_that_goes_away_before_it_is_answered_is_no_mistake_of_ours() -> None:
@@ -358,8 +407,8 @@ async def test_a_client_that_goes_away_before_it_is_answered_is_no_mistake_of_ou
         ("users?limit=1&cursor=" + "x" * (8192 - len("/api/v1/users") - len("limit=1&cursor=")), 422),
         ("users?limit=1&cursor=" + "x" * 8192, 414),
         ("segments/" + "x" * 8192, 414),
-        ("users?" + "&".join(["limit=1"] * 64), 200),
-        ("users?" + "&".join(["limit=1"] * 65), 414),
+        ("users?" + "&".join(["x=1"] * 64), 200),
+        ("users?" + "&".join(["x=1"] * 65), 414),
         ("users?" + "&" * 8000, 414),
     ],
     ids=["longest", "longer query", "longer path", "most parameters", "more parameters", "empty parameters"],

@@ -8,6 +8,7 @@ import pytest
 
 from segmentd.api.http.app import create_app
 from segmentd.api.http.edge.addresses import Addresses
+from segmentd.api.http.edge.cors import Cors
 from segmentd.auth.authenticator import AccessRules, Authenticator
 from segmentd.config import Settings
 from segmentd.domain.access import Role
@@ -64,7 +65,7 @@ async def page(database: Database, tmp_path: Path) -> AsyncIterator[Api]:
     app = create_app(
         service(database, Settings(data_dir=str(tmp_path))),
         await open_to_all(database),
-        cors_origins=(ALLOWED,),
+        cors=Cors((ALLOWED,)),
         addresses=Addresses(public_address(PUBLIC)),
     )
     async with Api(app) as api:
@@ -118,7 +119,7 @@ async def test_with_access_control_the_name_that_was_called_is_own(
 
 async def test_a_star_lets_every_page_change(database: Database, tmp_path: Path) -> None:
     app = create_app(
-        service(database, Settings(data_dir=str(tmp_path))), await open_to_all(database), cors_origins=("*",)
+        service(database, Settings(data_dir=str(tmp_path))), await open_to_all(database), cors=Cors("*")
     )
     async with Api(app) as api:
         answer = await api.post("segments", json={"slug": "A"}, headers={"Origin": "https://any.example"})

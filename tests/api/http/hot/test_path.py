@@ -518,7 +518,8 @@ async def test_a_client_that_leaves_before_its_body_came_is_left_to_the_framewor
 
     with closing(Replica(tmp_path, 50)) as replica:
         scope: Any = {
-            "type": "http", "method": "POST", "path": "/api/v1/lookup", "query_string": b"",
+            "type": "http", "method": "POST", "path": "/api/v1/lookup", "raw_path": b"/api/v1/lookup",
+            "query_string": b"",
             "headers": [(b"content-type", b"application/json")],
         }  # fmt: skip
         await hot_path(app, replica, Authenticator(database, OPEN))(scope, receive, send)

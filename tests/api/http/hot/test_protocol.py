@@ -108,6 +108,29 @@ async def test_a_plain_hot_read_is_answered_on_the_spot_as_the_parser_would(line
     assert on_the_spot.endswith(ANSWER)
 
 
+@pytest.mark.parametrize("blanks", [b"\t", b" \t ", b"  "])
+async def test_the_blanks_after_a_value_matter_nowhere(line: Line, blanks: bytes) -> None:
+    hot = HOT.replace(b"\r\n", blanks + b"\r\n").replace(b"HTTP/1.1" + blanks, b"HTTP/1.1") + b"\r\n"
+    [on_the_spot] = await line.say(hot)
+    assert line.hot_path.asked == 1
+
+    [by_the_parser] = await line.say(hot[:-1], b"\n")
+    [by_the_framework] = await line.say(hot.replace(b"/segments", b"/segments?ids=number"))
+
+    assert on_the_spot == by_the_parser
+    assert by_the_framework.endswith(ANSWER)
+    assert b"x-request-id: one\r\n" in on_the_spot
+    assert b"x-request-id: one\r\n" in by_the_framework
+
+
+@pytest.mark.parametrize("path", [b"users%2F1000/segments", b"users/1000%2fsegments", b"users/1000%2F"])
+async def test_a_slash_that_is_escaped_leads_nowhere(line: Line, path: bytes) -> None:
+    for method in (b"GET", b"DELETE"):
+        [answer] = await line.say(method + b" /api/v1/" + path + b" HTTP/1.1\r\nHost: h\r\n\r\n")
+
+        assert answer.startswith(b"HTTP/1.1 404 ")
+
+
 @pytest.mark.parametrize(
     "header",
     [

@@ -5,27 +5,22 @@ uvicorn by itself waits for ever for the rest of a request, and for a client tha
 
 import asyncio
 import math
-import socket
 from collections.abc import Callable
-from contextlib import suppress
-from typing import ClassVar, Final, Self, cast
+from typing import ClassVar, Self
 
 import httptools
 import msgspec
 import structlog
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
+from segmentd.api.http.edge.cors import Cors
 from segmentd.api.http.edge.framing import MALFORMED, BadFraming, accepted, parser_after
-from segmentd.api.http.edge.problem_documents import document, head
+from segmentd.api.http.edge.problem_documents import last_answer
 from segmentd.api.http.edge.progress import MeasuredProtocol, ReadingFlow
 from segmentd.api.http.edge.send_buffer import SMALL_ANSWER, Room
 from segmentd.api.problems import HTTP_PROBLEMS, Problem, problem_of
 from segmentd.domain.errors import Overloaded, Unavailable
 from segmentd.observability.metrics import Refusal
-
-# What the system takes ahead of the client. It would take megabytes, and until a slow client has a third of
-# them, its progress does not show: one that takes 30 kB/s would look for half a minute as if it took nothing.
-UNSENT_BYTES: Final = 2**16
 
 _log = structlog.get_logger(__name__)
 
@@ -62,6 +57,7 @@ class LimitedProtocol(MeasuredProtocol):
     leaving: ClassVar[bool] = False
     """Whether each connection ends with its next answer, for the process is about to stop."""
 
+    cors: ClassVar[Cors] = Cors()
     flow: ReadingFlow
 
     # The message that is being received: whether there is one, whether its headers are complete, and the
@@ -82,12 +78,14 @@ class LimitedProtocol(MeasuredProtocol):
         limits: ConnectionLimits,
         refused: Callable[[Refusal], None] | None = None,
         room: Room | None = None,
+        cors: Cors | None = None,
     ) -> type[Self]:
         """The protocol of a server with these limits, and what to call instead of `refused`."""
         members = {
             "limits": limits,
             "refused": staticmethod(refused or cls.refused),
             "room": room or cls.room,
+            "cors": cors or cls.cors,
         }
         return type(cls.__name__, (cls,), members)
 
@@ -96,7 +94,7 @@ class LimitedProtocol(MeasuredProtocol):
         """Hears why a connection is cut."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        super().connection_made(cast("asyncio.Transport", transport))
+        super().connection_made(transport)
         self.transport.set_write_buffer_limits(high=SMALL_ANSWER)
         self.flow = ReadingFlow(self.transport, self.loop.time)
         self._begun_at = self.loop.time()
@@ -104,11 +102,6 @@ class LimitedProtocol(MeasuredProtocol):
         self.room.connections.change(+1)
         if self.room.connections.is_exceeded:
             self._turn_away()
-        if hasattr(socket, "TCP_NOTSENT_LOWAT"):
-            with suppress(OSError):  # of a client that has gone meanwhile
-                transport.get_extra_info("socket").setsockopt(
-                    socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES
-                )
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._looking.cancel()
@@ -266,25 +259,17 @@ class LimitedProtocol(MeasuredProtocol):
             self._has_head = False
 
     def _refusal_of(self, problem: Problem, detail: str) -> bytes:
-        body = document(problem, detail, None)
-        headers = [
-            *self.server_state.default_headers,
-            *head(problem, len(body)),
-            (b"connection", b"close"),
-        ]
-        return b"%b%b\r\n%b" % (
-            STATUS_LINE[problem.status],
-            b"".join([b"%b: %b\r\n" % header for header in headers]),
-            body,
-        )
+        heard = self.scope["headers"] if self._parsing else ()
+        headers = [*self.server_state.default_headers, *self.cors.headers(heard)]
+        return last_answer(problem, detail, headers)
 
     def _turn_away(self) -> None:
         """Says at once that there are too many connections, and closes this one."""
         self.room.connections.say()
         self.refused(Refusal.CONNECTIONS)
         detail = "This process has too many connections; try again shortly."
-        self._refusing = self._parsing = True
         self.transport.write(self._refusal_of(problem_of(Overloaded), detail))
+        self._refusing = self._parsing = True
         self.transport.close()
 
     def _send_refusal(self, refusal: bytes) -> None:

@@ -85,13 +85,17 @@ class _AfterHead:
 
 
 def accepted(version: str, target: bytes, headers: Headers) -> Headers:
-    """The headers of a head that the parser took, with the one Host that counts. Raises BadFraming."""
+    """The headers of a head that the parser took, with the one Host that counts. Raises BadFraming.
+
+    The parser leaves the blanks after a value, which are no part of it (RFC 9110, 5.5).
+    """
     if version not in {"1.0", "1.1"}:
         raise BadFraming
+    headers = [(name, value.strip(b" \t")) for name, value in headers]
     for name, value in headers:
         if name == b"transfer-encoding":
             _check_coding(version, value)
-    hosts = [value.strip(b" \t") for name, value in headers if name == b"host"]
+    hosts = [value for name, value in headers if name == b"host"]
     if len(hosts) > 1 or (not hosts and version == "1.1") or not all(map(is_host, hosts)):
         raise BadFraming("A request needs one header Host, which names a host, with a port or without.")
     if target.startswith(b"/") or target == b"*":
@@ -107,7 +111,7 @@ def accepted(version: str, target: bytes, headers: Headers) -> Headers:
 def _check_coding(version: str, coding: bytes) -> None:
     if version == "1.0":
         raise BadFraming("HTTP/1.0 has no Transfer-Encoding.")
-    if coding.strip(b" \t").lower() != b"chunked":
+    if coding.lower() != b"chunked":
         raise BadFraming("The only Transfer-Encoding that is understood here is chunked.", status=501)
 
 

@@ -9,6 +9,7 @@ from litestar.enums import ScopeType
 from litestar.types import ASGIApp, HTTPScope, Message, Receive, Scope, Send
 from litestar.types.asgi_types import HTTPResponseBodyEvent, HTTPResponseStartEvent, ReceiveMessage
 
+from segmentd.api.http.edge.cors import ALL_METHODS, Cors, Headers, value_of
 from segmentd.api.http.edge.problem_documents import document, head
 from segmentd.api.http.edge.request_ids import HEADER, RequestIds
 from segmentd.api.http.edge.send_buffer import SMALL_ANSWER, Bound, Room, SharedBytes
@@ -60,6 +61,7 @@ class RequestMiddleware:
         limits: RequestLimits,
         metrics: Metrics,
         room: Room | None = None,
+        cors: Cors | None = None,
     ) -> None:
         self._app = app
         self._ids = ids
@@ -67,12 +69,13 @@ class RequestMiddleware:
         self._metrics = metrics
         self._running: set[_Answer] = set()
         self._unsent = (room or Room()).unsent
+        self._cors = cors or Cors()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != ScopeType.HTTP:
             await self._app(scope, receive, send)
             return
-        request_id = self._ids.id(next((value for name, value in scope["headers"] if name == HEADER), None))
+        request_id = self._ids.id(value_of(scope["headers"], HEADER))
         scope["state"] = {**scope.get("state", {}), "request_id": request_id.decode()}
         structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(request_id=request_id.decode())
@@ -81,7 +84,8 @@ class RequestMiddleware:
         can_wait = scope["path"] not in _ALWAYS_ANSWERED and (
             scope["method"] in _READS or scope["path"] == _LOOKUP
         )
-        answer = _Answer(send, request_id, scope["method"], self._unsent if can_wait else None)
+        of_every = [(HEADER, request_id), *self._cors.headers(scope["headers"])]
+        answer = _Answer(send, of_every, scope["method"], self._unsent if can_wait else None)
         asked = scope
         if scope["method"] == "HEAD":
             # The framework has no routes for it: it is a GET without the body.
@@ -119,6 +123,13 @@ class RequestMiddleware:
             detail = f"An address has {LONGEST_ADDRESS} bytes and {MOST_PARAMETERS} parameters at most."
             await answer.refuse(detail, HTTP_PROBLEMS[414])
             return
+        if b"%2f" in scope["raw_path"].lower():
+            # It would be taken for a slash, which a proxy before this service may see otherwise.
+            await answer.refuse("No address here has a slash that is escaped.", HTTP_PROBLEMS[404])
+            return
+        if scope["method"] == "OPTIONS" and (options := self._options(scope)) is not None:
+            await answer.settle(204, options)
+            return
         try:
             async with asyncio.timeout(self._limits.seconds) as answer.limit:
                 await self._app(scope, answer.heard(receive), answer)
@@ -130,6 +141,12 @@ class RequestMiddleware:
         except asyncio.CancelledError:
             if answer.status is None:  # else it was cut off
                 raise
+
+    def _options(self, scope: HTTPScope) -> Headers | None:
+        """What answers a question about the whole service, or of a page; None: an address answers."""
+        if scope["path"] == "*":
+            return ((b"allow", ALL_METHODS),)
+        return self._cors.preflight([*scope["headers"]])
 
     def _note(self, scope: HTTPScope, status: int | None, seconds: float) -> None:
         shown = status or _CLIENT_GONE
@@ -148,13 +165,13 @@ class RequestMiddleware:
 
 
 class _Answer:
-    """Sends an answer, notes its status, and names the request in it; the answer to a HEAD has no body."""
+    """Sends an answer with the headers of every one, notes its status; that to a HEAD has no body."""
 
     limit: asyncio.Timeout
 
-    def __init__(self, send: Send, request_id: bytes, method: str, unsent: Bound | None) -> None:
+    def __init__(self, send: Send, of_every: Headers, method: str, unsent: Bound | None) -> None:
         self._send = send
-        self._request_id = request_id
+        self._of_every = of_every
         self._method = method
         self._unsent = unsent
         self._begin: HTTPResponseStartEvent | None = None
@@ -206,18 +223,22 @@ class _Answer:
 
     async def _start(self, begin: HTTPResponseStartEvent) -> None:
         self.status = _CLIENT_GONE if self._client_gone else begin["status"]
-        begin["headers"] = [(HEADER, self._request_id), *begin["headers"]]
+        begin["headers"] = [*self._of_every, *begin["headers"]]
         if self.status == _METHOD_NOT_ALLOWED:
             begin["headers"] = [(name, _with_head(name, value)) for name, value in begin["headers"]]
         await self._send(begin)
 
     async def refuse(self, detail: str, problem: Problem = _OVERLOADED) -> None:
         """Answers in the place of the framework."""
+        body = document(problem, detail, self._of_every[0][1].decode())
+        await self.settle(problem.status, head(problem, len(body)), body)
+
+    async def settle(self, status: int, headers: Headers, body: bytes = b"") -> None:
+        """Sends the whole answer; nothing that the framework sends comes after it."""
         self.is_refused = True
-        body = document(problem, detail, self._request_id.decode())
-        self.status = problem.status
-        headers = [(HEADER, self._request_id), *head(problem, len(body))]
-        await self._send({"type": "http.response.start", "status": problem.status, "headers": headers})
+        self.status = status
+        whole = [*self._of_every, *headers]
+        await self._send({"type": "http.response.start", "status": status, "headers": whole})
         content = b"" if self._method == "HEAD" else body
         await self._send({"type": "http.response.body", "body": content, "more_body": False})
 

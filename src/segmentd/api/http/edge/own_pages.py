@@ -4,7 +4,6 @@ A browser lets any page send some requests anywhere, with no word from the servi
 from where in `Origin` and `Sec-Fetch-Site`. Programs send neither, and are not concerned.
 """
 
-from collections.abc import Collection
 from typing import Final
 
 from litestar import Request
@@ -12,6 +11,7 @@ from litestar.handlers import BaseRouteHandler
 from litestar.types import Scope
 
 from segmentd.api.http.edge.addresses import Addresses
+from segmentd.api.http.edge.cors import Cors
 from segmentd.api.http.edge.guard import AnyConnection
 from segmentd.domain.access import ANONYMOUS
 from segmentd.domain.addresses import is_steady
@@ -24,9 +24,9 @@ _OWN_SITES: Final = frozenset({"same-origin", "none"})
 class OwnPages:
     """A guard that refuses what a foreign page asks for."""
 
-    def __init__(self, addresses: Addresses, cors_origins: Collection[str]) -> None:
+    def __init__(self, addresses: Addresses, cors: Cors) -> None:
         self._addresses = addresses
-        self._cors_origins = frozenset(cors_origins)
+        self._cors = cors
 
     async def __call__(self, connection: AnyConnection, _: BaseRouteHandler) -> None:
         """Raises ForeignOrigin."""
@@ -34,7 +34,7 @@ class OwnPages:
             return
         origin = connection.headers.get("origin")
         site = connection.headers.get("sec-fetch-site")
-        if (origin is None and site is None) or "*" in self._cors_origins or origin in self._cors_origins:
+        if (origin is None and site is None) or self._cors.allows(origin):
             return
         if (site is not None and site not in _OWN_SITES) or (
             origin is not None and not self._is_own(connection.scope, origin)

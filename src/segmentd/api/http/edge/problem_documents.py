@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 import msgspec
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from segmentd.api.problems import Problem
 
@@ -32,6 +33,14 @@ def document(
     if request_id is not None:
         members["request_id"] = request_id
     return msgspec.json.encode(members)
+
+
+def last_answer(problem: Problem, detail: str, headers: Sequence[tuple[bytes, bytes]]) -> bytes:
+    """A whole answer with these headers too, after which the connection ends."""
+    body = document(problem, detail, None)
+    whole = [*headers, *head(problem, len(body)), (b"connection", b"close")]
+    lines = b"".join([b"%b: %b\r\n" % header for header in whole])
+    return b"%b%b\r\n%b" % (STATUS_LINE[problem.status], lines, body)
 
 
 def head(problem: Problem, length: int) -> Sequence[tuple[bytes, bytes]]:

@@ -77,7 +77,7 @@ class HotPath:
         self._hot_lookups = None if metrics is None else metrics.hot_lookups
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != ScopeType.HTTP or scope["query_string"]:
+        if scope["type"] != ScopeType.HTTP or scope["query_string"] or b"%" in scope["raw_path"]:
             await self._app(scope, receive, send)
             return
         path = scope["path"]

@@ -84,7 +84,7 @@ class HotProtocol(LimitedProtocol):
         super().data_received(data)
 
     def _plain(self, found: Sequence[tuple[bytes, bytes]]) -> Mapping[bytes, bytes] | None:
-        headers = [(name.lower(), value) for name, value in found]
+        headers = [(name.lower(), value.rstrip(b" \t")) for name, value in found]
         if any(name in self.unusual for name, _ in headers):
             return None
         return self.hot_path.noted(headers)
