@@ -36,7 +36,7 @@ async def build(url: str, folder: Path) -> Built:
 
 def measure(folder: Path) -> tuple[int, int]:
     """Users and bytes of the one replica in a folder."""
-    [path] = folder.glob("copy-*.lmdb")
+    [path] = folder.glob("replica-*.lmdb")
     with lmdb.open(os.fspath(path), subdir=False, readonly=True, lock=False, max_dbs=2) as replica:
         size = (replica.info()["last_pgno"] + 1) * replica.stat()["psize"]
         with replica.begin() as transaction:

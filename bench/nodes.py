@@ -18,7 +18,7 @@ from segmentd.replica.status import ReplicaStatus, status_path
 READY: Final = "segmentd is ready on "
 _START_SECONDS: Final = 120.0
 _STOP_SECONDS: Final = 40.0
-_COPY_SECONDS: Final = 3600.0
+_CLONE_SECONDS: Final = 3600.0
 
 
 class Node(NamedTuple):
@@ -38,7 +38,7 @@ class Node(NamedTuple):
 
     def wait_for_replica(self) -> None:
         """Returns once the node answers from its own, fresh replica."""
-        deadline = time.monotonic() + _COPY_SECONDS
+        deadline = time.monotonic() + _CLONE_SECONDS
         with closing(ReplicaStatus.open(status_path(self.folder / "node-1"))) as status:
             while (age := status.age()) is None or age > 2_000_000 or status.overdue:  # noqa: PLR2004 - 2 s
                 if time.monotonic() > deadline:

@@ -90,7 +90,7 @@ def test_an_empty_variable_is_as_good_as_none() -> None:
         ("shutdown_seconds", "nan"),
     ],
 )
-def test_a_value_that_is_not_acceptable_is_told_with_where_it_came_from(name: str, value: str) -> None:
+def test_the_error_for_a_bad_value_names_its_source(name: str, value: str) -> None:
     flag = f"--{name.replace('_', '-')}"
     assert refusal({name: value}, {}).startswith(f"{flag}: ")
     if value:
@@ -109,7 +109,7 @@ def test_a_value_that_is_not_acceptable_is_told_with_where_it_came_from(name: st
         ("report_key = 1", "is not acceptable"),
     ],
 )
-def test_a_bad_file_is_told_with_its_name(tmp_path: Path, text: str, told: str) -> None:
+def test_the_error_names_a_bad_file(tmp_path: Path, text: str, told: str) -> None:
     file = tmp_path / "segmentd.toml"
     file.write_text(text)
     line = refusal({"config": str(file)}, {})
@@ -118,7 +118,7 @@ def test_a_bad_file_is_told_with_its_name(tmp_path: Path, text: str, told: str) 
 
 
 @pytest.mark.parametrize("content", [None, b"\xff\xfe"])
-def test_a_file_that_cannot_be_read_is_told(tmp_path: Path, content: bytes | None) -> None:
+def test_a_file_that_cannot_be_read_is_an_error(tmp_path: Path, content: bytes | None) -> None:
     file = tmp_path / "segmentd.toml"
     if content is not None:
         file.write_bytes(content)

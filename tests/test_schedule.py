@@ -63,7 +63,7 @@ async def test_each_task_is_due_as_often_as_it_shall_be(app: App) -> None:
     found = ticks(app, 3 * HOUR_S)
 
     assert found["settle"] == every(10, 3 * HOUR_S)
-    assert found["take_up_stalled"] == every(10, 3 * HOUR_S)
+    assert found["retry_stalled"] == every(10, 3 * HOUR_S)
     assert found["purge_reports"] == every(600, 3 * HOUR_S)
     assert found["maintain"] == [BEGIN - BEGIN % HOUR_S, *every(HOUR_S, 3 * HOUR_S)[1:]]
     assert len(found) == 4
@@ -76,7 +76,7 @@ async def test_what_was_missed_while_no_worker_ran_is_made_up_for_at_the_start_o
         deferrer = PeriodicDeferrer(app.periodic_registry, **app.periodic_defaults)
         await deferrer.defer_jobs(deferrer.get_previous_tasks(BEGIN))
 
-    assert queued(rows) == {"settle": 1, "take_up_stalled": 1, "purge_reports": 1, "maintain": 1}
+    assert queued(rows) == {"settle": 1, "retry_stalled": 1, "purge_reports": 1, "maintain": 1}
 
 
 async def test_ticks_do_not_pile_up_while_nobody_works(app: App, rows: Rows) -> None:
@@ -84,7 +84,7 @@ async def test_ticks_do_not_pile_up_while_nobody_works(app: App, rows: Rows) -> 
     for minute in range(0, 2 * HOUR_S, 60):  # a worker that was held up sees several ticks at a time
         await deferrer.defer_jobs(deferrer.get_previous_tasks(BEGIN + minute))
 
-    assert queued(rows) == {"settle": 1, "take_up_stalled": 1, "purge_reports": 1, "maintain": 1}
+    assert queued(rows) == {"settle": 1, "retry_stalled": 1, "purge_reports": 1, "maintain": 1}
     assert rows.column("SELECT count(*) FROM procrastinate_periodic_defers") == [4]
 
 

@@ -165,8 +165,8 @@ def upkeep_app(connector: PsycopgConnector, tasks: Tasks) -> App:
 
     # Without a lock: the dead worker may have been running this very task, and would still hold it.
     @app.periodic(cron=EVERY_TEN_SECONDS)
-    @app.task(name="take_up_stalled", queue=UPKEEP.name, queueing_lock="take_up_stalled")
-    async def take_up_stalled(timestamp: int) -> None:  # noqa: ARG001 - passed by name
+    @app.task(name="retry_stalled", queue=UPKEEP.name, queueing_lock="retry_stalled")
+    async def retry_stalled(timestamp: int) -> None:  # noqa: ARG001 - passed by name
         for job in await app.job_manager.get_stalled_jobs(seconds_since_heartbeat=SILENT_S):
             _log.warning("taking over a job whose worker died", job=job.id, task=job.task_name)
             if job.queueing_lock is None:

@@ -20,7 +20,7 @@ from segmentd.domain.texts import Name
 from segmentd.domain.users import User
 from segmentd.observability.metrics import Metrics
 from segmentd.replica.notifications import Notifier
-from segmentd.replica.replica import CopyMeasures, Replica
+from segmentd.replica.replica import Replica, ReplicaMeasures
 from segmentd.replica.store import Unusable
 from segmentd.reports.files import ReportFiles
 from segmentd.reports.links import is_signed, sign
@@ -65,7 +65,7 @@ class SignedReport(NamedTuple):
 
 
 class Node(NamedTuple):
-    """What this node has near at hand: its copy, and the notifier that tells other nodes of changes."""
+    """What this node has near at hand: its replica, and the notifier that tells other nodes of changes."""
 
     replica: Replica
     notifier: Notifier
@@ -84,8 +84,8 @@ class Measured(NamedTuple):
 
     database: measures.Measures | None
     """None where the database did not answer in time."""
-    copy: CopyMeasures | None
-    """None where this process has no copy at hand."""
+    replica: ReplicaMeasures | None
+    """None where this process has no replica at hand."""
     report_bytes_limit: int
     """Which the files of all reports may have; 0: as many as they like."""
 
@@ -118,7 +118,7 @@ class Service:
             yield
 
     def _note_database(self, reason: str | None) -> None:
-        """While it is away, a stale copy answers at once: reads would wait for the database in vain."""
+        """While it is away, a stale replica answers at once: reads would wait for the database in vain."""
         if self._node is not None:
             self._node.replica.has_no_bound = self._node.serve_stale and reason is not None
 
@@ -134,25 +134,25 @@ class Service:
             )
 
     async def check_hot_reads(self) -> None:
-        """Raises Unavailable where neither copy nor database can answer a hot read, or a stop is near."""
+        """Raises Unavailable where neither replica nor database can answer a hot read, or a stop is near."""
         if self._leaving or self._age_of_hot_reads() is None:
             await self.check_ready()
 
     def _age_of_hot_reads(self) -> int | None:
-        """How old the answers from the copy are; None where it may not answer."""
+        """How old the answers from the replica are; None where it may not answer."""
         if self._node is None:
             return None
         replica = self._node.replica
         return replica.age_if_any() if self._node.serve_stale else replica.age()
 
     async def measure(self) -> Measured:
-        """The figures of the database and of this node's copy, in a second or so, whatever is wrong."""
+        """The figures of the database and of this node's replica, in a second or so, whatever is wrong."""
         try:
             found = await measures.measure(self._database)
         except Unavailable:
             found = None
-        copy = None if self._node is None else self._node.replica.measure()
-        return Measured(found, copy, self._desk.limits.store_bytes)
+        replica = None if self._node is None else self._node.replica.measure()
+        return Measured(found, replica, self._desk.limits.store_bytes)
 
     # Segments
 
@@ -219,14 +219,14 @@ class Service:
     async def segments_of(self, user_id: UserId) -> Answer[Sequence[Slug]]:
         """What a user is in now."""
 
-        async def copied(replica: Replica) -> Sequence[Slug]:
+        async def replicated(replica: Replica) -> Sequence[Slug]:
             return [Slug(slug[1:-1].decode()) for slug in replica.segments(user_id)]
 
         async def stored() -> Sequence[Slug]:
             [user] = await memberships.segments_of(self._database, [user_id])
             return user.segments
 
-        return await self._read(copied, stored)
+        return await self._read(replicated, stored)
 
     async def look_up(self, user_ids: Sequence[UserId]) -> Answer[Sequence[bytes]]:
         """What many users are in now, in the order asked: of each the slugs as JSON strings, with commas.
@@ -234,30 +234,30 @@ class Service:
         Raises AnswerTooLarge.
         """
 
-        async def copied(replica: Replica) -> Sequence[bytes]:
+        async def replicated(replica: Replica) -> Sequence[bytes]:
             return await replica.segments_of_many(user_ids)
 
         async def stored() -> Sequence[bytes]:
             return await memberships.look_up(self._database, user_ids)
 
-        return await self._read(copied, stored)
+        return await self._read(replicated, stored)
 
     async def _read(
-        self, copied: Callable[[Replica], Awaitable[Found]], stored: Callable[[], Awaitable[Found]]
+        self, replicated: Callable[[Replica], Awaitable[Found]], stored: Callable[[], Awaitable[Found]]
     ) -> Answer[Found]:
-        """From the copy, or where it is too old, the database.
+        """From the replica, or where it is too old, the database.
 
-        While the database is away, an older copy answers if the operator allows it.
+        While the database is away, an older replica answers if the operator allows it.
         """
         node = self._node
-        if node and (answer := await _from_copy(node.replica, node.replica.age(), copied)) is not None:
+        if node and (answer := await _from_replica(node.replica, node.replica.age(), replicated)) is not None:
             return answer
         try:
             return Answer(0, await stored())
         except Unavailable:
             if node is None or not node.serve_stale:
                 raise
-            if (answer := await _from_copy(node.replica, node.replica.age_if_any(), copied)) is None:
+            if (answer := await _from_replica(node.replica, node.replica.age_if_any(), replicated)) is None:
                 raise
             return answer
 
@@ -346,7 +346,7 @@ class Service:
         found = await audit_log.list_before(self._database, before, limit + 1)
         return Page[AuditEntry].of(found, limit, lambda last: encode_cursor("audit log", last.id))
 
-    # This node's copy and the others
+    # This node's replica and the others
 
     def _show_user(self, user_id: UserId, write: OwnWrite) -> None:
         if self._node is not None:
@@ -360,12 +360,12 @@ class Service:
             self._node.notifier.notify()
 
 
-async def _from_copy(
-    replica: Replica, age: int | None, copied: Callable[[Replica], Awaitable[Found]]
+async def _from_replica(
+    replica: Replica, age: int | None, replicated: Callable[[Replica], Awaitable[Found]]
 ) -> Answer[Found] | None:
     if age is None:
         return None
     try:
-        return Answer(age, await copied(replica))
+        return Answer(age, await replicated(replica))
     except Unusable:
         return None

@@ -472,7 +472,7 @@ async def test_a_jwt_whose_key_is_gone_is_refused_from_the_next_look_on_though_i
 # Rates
 
 
-async def test_who_comes_too_often_is_told_how_many_whole_seconds_to_wait(
+async def test_a_caller_over_the_rate_gets_the_whole_seconds_to_wait(
     database: Database, tmp_path: Path
 ) -> None:
     one, other = await new_token(database, "one"), await new_token(database, "other")

@@ -101,7 +101,7 @@ def test_a_secret_may_be_any_32_bytes(secret: str) -> None:
         ("EdDSA", PrivateFormat.OpenSSH),
     ],
 )
-def test_a_private_key_is_refused_and_not_told(algorithm: str, form: PrivateFormat) -> None:
+def test_a_private_key_is_refused_and_not_shown(algorithm: str, form: PrivateFormat) -> None:
     private = issuer(algorithm).private
     assert not isinstance(private, bytes)
     said = "jwt_key is a private key: the public key is what verifies, and all that belongs here"
@@ -313,7 +313,7 @@ def test_a_key_that_is_set_never_changes() -> None:
 
 
 @pytest.mark.parametrize("bad", ["", "{", '{"keys": []}', '{"keys": [{"kty": "RSA", "d": ""}]}', None])
-def test_a_bad_new_file_leaves_the_keys_and_is_told_once(file: Path, bad: str | None) -> None:
+def test_a_bad_new_file_leaves_the_keys_and_is_logged_once(file: Path, bad: str | None) -> None:
     ring = ring_of(publish(file, one()))
 
     with capture_logs() as told:

@@ -166,7 +166,7 @@ def test_a_file_that_is_not_ours_is_no_reason_to_refuse_anybody(opened: Opened, 
     per_second=st.floats(0.01, 50),
     pauses=st.lists(st.floats(0, 5), max_size=100),
 )
-def test_who_waits_as_long_as_told_has_room_and_nobody_gets_more_than_the_rate(
+def test_a_caller_who_waits_for_retry_after_is_admitted_and_nobody_exceeds_the_rate(
     opened: Opened, watch: Watch, per_second: float, pauses: list[float]
 ) -> None:
     watch.advance(1000)

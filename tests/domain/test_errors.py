@@ -64,7 +64,7 @@ def test_errors_that_a_retry_may_mend_say_when() -> None:
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: error.__name__)
-def test_every_error_says_something_without_being_told(error: type[SegmentdError]) -> None:
+def test_every_error_has_a_default_message(error: type[SegmentdError]) -> None:
     assert (inspect.getdoc(error) or "").partition("\n")[0].endswith(".")
     assert error.__doc__ is not SegmentdError.__doc__ or error is SegmentdError
 

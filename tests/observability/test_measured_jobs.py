@@ -73,7 +73,7 @@ async def test_a_report_that_is_made_is_counted_once_with_its_rows_and_its_time(
     assert scrape("segmentd_reports_failed_total") == 0
 
 
-async def test_a_report_has_failed_when_it_is_given_up_and_not_before(
+async def test_a_report_has_failed_after_the_last_attempt_and_not_before(
     api: Api, database: Database, metrics: Metrics
 ) -> None:
     report = await ordered(api)

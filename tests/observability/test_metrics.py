@@ -170,7 +170,7 @@ def test_a_process_that_gets_the_id_of_one_that_has_ended_goes_on_where_that_one
     assert sum(none.buckets) == 0
 
 
-def test_a_folder_that_the_library_was_not_told_of_is_refused(
+def test_a_folder_that_the_library_does_not_use_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv(FOLDER_VARIABLE, raising=False)
@@ -195,7 +195,7 @@ async def api(database: Database, metrics: Metrics, tmp_path: Path) -> AsyncIter
         yield api
 
 
-async def test_metrics_are_text_for_whoever_asks_for_nothing_else(api: Api) -> None:
+async def test_metrics_are_text_unless_something_else_is_asked_for(api: Api) -> None:
     answer = await api.get("/metrics")
 
     assert answer.status_code == 200

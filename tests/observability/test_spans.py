@@ -131,7 +131,7 @@ async def test_what_belongs_to_no_request_and_no_job_is_not_traced(
     assert collector.spans == []
 
 
-async def test_a_refusal_is_told_by_its_status_and_a_failure_is_marked(
+async def test_a_refusal_shows_its_status_and_a_failure_is_marked(
     database: Database, tracing: Tracing, collector: Collector, tmp_path: Path
 ) -> None:
     async with Database("postgresql://127.0.0.1:1/nothing", tracing=tracing) as away:

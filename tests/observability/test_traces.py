@@ -155,7 +155,7 @@ def test_nothing_of_opentelemetry_is_loaded_where_nobody_asks(database_url: str,
     assert (ended.stdout, ended.stderr) == ("200 None\nset()\n", "")
 
 
-def test_traces_that_are_asked_for_but_not_installed_are_told_in_one_line(tmp_path: Path) -> None:
+def test_traces_that_are_asked_for_but_not_installed_are_an_error_of_one_line(tmp_path: Path) -> None:
     packages = tmp_path / "packages"
     packages.mkdir()
     for installed in Path(sysconfig.get_path("purelib")).iterdir():

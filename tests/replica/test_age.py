@@ -1,4 +1,4 @@
-"""How old an answer may be, who answers when the copy is older, and what clients see of it."""
+"""How old an answer may be, who answers when the replica is older, and what clients see of it."""
 
 import asyncio
 import json
@@ -37,7 +37,7 @@ def segments(answer: Answer) -> list[str]:
 
 
 async def read(worker: Worker, age_s: int | None = None, status: ReplicaStatus | None = None) -> list[str]:
-    """The segments of user 1, by a read and by a lookup, from a copy of this age, or from the database."""
+    """The segments of user 1, by a read and by a lookup, from a replica of this age, or from the database."""
     answers: list[Answer] = []
     for method, path, body in (("GET", "users/1/segments", None), ("POST", "lookup", {"user_ids": [1]})):
         if age_s is None or status is None:
@@ -58,7 +58,7 @@ def set_age(status: ReplicaStatus, seconds: float) -> None:
 
 @pytest.fixture
 async def outdated(api: Api, follower: Follower, worker: Worker) -> Worker:
-    """The copy knows A, the database B as well."""
+    """The replica knows A, the database B as well."""
     await api.create("A")
     await api.create("B")
     await api.add(1, "A")
@@ -89,7 +89,7 @@ async def test_the_age_counts_from_before_the_snapshot(
     assert 0 < status.fresh_at < taken[0]
 
 
-async def test_a_copy_that_is_too_old_is_passed_over_for_the_database(
+async def test_with_a_replica_that_is_too_old_the_database_answers(
     outdated: Worker, status: ReplicaStatus
 ) -> None:
     set_age(status, 50)
@@ -111,7 +111,7 @@ async def test_the_bound_is_a_setting(
         worker.end()
 
 
-async def test_without_a_copy_and_without_a_database_there_is_no_answer(
+async def test_without_a_replica_and_without_a_database_there_is_no_answer(
     http_process: Worker, folder: Path, database_url: str
 ) -> None:
     async with http_process.open_node(NOWHERE, folder, patience_s=0.2, access_url=database_url) as worker:
@@ -158,7 +158,7 @@ async def test_when_the_database_is_gone_as_well_an_old_answer_is_given_only_whe
 
 
 @pytest.mark.parametrize("serve_stale", [False, True])
-async def test_while_the_database_is_known_to_be_away_a_stale_copy_is_not_kept_waiting_for_it(
+async def test_while_the_database_is_known_to_be_away_a_stale_replica_answers_at_once(
     folder: Path, status: ReplicaStatus, *, serve_stale: bool
 ) -> None:
     set_age(status, 45)

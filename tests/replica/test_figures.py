@@ -1,4 +1,4 @@
-"""What is told of a node's copy: how old it is, how large, and how its follower gets on."""
+"""What is told of a node's replica: how old it is, how large, and how its follower gets on."""
 
 import asyncio
 from contextlib import closing
@@ -12,7 +12,7 @@ from segmentd.replica.status import ReplicaStatus
 from segmentd.storage.database import Database
 from tests.support.client import Api
 from tests.support.scraping import Scrape
-from tests.support.workers import PATIENCE_S, Worker, copies, eventually
+from tests.support.workers import PATIENCE_S, Worker, eventually, replicas
 
 
 def scraped(metrics: Metrics) -> Scrape:
@@ -54,7 +54,7 @@ async def test_rounds_are_counted_by_how_they_ended_and_a_good_one_ends_the_fall
     assert scraped(metrics)("segmentd_replica_rebuilds_total") == 1
 
 
-async def test_a_copy_tells_its_age_and_its_users(api: Api, follower: Follower, folder: Path) -> None:
+async def test_a_replica_shows_its_age_and_its_users(api: Api, follower: Follower, folder: Path) -> None:
     await api.create("A")
     for user_id in (1, 2, 3):
         await api.add(user_id, "A")
@@ -77,15 +77,15 @@ async def test_users_that_a_round_has_left_are_behind(status: ReplicaStatus, fol
         assert replica.measure().users_behind == 700
 
 
-async def test_a_copy_that_has_gone_tells_no_users_and_is_no_error(
+async def test_a_missing_replica_shows_no_users_and_is_no_error(
     api: Api, follower: Follower, folder: Path, worker: Worker
 ) -> None:
     await api.create("A")
     await follower.round()
-    await worker.copied(1)
+    await worker.replicated(1)
     follower.close()
-    for copy in copies(folder):
-        copy.unlink()
+    for file in replicas(folder):
+        file.unlink()
 
     with closing(Replica(folder, 60)) as replica:
         assert replica.measure().users is None

@@ -1,4 +1,4 @@
-"""After each round the copy shows what is committed, whatever happened in between."""
+"""After each round the replica shows what is committed, whatever happened in between."""
 
 import asyncio
 import random
@@ -19,20 +19,20 @@ from segmentd.storage.replication import Feed
 from segmentd.storage.upkeep import settle_deleted_segments, settle_due_terms
 from tests.support.client import Api
 from tests.support.clock import Clock
-from tests.support.workers import Worker, copies, tells_its_age
+from tests.support.workers import Worker, replicas, tells_its_age
 
 CHANGE = "SELECT change_memberships(%s, ARRAY[%s], ARRAY[%s], '{NULL}', '{NULL}', 'test', NULL)"
 
 
 async def assert_equal(database: Database, worker: Worker, *user_ids: int) -> None:
-    """The copy says of the users what the database says."""
+    """The replica says of the users what the database says."""
     stored = await segments_of(database, [UserId(user_id) for user_id in user_ids])
-    assert dict(zip(user_ids, await worker.copied(*user_ids), strict=True)) == {
+    assert dict(zip(user_ids, await worker.replicated(*user_ids), strict=True)) == {
         user.user_id: [*user.segments] for user in stored
     }
 
 
-async def test_the_first_round_makes_a_copy_of_all_there_is(
+async def test_the_first_round_builds_a_replica_of_everything(
     api: Api, database: Database, follower: Follower, worker: Worker, status: ReplicaStatus
 ) -> None:
     await api.create("PLAIN")
@@ -49,10 +49,10 @@ async def test_the_first_round_makes_a_copy_of_all_there_is(
     assert await tells_its_age(worker, status)
 
 
-async def test_a_copy_of_an_empty_database_has_nobody_in_it(follower: Follower, worker: Worker) -> None:
+async def test_a_replica_of_an_empty_database_has_nobody_in_it(follower: Follower, worker: Worker) -> None:
     await follower.round()
 
-    assert await worker.copied(1, 2**63 - 1) == [[], []]
+    assert await worker.replicated(1, 2**63 - 1) == [[], []]
 
 
 async def test_later_rounds_show_every_kind_of_change(
@@ -74,15 +74,15 @@ async def test_later_rounds_show_every_kind_of_change(
     await api.change(1, add=["HALF"], remove=["A", "B"])
     await api.remove(2, "HALF")
     await shown()
-    assert "HALF" in (await worker.copied(1))[0]
+    assert "HALF" in (await worker.replicated(1))[0]
     clock.advance(seconds=61)
     await shown()
-    assert all("B" not in segments for segments in await worker.copied(*users))
+    assert all("B" not in segments for segments in await worker.replicated(*users))
     assert await settle_due_terms(database) == len(users) - 1
     await shown()
     await api.change_segment("A", slug="Z")
     await shown()
-    assert (await worker.copied(3))[0][-1] == "Z"
+    assert (await worker.replicated(3))[0][-1] == "Z"
     for percent in (70, 0, 100, None):
         await api.change_segment("HALF", percent=percent)
         await shown()
@@ -95,7 +95,7 @@ async def test_later_rounds_show_every_kind_of_change(
     await api.create("Z")
     await api.add(4, "Z")
     await shown()
-    assert "Z" in (await worker.copied(4))[0]
+    assert "Z" in (await worker.replicated(4))[0]
     await api.delete("users/4")
     await shown()
     await api.delete("users/5?erase=true")
@@ -104,7 +104,7 @@ async def test_later_rounds_show_every_kind_of_change(
     await shown()
 
 
-async def test_a_copy_catches_up_with_an_erased_user(api: Api, follower: Follower, worker: Worker) -> None:
+async def test_a_replica_catches_up_with_an_erased_user(api: Api, follower: Follower, worker: Worker) -> None:
     await api.create("A")
     await api.add(5, "A")
     await follower.round()
@@ -113,10 +113,10 @@ async def test_a_copy_catches_up_with_an_erased_user(api: Api, follower: Followe
 
     assert answer.status_code == 204
     await follower.round()
-    assert await worker.copied(5) == [[]]
+    assert await worker.replicated(5) == [[]]
     await api.add(5, "A")
     await follower.round()
-    assert await worker.copied(5) == [["A"]]
+    assert await worker.replicated(5) == [["A"]]
 
 
 class Writers:
@@ -151,7 +151,7 @@ async def test_a_transaction_that_stays_open_over_many_rounds_is_not_skipped(
     await slow.commit()
     await follower.round()
 
-    assert await worker.copied(1) == [["A"]]
+    assert await worker.replicated(1) == [["A"]]
     await assert_equal(database, worker, *range(1, 15))
 
 
@@ -168,7 +168,7 @@ async def test_a_transaction_that_had_no_number_before_a_round_is_not_skipped(
     await slow.commit()
 
     await follower.round()
-    assert await worker.copied(1) == [["A"]]
+    assert await worker.replicated(1) == [["A"]]
 
 
 async def test_a_transaction_within_a_transaction_is_not_skipped(
@@ -188,7 +188,7 @@ async def test_a_transaction_within_a_transaction_is_not_skipped(
     await slow.commit()
 
     await follower.round()
-    assert await worker.copied(1, 2, 3) == [["A"], [], ["A"]]
+    assert await worker.replicated(1, 2, 3) == [["A"], [], ["A"]]
 
 
 @pytest.mark.parametrize(
@@ -233,8 +233,8 @@ async def test_nothing_is_skipped_in_whatever_order_transactions_begin_and_end(
 
 
 def files(folder: Path) -> list[tuple[str, int]]:
-    """The names of the copies, with what tells one file from another."""
-    return [(path.name, path.stat().st_ino) for path in copies(folder)]
+    """The names of the replicas, with what tells one file from another."""
+    return [(path.name, path.stat().st_ino) for path in replicas(folder)]
 
 
 @asynccontextmanager
@@ -243,7 +243,7 @@ async def restarted(database: Database, folder: Path) -> AsyncIterator[Follower]
         yield follower
 
 
-async def test_after_a_restart_the_copy_is_taken_up_and_only_the_missed_part_is_read(
+async def test_after_a_restart_the_replica_is_resumed_and_only_the_missed_part_is_read(
     api: Api, database: Database, folder: Path, worker: Worker, writers: Writers
 ) -> None:
     await api.create("A")
@@ -262,7 +262,7 @@ async def test_after_a_restart_the_copy_is_taken_up_and_only_the_missed_part_is_
         assert await worker.age() is not None  # what is there goes on serving
         await follower.round()
         assert files(folder) == made
-        assert await worker.copied(1, 2, 3, 4) == [["A", "ALL"]] * 3 + [["ALL"]]
+        assert await worker.replicated(1, 2, 3, 4) == [["A", "ALL"]] * 3 + [["ALL"]]
 
 
 async def test_a_follower_killed_between_two_batches_repeats_them(
@@ -293,7 +293,7 @@ async def test_a_follower_killed_between_two_batches_repeats_them(
             patch.setattr("segmentd.storage.replication.Feed.states", failing)
             with pytest.raises(asyncio.CancelledError):
                 await follower.round()
-        assert [*map(len, await worker.copied(*range(1, 36)))] == [1] * 20 + [0] * 15
+        assert [*map(len, await worker.replicated(*range(1, 36)))] == [1] * 20 + [0] * 15
         await api.remove(3, "A")
 
     async with restarted(database, folder) as follower:
@@ -323,7 +323,7 @@ async def test_a_follower_that_is_woken_all_the_time_rests_after_each_round(
         await sleep(0)
 
     monkeypatch.setattr(asyncio, "sleep", rest)
-    with closing(Busy(database, tmp_path / "copies")) as follower:
+    with closing(Busy(database, tmp_path / "replicas")) as follower:
         await follower.follow(stop, wake, 3600)
 
     assert len(rests) == 3

@@ -30,9 +30,9 @@ class Still:
     async def segments_around(self, instant: int) -> tuple[list[str], list[str]]:
         """What hot reads answer a minute before an instant, and right after it."""
         self._status.clock_offset += instant - self._status.now() - 60_000_000
-        before = await self._worker.copied(1)
+        before = await self._worker.replicated(1)
         self._status.clock_offset += instant - self._status.now()
-        after = await self._worker.copied(1)
+        after = await self._worker.replicated(1)
         return before[0], after[0]
 
 

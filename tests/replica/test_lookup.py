@@ -119,7 +119,7 @@ def test_a_thousand_users_with_a_thousand_overrides_are_large_and_those_of_every
 async def apis(
     database: Database, follower: Follower, folder: Path, rows: Rows
 ) -> AsyncIterator[Sequence[Api]]:
-    """The hot path, the framework beside it, and a service without a copy."""
+    """The hot path, the framework beside it, and a service without a replica."""
     rows.run(LONG_SLUGS)
     await follower.round()
     follower.close()
@@ -135,7 +135,9 @@ async def apis(
             await api.aclose()
 
 
-async def test_an_answer_that_would_be_too_large_is_refused_whoever_gives_it(apis: Sequence[Api]) -> None:
+async def test_an_answer_that_would_be_too_large_is_refused_by_every_way_to_answer(
+    apis: Sequence[Api],
+) -> None:
     bodies = set()
     for api in apis:
         for user_ids in ([7] * MOST_USERS, [*range(1, MOST_USERS + 1)]):
@@ -153,7 +155,7 @@ async def test_an_answer_that_would_be_too_large_is_refused_whoever_gives_it(api
     assert len(bodies) == 2
 
 
-async def test_a_user_who_is_in_nothing_has_an_empty_list_whoever_answers(
+async def test_a_user_who_is_in_nothing_has_an_empty_list_by_every_way_to_answer(
     apis: Sequence[Api], rows: Rows
 ) -> None:
     rows.run("UPDATE rollouts SET ended_at = clock_instant()")

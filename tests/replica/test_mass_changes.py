@@ -1,4 +1,4 @@
-"""A mass change is worked off while reads go on: in batches, or beyond a measure by a new copy."""
+"""A mass change is worked off while reads go on: in batches, or beyond a measure by a new replica."""
 
 import sys
 from collections.abc import AsyncGenerator, Sequence
@@ -15,7 +15,7 @@ from segmentd.storage.memberships import segments_of
 from segmentd.storage.replication import Feed, Snapshot, UserState
 from tests.support.client import Api
 from tests.support.rows import Rows
-from tests.support.workers import Worker, copies
+from tests.support.workers import Worker, replicas
 
 USERS = range(1, 3001)
 ADD_TO_ALL = """
@@ -65,10 +65,10 @@ async def test_a_mass_change_goes_in_bounded_batches_while_reads_go_on(
     assert changed == [*range(12)]
     assert status.overdue == 0
     stored = await segments_of(database, [UserId(user_id) for user_id in USERS])
-    assert await worker.copied(*USERS) == [[*user.segments] for user in stored]
+    assert await worker.replicated(*USERS) == [[*user.segments] for user in stored]
 
 
-async def test_beyond_a_measure_a_new_copy_is_made_while_the_old_one_serves_and_no_own_write_is_lost(
+async def test_after_a_mass_change_the_replica_is_rebuilt_while_the_old_one_serves_and_no_own_write_is_lost(
     api: Api,
     database: Database,
     folder: Path,
@@ -84,7 +84,7 @@ async def test_beyond_a_measure_a_new_copy_is_made_while_the_old_one_serves_and_
     await api.create("OWN")
     rows.run(ADD_TO_ALL, ["A"])
     await follower.round()
-    [old] = copies(folder)
+    [old] = replicas(folder)
     rows.run(ADD_TO_ALL, ["B"])
     begun: list[str] = []
     all_states, users_changed_since = Feed.all_states, Feed.users_changed_since
@@ -105,7 +105,7 @@ async def test_beyond_a_measure_a_new_copy_is_made_while_the_old_one_serves_and_
     async def catching_up(feed: Feed, snapshot: Snapshot, limit: int | None) -> Sequence[UserId]:
         if status.filling:
             begun.append("catching up")
-            # The snapshot is taken: this write reaches the new copy by itself, or not at all.
+            # The snapshot is taken: this write reaches the new replica by itself, or not at all.
             assert await worker.get(3000) == ["A"]
             await worker.change(7, ["OWN"])
             await worker.change(9000, ["OWN"])
@@ -121,19 +121,19 @@ async def test_beyond_a_measure_a_new_copy_is_made_while_the_old_one_serves_and_
     assert status.filling == 0
     everyone = [*USERS, 5500, 6500, 7500, 9000]
     stored = await segments_of(database, [UserId(user_id) for user_id in everyone])
-    assert await worker.copied(*everyone) == [[*user.segments] for user in stored]
+    assert await worker.replicated(*everyone) == [[*user.segments] for user in stored]
     assert await worker.get(7) == ["A", "B", "OWN"]
     assert await worker.get(9000) == ["OWN"]
-    if sys.platform == "linux":  # the room that the removed copy took is free again
-        assert [link for link in open_copies(worker.pid) if "(deleted)" in link] == []
+    if sys.platform == "linux":  # the room that the removed replica took is free again
+        assert [link for link in open_replicas(worker.pid) if "(deleted)" in link] == []
 
 
-def open_copies(pid: int) -> list[str]:
+def open_replicas(pid: int) -> list[str]:
     found: list[str] = []
     for path in Path(f"/proc/{pid}/fd").iterdir():
         with suppress(FileNotFoundError):
             found.append(str(path.readlink()))
-    return [link for link in found if "copy-" in link]
+    return [link for link in found if "replica-" in link]
 
 
 async def test_a_measure_is_a_share_of_the_users_where_they_are_many(
@@ -144,15 +144,15 @@ async def test_a_measure_is_a_share_of_the_users_where_they_are_many(
     await api.create("B")
     rows.run(ADD_TO_ALL, ["A"])
     await follower.round()
-    [first] = copies(folder)
+    [first] = replicas(folder)
 
     for user_id in range(1, 100):  # more than 10, and less than 30 % of 3,000
         await api.add(user_id, "B")
     await follower.round()
 
-    assert copies(folder) == [first]
-    assert await worker.copied(99, 100) == [["A", "B"], ["A"]]
+    assert replicas(folder) == [first]
+    assert await worker.replicated(99, 100) == [["A", "B"], ["A"]]
     rows.run(ADD_TO_ALL, ["B"])
     await follower.round()
-    assert copies(folder) != [first]
-    assert await worker.copied(99, 100) == [["A", "B"]] * 2
+    assert replicas(folder) != [first]
+    assert await worker.replicated(99, 100) == [["A", "B"]] * 2

@@ -138,7 +138,7 @@ async def test_a_follower_shows_at_once_what_another_node_notifies_of(
     wake, stop, notifier = asyncio.Event(), asyncio.Event(), Notifier(database)
 
     async def shown() -> bool:
-        return await worker.age() is not None and await worker.copied(1) == [["A"]]
+        return await worker.age() is not None and await worker.replicated(1) == [["A"]]
 
     async with running(listen(database_url, wake, stop), follower.follow(stop, wake, NEVER), notifier.run()):
         await eventually(lambda: is_fresh(worker))
@@ -158,7 +158,7 @@ async def test_a_follower_looks_by_itself_without_a_notification(
     await api.create("A")
 
     async def shown() -> bool:
-        return await worker.copied(1) == [["A"]]
+        return await worker.replicated(1) == [["A"]]
 
     async with running(follower.follow(asyncio.Event(), asyncio.Event(), 0.05)):
         await eventually(lambda: is_fresh(worker))
@@ -189,7 +189,7 @@ async def test_the_loss_of_all_connections_is_outlived(
 
             async def shown(user_id: int = user_id) -> bool:
                 rows.run("SELECT pg_notify('segmentd_changes', '')")
-                return await worker.copied(user_id) == [["A"]]
+                return await worker.replicated(user_id) == [["A"]]
 
             await eventually(shown)
 
@@ -221,7 +221,7 @@ async def test_a_round_that_fails_is_followed_by_another(
         return await catalog_version(feed)
 
     async def shown() -> bool:
-        return await worker.copied(1) == [["A"]]
+        return await worker.replicated(1) == [["A"]]
 
     monkeypatch.setattr(Feed, "catalog_version", failing)
     async with running(follower.follow(asyncio.Event(), asyncio.Event(), 0.01)):

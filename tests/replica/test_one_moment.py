@@ -20,18 +20,18 @@ from segmentd.storage.database import Database
 from segmentd.storage.replication import Feed, OwnWrite, Position, Snapshot, UserState
 from tests.support.client import Api
 from tests.support.rows import Rows
-from tests.support.workers import Worker, copies, tells_its_age
+from tests.support.workers import Worker, replicas, tells_its_age
 
 ME = Actor("me", None)
 
 
 def watched(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> list[list[list[str]]]:
-    """What users 1 and 2 are shown in, before each reading of states and after each write into a copy."""
+    """What users 1 and 2 are shown in, before each reading of states and after each write into a replica."""
     seen: list[list[list[str]]] = []
     states, put = Feed.states, Store.put
 
     async def looked_at(feed: Feed, user_ids: Sequence[UserId]) -> Sequence[UserState]:
-        seen.append(await worker.copied(1, 2))
+        seen.append(await worker.replicated(1, 2))
         return await states(feed, user_ids)
 
     def written(
@@ -41,7 +41,7 @@ def watched(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> list[list[list[s
         catalog: CatalogState | None = None,
     ) -> None:
         put(store, states, facts, catalog)
-        seen.append(worker.copied_now(1, 2))
+        seen.append(worker.replicated_now(1, 2))
 
     monkeypatch.setattr(Feed, "states", looked_at)
     monkeypatch.setattr(Store, "put", written)
@@ -103,7 +103,7 @@ async def test_a_process_that_changes_a_segment_shows_the_users_of_that_moment_t
 
     assert answer.status == 200
     assert await worker.age() is not None
-    assert await worker.copied(1, 2) == [[], ["A"]]
+    assert await worker.replicated(1, 2) == [[], ["A"]]
 
 
 async def test_an_own_write_after_a_change_of_segments_elsewhere_is_not_shown_with_the_segments_of_before(
@@ -119,11 +119,11 @@ async def test_an_own_write_after_a_change_of_segments_elsewhere_is_not_shown_wi
     assert await worker.get(1) == []
     await follower.round()
     assert await tells_its_age(worker, status)
-    assert await worker.copied(1) == [[]]
+    assert await worker.replicated(1) == [[]]
 
 
 @pytest.mark.parametrize(("limit", "value"), [("MOMENT_USERS", 9), ("MOMENT_BYTES", 100)])
-async def test_more_than_one_transaction_may_hold_goes_into_a_new_copy(
+async def test_more_than_one_transaction_may_hold_goes_into_a_new_replica(
     api: Api,
     follower: Follower,
     worker: Worker,
@@ -134,11 +134,11 @@ async def test_more_than_one_transaction_may_hold_goes_into_a_new_copy(
 ) -> None:
     await api.create("A", percent=0)
     await follower.round()
-    [old] = copies(folder)
+    [old] = replicas(folder)
     for user_id in range(1, 11):
         await api.remove(user_id, "A")
     await follower.round()
-    assert copies(folder) == [old]
+    assert replicas(folder) == [old]
     for user_id in range(1, 11):
         await api.add(user_id, "A")
     await api.change_segment("A", percent=100)
@@ -147,11 +147,11 @@ async def test_more_than_one_transaction_may_hold_goes_into_a_new_copy(
     await follower.round()
 
     assert not old.exists()
-    assert await worker.copied(1, 10, 11) == [["A"]] * 3
+    assert await worker.replicated(1, 10, 11) == [["A"]] * 3
 
 
-async def made_anew(follower: Follower, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A round that makes a new copy, for something has changed."""
+async def rebuilt(follower: Follower, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A round that makes a new replica, for something has changed."""
     with monkeypatch.context() as patch:
         patch.setattr("segmentd.replica.follower.SMALLEST_REBUILD", 0)
         patch.setattr("segmentd.replica.follower.REBUILD_SHARE", 0)
@@ -185,7 +185,7 @@ async def erased_and_forgotten(api: Api, rows: Rows) -> None:
 
 
 @pytest.mark.parametrize("gone", [removed, deleted, erased, erased_and_forgotten])
-async def test_a_new_copy_does_not_take_an_older_own_write_for_the_newest(
+async def test_a_new_replica_does_not_take_an_older_own_write_for_the_newest(
     api: Api,
     database: Database,
     follower: Follower,
@@ -198,15 +198,15 @@ async def test_a_new_copy_does_not_take_an_older_own_write_for_the_newest(
     await follower.round()
     paused = await added(database)
     await gone(api, rows)
-    await made_anew(follower, monkeypatch)
+    await rebuilt(follower, monkeypatch)
 
     await worker.show_user(1, paused)
 
     assert await worker.age() == 0
-    assert await worker.copied(1) == [[]]
+    assert await worker.replicated(1) == [[]]
 
 
-async def test_a_copy_that_is_taken_up_does_not_take_an_older_own_write_for_the_newest(
+async def test_a_resumed_replica_does_not_take_an_older_own_write_for_the_newest(
     api: Api, database: Database, folder: Path, worker: Worker
 ) -> None:
     await api.create("A")
@@ -218,10 +218,10 @@ async def test_a_copy_that_is_taken_up_does_not_take_an_older_own_write_for_the_
 
             await worker.show_user(1, paused)
 
-            assert await worker.copied(1) == [[]]
+            assert await worker.replicated(1) == [[]]
 
 
-async def test_a_copy_that_is_being_made_does_not_take_an_older_own_write_for_the_newest(
+async def test_a_replica_that_is_being_built_does_not_take_an_older_own_write_for_the_newest(
     api: Api,
     database: Database,
     follower: Follower,
@@ -241,12 +241,12 @@ async def test_a_copy_that_is_being_made_does_not_take_an_older_own_write_for_th
         return await clock(feed)
 
     monkeypatch.setattr(Feed, "clock", shown_now)
-    await made_anew(follower, monkeypatch)
+    await rebuilt(follower, monkeypatch)
 
-    assert await worker.copied(1) == [[]]
+    assert await worker.replicated(1) == [[]]
 
 
-async def test_an_own_write_that_the_new_copy_has_not_seen_is_shown_in_it(
+async def test_an_own_write_that_the_new_replica_has_not_seen_is_shown_in_it(
     api: Api,
     follower: Follower,
     worker: Worker,
@@ -264,12 +264,12 @@ async def test_an_own_write_that_the_new_copy_has_not_seen_is_shown_in_it(
         return await users_changed_since(feed, snapshot, limit)
 
     monkeypatch.setattr(Feed, "users_changed_since", too_late)
-    await made_anew(follower, monkeypatch)
+    await rebuilt(follower, monkeypatch)
 
-    assert await worker.copied(1) == [["A"]]
+    assert await worker.replicated(1) == [["A"]]
 
 
-async def test_who_gives_up_while_changed_segments_are_being_shown_leaves_no_copy_that_lacks_them(
+async def test_a_cancelled_request_leaves_no_replica_that_lacks_the_changed_segments(
     database: Database, folder: Path, status: ReplicaStatus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = asyncio.Event()
@@ -305,4 +305,4 @@ async def test_erasing_and_deleting_say_which_transaction_they_were(
     await worker.show_user(1, await users.delete(database, UserId(1), ME))
     await worker.show_user(2, await users.erase(database, UserId(2), ME))
 
-    assert await worker.copied(1, 2) == [[], []]
+    assert await worker.replicated(1, 2) == [[], []]

@@ -1,4 +1,4 @@
-"""A copy outlives the follower that made it: while the database is away, the next one leaves it as it is."""
+"""A replica outlives its follower: while the database is away, the next follower leaves it as it is."""
 
 import os
 from contextlib import closing
@@ -14,7 +14,7 @@ from segmentd.replica.store import Store, Unusable
 from segmentd.storage.database import Database
 from segmentd.storage.replication import Feed, Position
 from tests.support.client import Api
-from tests.support.workers import Worker, copies, tells_its_age
+from tests.support.workers import Worker, replicas, tells_its_age
 
 
 async def away(_: Feed) -> Position:
@@ -22,31 +22,31 @@ async def away(_: Feed) -> Position:
 
 
 def double(path: Path, other: Path) -> None:
-    """The same copy under another number, which was written later."""
+    """The same replica under another number, which was written later."""
     other.write_bytes(path.read_bytes())
     Path(f"{other}-boot").write_bytes(Path(f"{path}-boot").read_bytes())
     os.utime(path, (0, 0))
 
 
 def rename(path: Path, other: Path) -> None:
-    """Gives a copy another number."""
+    """Gives a replica another number."""
     path.rename(other)
     Path(f"{path}-boot").rename(f"{other}-boot")
 
 
 @pytest.fixture
 async def left(api: Api, database: Database, folder: Path, worker: Worker, status: ReplicaStatus) -> Path:
-    """The file of a copy that serves, of a follower that has ended."""
+    """The file of a replica that serves, of a follower that has ended."""
     await api.create("A")
     await api.add(1, "A")
     with closing(Follower(database, folder)) as follower:
         await follower.round()
     assert await tells_its_age(worker, status)
-    [path] = copies(folder)
+    [path] = replicas(folder)
     return path
 
 
-async def test_a_follower_that_starts_while_the_database_is_away_leaves_the_copy_and_its_age(
+async def test_a_follower_that_starts_while_the_database_is_away_leaves_the_replica_and_its_age(
     left: Path,
     database: Database,
     folder: Path,
@@ -64,10 +64,10 @@ async def test_a_follower_that_starts_while_the_database_is_away_leaves_the_copy
             assert (status.fresh_at, status.serving, status.clock_offset) == shown
             assert await worker.get(1) == ["A"]
 
-    assert copies(folder) == [left]
+    assert replicas(folder) == [left]
 
 
-async def test_the_copy_is_taken_up_when_the_database_is_back(
+async def test_the_replica_is_resumed_when_the_database_is_back(
     left: Path, api: Api, database: Database, folder: Path, worker: Worker, status: ReplicaStatus
 ) -> None:
     fresh_at = status.fresh_at
@@ -76,12 +76,12 @@ async def test_the_copy_is_taken_up_when_the_database_is_back(
     with closing(Follower(database, folder)) as follower:
         await follower.round()
 
-    assert copies(folder) == [left]
+    assert replicas(folder) == [left]
     assert status.fresh_at > fresh_at
-    assert await worker.copied(1, 2) == [["A"], ["A"]]
+    assert await worker.replicated(1, 2) == [["A"], ["A"]]
 
 
-async def test_a_write_that_the_copy_does_not_show_is_not_forgotten_with_the_follower(
+async def test_a_write_that_the_replica_does_not_show_is_not_forgotten_with_the_follower(
     left: Path,
     database: Database,
     folder: Path,
@@ -122,11 +122,11 @@ async def test_what_stands_there_from_before_the_machine_s_start_counts_for_noth
         assert (status.serving, status.spoilt_at) == (0, 0)
 
 
-async def test_the_copy_that_serves_is_taken_up_and_not_one_that_was_about_to_take_its_place(
+async def test_the_serving_replica_is_resumed_and_not_the_one_that_was_being_built(
     left: Path, api: Api, database: Database, folder: Path, worker: Worker, status: ReplicaStatus
 ) -> None:
     serving = status.serving
-    other = folder / f"copy-{serving + 1}.lmdb"
+    other = folder / f"replica-{serving + 1}.lmdb"
     double(left, other)
     await api.add(2, "A")
 
@@ -134,11 +134,11 @@ async def test_the_copy_that_serves_is_taken_up_and_not_one_that_was_about_to_ta
         await follower.round()
 
     assert status.serving == serving
-    assert copies(folder) == [left]
-    assert await worker.copied(2) == [["A"]]
+    assert replicas(folder) == [left]
+    assert await worker.replicated(2) == [["A"]]
 
 
-async def test_a_copy_that_was_not_the_one_that_served_does_not_take_over_its_age(
+async def test_a_replica_that_did_not_serve_does_not_get_the_age_of_the_one_that_did(
     left: Path,
     database: Database,
     folder: Path,
@@ -146,7 +146,7 @@ async def test_a_copy_that_was_not_the_one_that_served_does_not_take_over_its_ag
     status: ReplicaStatus,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    other = folder / "copy-70.lmdb"
+    other = folder / "replica-70.lmdb"
     rename(left, other)
 
     async def away_then(_: Feed) -> int:
@@ -166,7 +166,7 @@ def no_room(*_: object) -> None:
 
 
 @pytest.mark.parametrize("fails", ["mapped", "_write_note"])
-async def test_a_disk_without_room_is_no_reason_to_remove_a_copy(
+async def test_a_disk_without_room_is_no_reason_to_remove_a_replica(
     left: Path,
     database: Database,
     folder: Path,
@@ -179,14 +179,14 @@ async def test_a_disk_without_room_is_no_reason_to_remove_a_copy(
             patch.setattr(f"segmentd.replica.store.{fails}", no_room)
             with pytest.raises(OSError, match="No space"):
                 await follower.round()
-        assert copies(folder) == [left]
+        assert replicas(folder) == [left]
         assert await worker.get(1) == ["A"]
 
         await follower.round()
-        assert copies(folder) == [left]
+        assert replicas(folder) == [left]
 
 
-async def test_a_process_that_can_no_longer_write_opens_the_copy_again(
+async def test_a_process_that_can_no_longer_write_opens_the_replica_again(
     left: Path, api: Api, database: Database, folder: Path, worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def panics(*_: object) -> None:
@@ -201,11 +201,11 @@ async def test_a_process_that_can_no_longer_write_opens_the_copy_again(
         assert await worker.age() is not None
 
         await follower.round()
-        assert copies(folder) == [left]
-        assert await worker.copied(2) == [["A"]]
+        assert replicas(folder) == [left]
+        assert await worker.replicated(2) == [["A"]]
 
 
-def test_a_board_that_the_disk_has_no_room_for_says_that_there_is_no_copy_until_there_is_room(
+def test_a_status_without_room_on_the_disk_shows_no_replica_until_there_is_room(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
@@ -224,9 +224,9 @@ def test_a_board_that_the_disk_has_no_room_for_says_that_there_is_no_copy_until_
 
 def test_nothing_that_is_shared_has_a_hole(tmp_path: Path) -> None:
     ReplicaStatus.open(tmp_path / "status").close()
-    with closing(Store(tmp_path / "copy-1.lmdb")):
-        for name in ("status", "copy-1.lmdb-lock"):
+    with closing(Store(tmp_path / "replica-1.lmdb")):
+        for name in ("status", "replica-1.lmdb-lock"):
             found = (tmp_path / name).stat()
             assert found.st_blocks * 512 >= found.st_size > 0, name
     with pytest.raises(Unusable):
-        Store.checked(tmp_path / "copy-2.lmdb")
+        Store.checked(tmp_path / "replica-2.lmdb")

@@ -122,7 +122,7 @@ async def test_every_read_after_a_write_shows_it_on_any_of_four_processes(
         everyone = [UserId(n * 1000 + i) for n in range(4) for i in range(1, 6)]
         stored = [[*user.segments] for user in await segments_of(database, everyone)]
         for worker in workers:
-            assert await worker.copied(*everyone) == stored
+            assert await worker.replicated(*everyone) == stored
     assert sum(client.pairs for client in clients) == pairs
 
 
@@ -152,7 +152,7 @@ async def test_a_write_with_a_segment_that_another_node_made_just_now_is_shown(
     assert await workers[1].get(1) == ["MADE_ELSEWHERE"]
     await follower.round()
     assert await tells_its_age(workers[1], status)
-    assert await workers[1].copied(1) == [["MADE_ELSEWHERE"]]
+    assert await workers[1].replicated(1) == [["MADE_ELSEWHERE"]]
 
 
 @contextmanager
@@ -167,7 +167,7 @@ def no_room_for(worker: Worker) -> Iterator[None]:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits another process")
-async def test_a_write_that_the_copy_cannot_take_succeeds_and_is_read_from_the_database(
+async def test_a_write_that_the_replica_cannot_take_succeeds_and_is_read_from_the_database(
     api: Api, follower: Follower, workers: Sequence[Worker], status: ReplicaStatus
 ) -> None:
     await api.create("A")
@@ -189,7 +189,7 @@ async def test_a_write_that_the_copy_cannot_take_succeeds_and_is_read_from_the_d
     await follower.round()
     for worker in workers:
         assert await tells_its_age(worker, status)
-        assert await worker.copied(1) == [["A", "ALL", "B"]]
+        assert await worker.replicated(1) == [["A", "ALL", "B"]]
         await worker.change(2, ["A"])
         assert await worker.get(2) == ["A", "ALL"]
         await worker.change(2, ["A"])
@@ -209,7 +209,7 @@ async def test_a_round_that_began_before_a_write_that_is_not_shown_makes_nothing
     assert await tells_its_age(worker, status)
 
 
-async def test_before_there_is_a_copy_writes_and_reads_are_the_database_s(
+async def test_before_there_is_a_replica_the_database_answers_reads_and_writes(
     api: Api, workers: Sequence[Worker]
 ) -> None:
     await api.create("A")

@@ -1,4 +1,4 @@
-"""What SQL packs is what copies read."""
+"""What SQL packs is what replicas read."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta

@@ -89,7 +89,7 @@ async def test_a_write_that_is_broken_off_leaves_what_was_there(files: ReportFil
     assert await content(files, "r/1.csv", 0, 5) == b"whole"
 
 
-async def test_a_file_that_is_not_there_is_told_by_its_error(files: ReportFiles) -> None:
+async def test_the_reason_for_a_missing_file_is_its_error(files: ReportFiles) -> None:
     with pytest.raises(ReportNotFound, match="report_store"):
         await content(files, "r/1.csv", 0, 1)
 

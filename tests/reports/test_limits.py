@@ -172,7 +172,7 @@ async def asked(database: Watched, ids: set[ReportId]) -> bool:
     return ids in database.asked
 
 
-async def test_who_waits_is_told_at_once_when_the_service_is_about_to_stop(
+async def test_a_waiting_caller_is_answered_at_once_when_the_service_is_about_to_stop(
     office: Office, database: Database
 ) -> None:
     metrics = Metrics()

@@ -140,7 +140,7 @@ async def test_a_term_is_settled_by_the_worker(
         await until(is_settled)
 
 
-async def test_jobs_of_a_dead_worker_are_taken_up_and_periodic_ones_go_on(
+async def test_jobs_of_a_dead_worker_are_taken_over_and_periodic_ones_go_on(
     office: Office, database_url: str, rows: Rows
 ) -> None:
     # It died in a report and in all that is periodic, and the next tick has queued the latter again.
@@ -151,10 +151,10 @@ async def test_jobs_of_a_dead_worker_are_taken_up_and_periodic_ones_go_on(
         rows.run(
             "INSERT INTO procrastinate_jobs"
             "  (queue_name, task_name, lock, queueing_lock, args, status, worker_id)"
-            " SELECT 'upkeep', name, CASE WHEN name <> 'take_up_stalled' THEN name END, name,"
+            " SELECT 'upkeep', name, CASE WHEN name <> 'retry_stalled' THEN name END, name,"
             "  '{\"timestamp\": 1}', %s::procrastinate_job_status,"
             "  CASE WHEN %s = 'doing' THEN %s END"
-            " FROM unnest(ARRAY ['settle', 'purge_reports', 'take_up_stalled']) AS name",
+            " FROM unnest(ARRAY ['settle', 'purge_reports', 'retry_stalled']) AS name",
             status, status, dead,
         )  # fmt: skip
 
@@ -196,7 +196,7 @@ async def test_the_last_attempt_of_the_queue_is_the_one_that_fails_the_report(
     ]
 
 
-async def test_a_worker_that_is_told_to_stop_gives_its_report_back(
+async def test_a_worker_that_stops_gives_its_report_back(
     office: Office, database_url: str, rows: Rows
 ) -> None:
     report = await office.order()

@@ -43,7 +43,7 @@ EXPRESSIONS: Final = {
 
 @pytest.fixture(scope="module")
 def scrape(postgres_url: str, tmp_path_factory: pytest.TempPathFactory) -> Scrape:
-    """What a real service shows that has a copy, and a job that waits."""
+    """What a real service shows that has a replica, and a job that waits."""
     with (
         new_database(postgres_url, "template1") as url,
         serving("--database-url", url, cwd=tmp_path_factory.mktemp("deploy")) as service,

@@ -22,7 +22,7 @@ def with_password(url: str, password: str) -> str:
 # Failures: exit code 1 and one line
 
 
-def test_a_busy_port_is_told(empty_database_url: str, tmp_path: Path) -> None:
+def test_a_busy_port_is_an_error(empty_database_url: str, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         arguments = ("serve", "--port", str(port), "--database-url", empty_database_url)
@@ -31,14 +31,14 @@ def test_a_busy_port_is_told(empty_database_url: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("host", ["nowhere.invalid", "192.0.2.1"])
-def test_an_address_that_is_not_ours_is_told(tmp_path: Path, host: str) -> None:
+def test_a_foreign_address_is_an_error(tmp_path: Path, host: str) -> None:
     assert f"cannot listen on {host}, port 0: " in failure(
         run("serve", "--host", host, "--port", "0", cwd=tmp_path)
     )
 
 
 @pytest.mark.parametrize("command", [("serve", "--port", "0"), ("migrate",)])
-def test_a_wrong_password_is_told_and_not_shown(
+def test_a_wrong_password_is_reported_and_not_shown(
     database_url: str, tmp_path: Path, command: tuple[str, ...]
 ) -> None:
     line = failure(run(*command, "--database-url", with_password(database_url, "a-secret"), cwd=tmp_path))
@@ -47,14 +47,14 @@ def test_a_wrong_password_is_told_and_not_shown(
 
 
 @pytest.mark.parametrize("command", [("serve", "--port", "0"), ("worker",), ("migrate",)])
-def test_a_missing_database_is_told(database_url: str, tmp_path: Path, command: tuple[str, ...]) -> None:
+def test_a_missing_database_is_reported(database_url: str, tmp_path: Path, command: tuple[str, ...]) -> None:
     line = failure(run(*command, "--database-url", with_database(database_url, "nowhere"), cwd=tmp_path))
     assert line.startswith("cannot use the database: ")
     assert line.endswith('database "nowhere" does not exist')
 
 
 @pytest.mark.parametrize("command", [("serve", "--port", "0"), ("migrate",)])
-def test_a_url_that_is_none_is_told_and_not_shown(tmp_path: Path, command: tuple[str, ...]) -> None:
+def test_a_malformed_url_is_an_error_that_does_not_show_it(tmp_path: Path, command: tuple[str, ...]) -> None:
     line = failure(run(*command, "--database-url", "postgres//me:a-secret@host/db", cwd=tmp_path))
     assert line.startswith("the database URL is malformed")
     assert "a-secret" not in line
@@ -96,15 +96,13 @@ def test_a_url_in_the_wrong_place_is_not_shown_either(tmp_path: Path, arguments:
 
 @pytest.mark.parametrize("command", [("serve", "--port", "0"), ("migrate",)])
 @pytest.mark.parametrize("place", ["a file", "a file/below", "/proc/none"])
-def test_a_data_directory_that_cannot_be_one_is_told(
-    tmp_path: Path, command: tuple[str, ...], place: str
-) -> None:
+def test_an_unusable_data_directory_is_an_error(tmp_path: Path, command: tuple[str, ...], place: str) -> None:
     (tmp_path / "a file").write_text("")
     line = failure(run(*command, "--data-dir", tmp_path / place, cwd=tmp_path))
     assert str(tmp_path / place) in line
 
 
-def test_a_data_directory_for_reports_that_cannot_be_one_is_told_too(
+def test_an_unusable_data_directory_for_reports_is_reported_too(
     empty_database_url: str, tmp_path: Path
 ) -> None:
     (tmp_path / "a file").write_text("")

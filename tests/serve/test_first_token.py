@@ -177,7 +177,7 @@ def test_an_error_of_use_leaves_with_2_and_one_line(
     assert rows("SELECT FROM tokens") == []
 
 
-def test_what_cannot_be_done_is_told_in_one_line(url: str, tmp_path: Path) -> None:
+def test_what_cannot_be_done_is_an_error_of_one_line(url: str, tmp_path: Path) -> None:
     database = ("--database-url", url)
     create = ("token", "create", "--role", "reader", "--name", "one")
     created(url, tmp_path, "reader", "one")
@@ -267,7 +267,7 @@ def test_a_start_that_broke_off_after_the_file_was_made_takes_the_secret_in_it(
 
 
 @pytest.mark.parametrize("place", ["a file/admin.token", "."])
-def test_a_file_that_cannot_be_made_is_told_in_one_line(url: str, tmp_path: Path, place: str) -> None:
+def test_a_file_that_cannot_be_made_is_an_error_of_one_line(url: str, tmp_path: Path, place: str) -> None:
     (tmp_path / "a file").write_text("")
     arguments = ("serve", "--port", "0", "--database-url", url, "--admin-token-file", tmp_path / place)
 
@@ -277,7 +277,7 @@ def test_a_file_that_cannot_be_made_is_told_in_one_line(url: str, tmp_path: Path
 @pytest.mark.parametrize(
     "content", [b"", b"\n", b"short", b"\xff" * 40], ids=["empty", "blank", "short", "not ASCII"]
 )
-def test_a_file_that_holds_no_token_is_told_in_one_line(
+def test_a_file_that_holds_no_token_is_an_error_of_one_line(
     url: str, rows: Rows, tmp_path: Path, content: bytes
 ) -> None:
     file = tmp_path / "admin.token"

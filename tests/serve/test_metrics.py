@@ -83,7 +83,7 @@ def test_the_node_worker_s_figures_are_among_them(empty_database_url: str, tmp_p
         service.ready()
         add(service, 1, 2, 3)
 
-        # There is no copy at first, and its builder counts it after others can see it.
+        # There is no replica at first, and its builder counts it after others can see it.
         eventually(lambda: "segmentd_replica_users" in scrape(service))
         eventually(lambda: scrape(service)("segmentd_replica_users") == 3)
         eventually(lambda: scrape(service).of_each("segmentd_replica_rounds_total", "outcome")["done"] >= 1)

@@ -85,12 +85,12 @@ async def test_hot_reads_go_on_without_the_database_whatever_dies_meanwhile(
             done = caller.ask("POST", "/api/v1/users/1/segments", add=["A"]).status_code == 200
             return done and caller.ask("GET", "/readyz").status_code == 200
 
-        def copy_is_there() -> bool:
+        def replica_is_there() -> bool:
             page = caller.ask("GET", "/metrics").text
             return "segmentd_replica_users 1.0" in page and caller.reads() == ["A"]
 
         await becomes_true(all_is_well)
-        await becomes_true(copy_is_there)
+        await becomes_true(replica_is_there)
         await relay.cut()
         assert await asyncio.to_thread(caller.reads) == ["A"]
         await becomes_true(lambda: {caller.ask("GET", "/readyz").status_code for _ in range(20)} == {503})
@@ -110,7 +110,7 @@ async def test_hot_reads_go_on_without_the_database_whatever_dies_meanwhile(
 
         relay.mend()
         await becomes_true(all_is_well)
-        await becomes_true(copy_is_there)
+        await becomes_true(replica_is_there)
         assert (await asyncio.to_thread(service.stop)) == (0, "")
 
 

@@ -348,7 +348,7 @@ def test_ctrl_c_while_it_waits_for_another_s_migration_leaves_no_traceback(
         assert "Traceback" not in service.errors
 
 
-def test_a_port_that_another_takes_while_it_starts_is_told_in_one_line(
+def test_a_port_that_another_takes_while_it_starts_is_an_error_of_one_line(
     empty_database_url: str, rows: Rows, tmp_path: Path
 ) -> None:
     rows("SELECT pg_advisory_lock(7236837900)")

@@ -501,14 +501,14 @@ def test_data_of_another_major_version_is_refused(used_dir: Path) -> None:
         start(used_dir)
 
 
-def test_a_lost_password_file_is_told_plainly(used_dir: Path) -> None:
+def test_a_lost_password_file_is_a_plain_error(used_dir: Path) -> None:
     (used_dir / "postgres.password").unlink()
 
     with pytest.raises(StartupFailed, match=r"password file .* is gone"):
         start(used_dir)
 
 
-def test_a_server_that_does_not_come_up_is_told_with_its_last_words(used_dir: Path) -> None:
+def test_the_error_of_a_server_that_does_not_start_has_its_last_line(used_dir: Path) -> None:
     with (used_dir / "postgres" / "postgresql.conf").open("a") as configuration:
         configuration.write("no_such_setting = 1\n")
 
@@ -526,7 +526,7 @@ def test_a_foreign_folder_in_the_place_of_pgdata_is_not_touched(data_dir: Path) 
     assert (data_dir / "postgres" / "diary").read_text() == "mine"
 
 
-def test_a_platform_without_the_wheel_is_told_plainly(
+def test_a_platform_without_the_wheel_is_a_plain_error(
     data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def find_none(_: str) -> None:
@@ -620,7 +620,7 @@ class TestAsRoot:
         assert {path.lstat().st_uid for path in data_dir.rglob("*")} == {owner}
 
     @pytest.mark.usefixtures("_no_namespaces")
-    def test_a_folder_no_account_reaches_is_told_plainly(self, tmp_path: Path) -> None:
+    def test_a_folder_no_account_reaches_is_a_plain_error(self, tmp_path: Path) -> None:
         tmp_path.chmod(0o700)
 
         with pytest.raises(StartupFailed, match="run segmentd as a normal user, or give a database URL"):

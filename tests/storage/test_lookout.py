@@ -48,7 +48,7 @@ async def test_a_database_that_goes_is_missed_and_one_that_comes_back_is_seen(
         await asyncio.wait([watching])
 
 
-async def test_who_asks_where_nobody_watches_gets_a_look(relay: Relay) -> None:
+async def test_without_a_watcher_each_question_checks_the_database(relay: Relay) -> None:
     async with Database(relay.url) as database:
         lookout = Lookout(database)
         assert await lookout.reason() is None

@@ -277,7 +277,7 @@ async def test_a_numbered_file_drops_a_function_whose_signature_changes(
     assert asked(database_url, "SELECT count(*) FROM pg_proc WHERE proname = 'bucket' AND pronargs = 3") == 1
 
 
-async def test_whoever_waits_too_long_for_another_s_migration_says_so(
+async def test_a_migration_that_waits_too_long_for_another_is_an_error(
     empty_database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(migrating, "_LOCK_TIMEOUT", "50ms")
@@ -289,7 +289,7 @@ async def test_whoever_waits_too_long_for_another_s_migration_says_so(
     assert line == "another segmentd has been migrating this database for 50ms"
 
 
-async def test_a_wrong_password_is_told_without_showing_it(database_url: str) -> None:
+async def test_a_wrong_password_is_an_error_that_does_not_show_it(database_url: str) -> None:
     user = urlsplit(database_url).username
     assert user is not None
 
@@ -299,7 +299,7 @@ async def test_a_wrong_password_is_told_without_showing_it(database_url: str) ->
     assert "a-secret" not in line
 
 
-async def test_a_database_that_is_not_there_is_told_by_its_name(database_url: str) -> None:
+async def test_a_missing_database_is_an_error_that_names_it(database_url: str) -> None:
     line = await refusal(with_database(database_url, "nowhere"))
     assert line.endswith('database "nowhere" does not exist')
 
@@ -313,7 +313,7 @@ async def test_a_database_that_is_not_there_is_told_by_its_name(database_url: st
         (quote("/no/such/folder", safe=""), 'on socket "/no/such/folder/.s.PGSQL.5432" failed'),
     ],
 )
-async def test_a_host_that_cannot_be_reached_is_told_without_the_password(host: str, told: str) -> None:
+async def test_an_unreachable_host_is_an_error_without_the_password(host: str, told: str) -> None:
     line = await refusal(f"postgresql://segmentd:a-secret@{host}/segmentd")
     assert line.startswith("cannot use the database: ")
     assert told in line
@@ -356,7 +356,7 @@ def login_without_rights(postgres_url: str) -> Iterator[tuple[str, str]]:
     execute(postgres_url, "DROP ROLE {}", name)
 
 
-async def test_a_role_that_may_not_make_tables_is_told_so_in_one_line(
+async def test_a_role_that_may_not_make_tables_is_an_error_of_one_line(
     postgres_url: str, login_without_rights: tuple[str, str]
 ) -> None:
     with new_database(postgres_url, "template1") as url:
@@ -365,7 +365,7 @@ async def test_a_role_that_may_not_make_tables_is_told_so_in_one_line(
         assert tables(url) == set()
 
 
-async def test_a_role_that_may_not_read_the_schema_is_told_so_in_one_line(
+async def test_a_role_that_may_not_read_the_schema_is_an_error_of_one_line(
     database_url: str, login_without_rights: tuple[str, str]
 ) -> None:
     line = await line_of(pending_migrations(with_login(database_url, *login_without_rights)))

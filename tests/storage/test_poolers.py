@@ -116,7 +116,7 @@ async def test_a_session_that_the_pooler_does_not_clean_is_cleaned_by_us(empty_d
 
 
 @needs_pgbouncer
-async def test_a_pool_that_is_too_small_is_told_in_one_line(
+async def test_a_pool_that_is_too_small_is_one_line(
     empty_database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(server, "_CONNECT_SECONDS", 2)

@@ -73,7 +73,7 @@ async def test_the_reason_is_postgresql_s_and_goes_with_the_next_answer(full: st
         ("host", "failed to resolve host"),
     ],
 )
-async def test_other_reasons_are_told_as_they_are(empty_database_url: str, broken: str, reason: str) -> None:
+async def test_other_reasons_are_shown_as_they_are(empty_database_url: str, broken: str, reason: str) -> None:
     urls = {
         "password": with_login(empty_database_url, "segmentd", "a-secret"),
         "database": with_database(empty_database_url, "nowhere"),

@@ -1,4 +1,4 @@
-"""A node's copy: the follower that makes it is in the test, the processes that read it are others."""
+"""A node's replica: the follower that makes it is in the test, the processes that read it are others."""
 
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, closing
@@ -22,7 +22,7 @@ def rows(database_url: str) -> Iterator[Rows]:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Where this test's node keeps its copy."""
+    """Where this test's node keeps its replica."""
     (tmp_path / "node").mkdir()
     return tmp_path / "node"
 
@@ -36,7 +36,7 @@ def status(folder: Path) -> Iterator[ReplicaStatus]:
 
 @pytest.fixture
 def follower(database: Database, folder: Path) -> Iterator[Follower]:
-    """Keeps the copy of this test's node; the test says when."""
+    """Keeps the replica of this test's node; the test says when."""
     with closing(Follower(database, folder)) as follower:
         yield follower
 

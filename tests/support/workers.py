@@ -43,8 +43,8 @@ async def eventually(condition: Callable[[], Awaitable[bool]]) -> None:
             await asyncio.sleep(0.01)
 
 
-def copies(folder: Path) -> list[Path]:
-    """The files of a node's copies."""
+def replicas(folder: Path) -> list[Path]:
+    """The files of a node's replicas."""
     return sorted(folder.glob("*.lmdb"))
 
 
@@ -90,18 +90,18 @@ class Worker:
             await self._do("close")
 
     async def age(self) -> int | None:
-        """How old the copy is, in whole seconds; None where it may not be used."""
+        """How old the replica is, in whole seconds; None where it may not be used."""
         age: int | None = await self._do("age")
         return age
 
-    async def copied(self, *user_ids: int) -> list[list[str]]:
-        """The segments of users as the copy has them, whatever its age. Raises Unusable."""
-        found: list[list[str]] = await self._do("copied", user_ids)
+    async def replicated(self, *user_ids: int) -> list[list[str]]:
+        """The segments of users as the replica has them, whatever its age. Raises Unusable."""
+        found: list[list[str]] = await self._do("replicated", user_ids)
         return found
 
-    def copied_now(self, *user_ids: int) -> list[list[str]]:
-        """`copied` for whoever cannot wait."""
-        found: list[list[str]] = self._told(("copied", user_ids))
+    def replicated_now(self, *user_ids: int) -> list[list[str]]:
+        """`replicated` for whoever cannot wait."""
+        found: list[list[str]] = self._told(("replicated", user_ids))
         return found
 
     async def show_user(self, user_id: int, write: OwnWrite) -> None:
@@ -148,7 +148,7 @@ class Worker:
 
 
 async def tells_its_age(worker: Worker, status: ReplicaStatus) -> bool:
-    """Whether the process says how old the status has its copy; it may be renewed meanwhile."""
+    """Whether the process says how old the status has its replica; it may be renewed meanwhile."""
     begun, shown_before = boot_time(), status.fresh_at
     age = await worker.age()
     least, most = begun - status.fresh_at, boot_time() - shown_before
@@ -192,7 +192,7 @@ class _Duty:
     async def age(self) -> int | None:
         return self._here.node.replica.age()
 
-    async def copied(self, user_ids: Sequence[int]) -> list[list[str]]:
+    async def replicated(self, user_ids: Sequence[int]) -> list[list[str]]:
         found = await self._here.node.replica.segments_of_many(user_ids)
         return [json.loads(b"[%b]" % slugs) for slugs in found]
 

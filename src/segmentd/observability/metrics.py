@@ -141,7 +141,7 @@ class Metrics:
         self._rounds["failed"].inc()
         self._rounds_behind.inc()
 
-    def copy_made(self) -> None:
+    def replica_built(self) -> None:
         """A replica was built."""
         self._rebuilds.inc()
 

@@ -1,1 +1,1 @@
-"""Each node's own copy of what the hot read needs: the overrides, and the segments with their rollouts."""
+"""Each node's local store of what the hot read needs: the overrides, and the segments with their rollouts."""

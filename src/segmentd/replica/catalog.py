@@ -1,4 +1,4 @@
-"""The living segments as answers need them: ranked by slug, with their rollouts ready to be computed."""
+"""The living segments as answers need them: ranked by slug, with their rollouts prepared."""
 
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
@@ -10,8 +10,8 @@ import numpy as np
 from segmentd.replica.rollouts import Rollouts
 from segmentd.replica.states import EXCLUDED, HAS_TERM, SEGMENT_BITS, ends_of, words_of
 
-# What is computed at a time, in a millisecond or two: so many users, so many places for a slug, so many bytes
-# of states. With a hundred rollouts, what is between stays in the processor's cache.
+# The size of one part of a computation, of a millisecond or two: users, cells of the table, bytes of states.
+# With a hundred rollouts, the intermediate arrays stay in the processor's cache.
 SLICE_USERS: Final = 256
 SLICE_CELLS: Final = 2**17
 SLICE_BYTES: Final = 2**16
@@ -27,22 +27,22 @@ class ReplicatedSegment(msgspec.Struct, frozen=True, array_like=True):
 
 
 class CatalogState(msgspec.Struct, frozen=True, array_like=True):
-    """All living segments under one version of the catalog, as a copy keeps them."""
+    """All living segments under one version of the catalog, as a replica stores them."""
 
     version: int
     segments: Sequence[ReplicatedSegment]
 
 
 class Catalog:
-    """Answers who is in what. A rank is a segment's place among all, sorted bytewise by slug.
+    """Answers which segments users are in. A rank is a segment's place among all, sorted bytewise by slug.
 
-    Not for several threads at once: a table is filled anew for each answer, a row of cells for each user, a
-    cell for each rank and a last one for overrides of segments that live no more.
+    Not safe for several threads: all answers use one table, which has a row for each user, with a cell for
+    each rank and a last cell for overrides of deleted segments.
     """
 
     def __init__(self, state: CatalogState) -> None:
         ranked = sorted(state.segments, key=lambda segment: segment.slug.encode())
-        # As JSON strings: slugs hold nothing that JSON has to escape.
+        # As JSON strings: slugs have no characters that JSON has to escape.
         self._slugs = np.array([f'"{segment.slug}"'.encode() for segment in ranked], dtype=np.object_)
         self._rank_of = {segment.id: rank for rank, segment in enumerate(ranked)}
         rolled_out = [(rank, s.salt, s.threshold) for rank, s in enumerate(ranked) if s.threshold]
@@ -63,7 +63,7 @@ class Catalog:
         return slugs
 
     def slices(self, states: Sequence[bytes | None]) -> Iterator[slice]:
-        """Cuts users with these states into parts, each to be computed at a time."""
+        """Divides users with these states into parts, each of which is computed at once."""
         most_users = max(1, min(SLICE_USERS, SLICE_CELLS // self._width))
         if max(map(len, filter(None, states)), default=0) * most_users <= SLICE_BYTES:
             ends = (*range(most_users, len(states), most_users), len(states))
@@ -93,13 +93,13 @@ class Catalog:
         return (slugs[begin:end] for begin, end in pairwise(bounds))
 
     def _override(self, cells: bytearray, first: int, state: bytes, now: int) -> None:
-        """An override that holds decides, whatever the rollout says; the row begins at the cell `first`."""
+        """Applies the overrides that hold: they win over rollouts. The row begins at the cell `first`."""
         rank_of = self._rank_of.get
         nowhere = self._width - 1
         words = words_of(state)
         ends = ends_of(state, len(words))
         for word in words:
-            if word < HAS_TERM:  # most are: pins for good
+            if word < HAS_TERM:  # most overrides are inclusions without a term
                 cells[first + rank_of(word, nowhere)] = True
             elif not word & HAS_TERM or next(ends) > now:
                 cells[first + rank_of(word & SEGMENT_BITS, nowhere)] = word < EXCLUDED

@@ -1,4 +1,4 @@
-"""Keeps a node's copy fresh: makes it, follows the database round by round, makes it anew."""
+"""Keeps a node's replica fresh: builds it, follows the database round by round, rebuilds it if needed."""
 
 import asyncio
 import contextlib
@@ -23,12 +23,12 @@ from segmentd.storage import replication
 from segmentd.storage.database import Database
 from segmentd.storage.replication import Feed, Position, UserState
 
-# Where a round has more users than this share of all, making the copy anew is cheaper.
+# If a round has more users than this share of all, rebuilding the replica is cheaper.
 REBUILD_SHARE: Final = 0.3
 SMALLEST_REBUILD: Final = 50_000
 
-# After a round the follower rests for three times as long as that took, for rounds take from the writes; and
-# never for longer than this.
+# After a round the follower rests for three times as long as the round took, because rounds slow down writes
+# (docs/decisions/0034); but never for longer than this.
 REST_ROUNDS: Final = 3
 LONGEST_REST_SECONDS: Final = 0.05
 
@@ -40,7 +40,7 @@ _log = structlog.get_logger(__name__)
 
 
 class Follower:
-    """Makes the copies of a node; other processes write into them only what they wrote themselves."""
+    """Builds and updates a node's replicas; other processes write only their own writes into them."""
 
     def __init__(self, database: Database, folder: Path, metrics: Metrics | None = None) -> None:
         self._database = database
@@ -54,7 +54,7 @@ class Follower:
         self._number = 0
 
     async def follow(self, stop: asyncio.Event, wake: asyncio.Event, round_seconds: float) -> None:
-        """Goes on until `stop`; a round is due when woken, and `round_seconds` after the rest."""
+        """Runs rounds until `stop`: one whenever `wake` is set, and one `round_seconds` after each rest."""
         while not stop.is_set():
             wake.clear()
             self._status.share()
@@ -63,7 +63,7 @@ class Follower:
                 await self.round()
             except (Unavailable, Unusable, psycopg.Error, lmdb.Error, OSError) as error:
                 self._metrics.round_failed()
-                self._throttled.warning("round failed, the copy ages", error=str(error))
+                self._throttled.warning("round failed, the replica ages", error=str(error))
             else:
                 self._metrics.round_done()
             await asyncio.sleep(min(REST_ROUNDS * (time.monotonic() - begun), LONGEST_REST_SECONDS))
@@ -71,14 +71,14 @@ class Follower:
                 await asyncio.wait_for(wake.wait(), round_seconds)
 
     async def round(self) -> None:
-        """Brings the copy up to date, or makes one. Raises Unavailable, lmdb.Error."""
+        """Brings the replica up to date, or builds one. Raises Unavailable, lmdb.Error."""
         if self._store is None:
-            await self._take_up()
+            await self._resume()
         if self._store is not None:
             try:
                 allowed = max(SMALLEST_REBUILD, int(REBUILD_SHARE * self._store.users()))
                 seen = await self._catch_up(self._store, allowed)
-            except lmdb.PanicError:  # this process can no longer write; the file is as it was
+            except lmdb.PanicError:  # this process can no longer write; the file is unchanged
                 self._store.close()
                 self._store = None
                 raise
@@ -92,31 +92,31 @@ class Follower:
         await self._rebuild()
 
     def close(self) -> None:
-        """Brings the copy to the disk, so that the next start goes on from it."""
+        """Syncs the replica to the disk, so that the next start resumes it."""
         if self._store is not None:
             try:
                 self._store.sync()
             except (lmdb.Error, OSError) as error:
-                _log.warning("the copy was not brought to the disk", error=str(error))
+                _log.warning("the replica was not synced to the disk", error=str(error))
             self._store.close()
             self._store = None
         self._status.close()
 
-    async def _take_up(self) -> None:
-        """Goes on with the copy of an earlier run, if it is of any use; removes all others."""
+    async def _resume(self) -> None:
+        """Resumes the replica of an earlier run, if it is usable; removes all others."""
         async with replication.feed(self._database) as feed:
             position = await feed.position()
         serving = store_path(self._folder, self._status.serving)
         found: Store | None = None
         for path in sorted(
-            self._folder.glob("copy-*.lmdb"),
+            self._folder.glob("replica-*.lmdb"),
             key=lambda path: (path == serving, _modified(path)),
             reverse=True,
         ):
             try:
                 found = found or _usable(path, position)
             except Unusable as error:
-                _log.info("copy not taken up", path=path.name, reason=str(error))
+                _log.info("replica not resumed", path=path.name, reason=str(error))
                 if path == serving:
                     self._status.clear()
             if found is None or found.path != path:
@@ -130,19 +130,23 @@ class Follower:
             raise
         self._store, self._number = found, int(found.path.stem.partition("-")[2])
         if found.path != serving:
-            self._status.fresh_at = 0  # of another copy
-            # It is not fresh yet, so it is not read; but the round that follows may not see later own writes.
+            self._status.fresh_at = 0  # it was another replica's
+            # It is not fresh, so nobody reads it yet. But it has to get own writes from now on: the next
+            # round may not see them.
             self._status.serving = self._number
 
     def _give_up(self, store: Store, reason: str) -> None:
-        """Lets the database answer: the copy shows what the database does not know, or takes no writes."""
-        _log.warning("the copy is of no use any more", reason=reason)
+        """Discards the replica, so that the database answers until another one is built."""
+        _log.warning("replica discarded", reason=reason)
         self._status.clear()
         self._store = None
         store.delete()
 
     async def _catch_up(self, store: Store, allowed: int) -> "Seen | None":
-        """Brings a copy that is read up to one snapshot; None, and nothing done, where that is too much."""
+        """Brings the serving replica up to one snapshot.
+
+        None, and nothing is done: there is too much to do.
+        """
         begun = boot_time()
         async with replication.feed(self._database) as feed:
             position = await feed.position()
@@ -150,7 +154,7 @@ class Follower:
             seen = Seen(begun, await _clock_offset(feed))
             changed = await feed.users_changed_since(shown, allowed + 1)
             if len(changed) > allowed:
-                _log.info("more changes than a new copy costs", users_above=allowed)
+                _log.info("so many changes that rebuilding is cheaper", users_above=allowed)
                 return None
             catalog = await newer_catalog(store, feed)
             if catalog is None:
@@ -165,7 +169,7 @@ class Follower:
         return seen
 
     async def _catch_up_unread(self, store: Store) -> "Seen":
-        """Brings a copy that nobody reads yet up to one snapshot, whatever that takes."""
+        """Brings a replica that nobody reads yet up to one snapshot, however long that takes."""
         begun = boot_time()
         async with replication.feed(self._database) as feed:
             position = await feed.position()
@@ -183,7 +187,7 @@ class Follower:
         self._status.fresh_at = seen.begun
 
     async def _renew_users(self, store: Store, feed: Feed, changed: Sequence[UserId]) -> None:
-        """Batch by batch; the stored snapshot stays behind until all are done: a kill loses nothing."""
+        """Writes batch by batch. The stored snapshot changes last, so that a kill loses nothing."""
         left = len(changed)
         for batch in _batches(changed, BATCH_USERS):
             self._status.overdue = left
@@ -194,7 +198,7 @@ class Follower:
         self._status.overdue = 0
 
     async def _rebuild(self) -> None:
-        """Makes a new copy while the old one, or the database, serves; swaps it in when it has caught up."""
+        """Builds a new replica while the old one, or the database, answers; swaps it in once it caught up."""
         started = time.monotonic()
         number = self._status.made = max(self._status.made, self._number) + 1
         remove(store_path(self._folder, number))
@@ -202,7 +206,7 @@ class Follower:
         try:
             store.expect_writes()
             users = await self._fill(store)
-            # From here on own writes go into both; the catch-up that follows sees all that came before.
+            # From here on own writes go into both replicas; the catch-up below sees all earlier ones.
             self._status.filling = number
             seen = await self._catch_up_unread(store)
         except BaseException:
@@ -214,11 +218,11 @@ class Follower:
         self._status.filling = 0
         if old is not None:
             old.delete()
-        self._metrics.copy_made()
-        _log.info("copy made", users=users, seconds=round(time.monotonic() - started, 1))
+        self._metrics.replica_built()
+        _log.info("replica built", users=users, seconds=round(time.monotonic() - started, 1))
 
     async def _fill(self, store: Store) -> int:
-        """Writes all users of one snapshot, streamed; returns how many. Shows its progress in the log."""
+        """Streams all users of one snapshot into the replica; returns their number. Logs its progress."""
         users = 0
         async with replication.feed(self._database) as feed:
             position = await feed.position()
@@ -236,14 +240,14 @@ class Follower:
 
 
 class Seen(NamedTuple):
-    """When a round began, on the boot-time clock, and how far PostgreSQL's clock is ahead of that one."""
+    """When a round began, by the boot-time clock, and how far PostgreSQL's clock is ahead of it."""
 
     begun: int
     clock_offset: int
 
 
 async def _clock_offset(feed: Feed) -> int:
-    """Good to half of the time that the question takes."""
+    """PostgreSQL's clock minus ours; the error is at most half of the time that the statement takes."""
     before = boot_time()
     clock = await feed.clock()
     return clock - (before + boot_time()) // 2
@@ -259,7 +263,7 @@ def _modified(path: Path) -> float:
 
 
 def _usable(path: Path, position: Position) -> Store:
-    """The copy, if this database can go on from it. Raises Unusable."""
+    """The replica, if it can follow this database from where it is. Raises Unusable."""
     store = Store.checked(path)
     try:
         shown_by(store, position)

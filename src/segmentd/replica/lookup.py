@@ -1,4 +1,4 @@
-"""The segments of many users out of a copy, a slice at a time: other requests are answered in between."""
+"""The segments of many users from a replica, a part at a time: other requests are answered in between."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -9,7 +9,7 @@ from segmentd.domain.errors import AnswerTooLarge
 from segmentd.domain.memberships import LARGEST_LOOKUP_BYTES
 from segmentd.replica.catalog import Catalog
 
-# A read of more than this is one of a thousand users with a thousand overrides each.
+# A read of more bytes than this is large, such as one of a thousand users with a thousand overrides each.
 LARGE_BYTES: Final = 4 * 2**20
 
 
@@ -23,14 +23,14 @@ class Lookup(NamedTuple):
 
     @property
     def large(self) -> bool:
-        """Whether so much was read that a process should do but one of these at a time."""
+        """Whether a process should compute only one lookup of this size at a time."""
         return sum(map(len, filter(None, self.states))) > LARGE_BYTES
 
     async def segments(self, times: Mapping[int, int]) -> list[bytes]:
-        """Of each user: the slugs as JSON strings, with commas between. Raises AnswerTooLarge.
+        """For each user: the slugs as JSON strings, with commas between. Raises AnswerTooLarge.
 
-        `times` is how often each of them is in the answer. It is refused as soon as it is known to be too
-        large, and no more of it is computed.
+        `times` is how often each user is in the answer. The computation stops as soon as the answer is known
+        to be too large.
         """
         found: list[bytes] = []
         size, repeated = 0, max(times.values(), default=1) > 1

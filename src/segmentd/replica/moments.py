@@ -1,7 +1,7 @@
-"""What a copy lacks of one moment of the database, which it has to be given in one transaction.
+"""What a replica lacks of one moment of the database; one transaction has to write it (docs/decisions/0046).
 
-Whoever saw the segments of one moment with the users of another would see what never was: somebody who was
-excluded before a percentage came would be in by it.
+The segments of one moment with the users of another would be a state that never was: a user who was excluded
+before a percentage began would be in.
 """
 
 from collections.abc import Iterable, Sequence
@@ -12,10 +12,10 @@ from segmentd.replica.catalog import CatalogState, ReplicatedSegment
 from segmentd.replica.store import Store, Unusable
 from segmentd.storage.replication import CatalogRow, Feed, Position, Snapshot, UserState
 
-# Users that are read at a time; and written, where no segment changed: a write into the copy takes a
+# Users that are read at once, and written at once if no segment changed. A write of so many takes a
 # millisecond or two, so that the own writes of the HTTP processes, which wait for it, stay quick.
 BATCH_USERS: Final = 500
-# What one transaction may hold: own writes wait for it for 0.1 s at most.
+# The most users of one transaction: own writes wait for it for 0.1 s at most.
 MOMENT_USERS: Final = 20_000
 MOMENT_BYTES: Final = 16 << 20
 
@@ -28,7 +28,7 @@ class Moment(NamedTuple):
 
 
 async def newer_catalog(store: Store, feed: Feed) -> CatalogState | None:
-    """The segments, where the copy has those of another version."""
+    """The segments, if the replica has those of another version."""
     version = await feed.catalog_version()
     known = store.fact(b"catalog version")
     if known is not None and int.from_bytes(known, "big", signed=True) == version:
@@ -37,7 +37,7 @@ async def newer_catalog(store: Store, feed: Feed) -> CatalogState | None:
 
 
 async def moment(feed: Feed, catalog: CatalogState, changed: Sequence[UserId]) -> Moment | None:
-    """The segments with the users that changed; None where that is more than one transaction may hold."""
+    """The segments with the changed users; None if that is more than one transaction may hold."""
     if len(changed) > MOMENT_USERS:
         return None
     states: list[UserState] = []
@@ -52,20 +52,23 @@ async def moment(feed: Feed, catalog: CatalogState, changed: Sequence[UserId]) -
 
 
 def catalog_state(version: int, segments: Iterable[CatalogRow]) -> CatalogState:
-    """The living segments as a copy keeps them."""
+    """The living segments as a replica stores them."""
     return CatalogState(version, [ReplicatedSegment(s.id, s.slug, s.salt, s.threshold) for s in segments])
 
 
 def shown_by(store: Store, position: Position) -> Snapshot:
-    """The snapshot that a copy shows. Raises Unusable where the database cannot go on from it."""
+    """The snapshot that a replica shows.
+
+    Raises Unusable if the replica cannot follow this database from it.
+    """
     source, snapshot, seen = map(store.fact, (b"source", b"snapshot", b"seen"))
     if source is None or snapshot is None or seen is None:
         raise Unusable("it was never finished")
     if source != position.source.encode():
-        raise Unusable("it is a copy of another database")
+        raise Unusable("it is of another database")
     if int(seen) < position.erasures_since:
-        raise Unusable("erasures may have passed it by")
+        raise Unusable("it may have missed erasures")
     shown = Snapshot.parsed(snapshot.decode())
     if shown.xmax > Snapshot.parsed(position.snapshot).xmax:
-        raise Unusable("the database was set back behind it, as by a restored backup")
+        raise Unusable("the database is older than it, as after a restored backup")
     return shown

@@ -11,7 +11,7 @@ from segmentd.storage import replication
 from segmentd.storage.database import Database
 from segmentd.storage.sessions import Reachability, Session
 
-# Notifications are bundled: a NOTIFY in each transaction would halve the throughput of writes.
+# Notifications are combined: a NOTIFY in each transaction would halve the throughput of writes.
 BUNDLE_SECONDS: Final = 0.02
 PAUSE_SECONDS: Final = 1.0
 
@@ -26,7 +26,7 @@ class Notifier:
         self._committed = asyncio.Event()
 
     def notify(self) -> None:
-        """Notes that something was committed; `run` sends the notification."""
+        """Call it after a commit; `run` then sends the notification."""
         self._committed.set()
 
     async def run(self) -> None:
@@ -37,13 +37,13 @@ class Notifier:
             try:
                 await replication.notify(self._database)
             except Unavailable:
-                # Followers look for changes by themselves, too, once a second.
+                # Followers also check for changes by themselves, once a second.
                 _log.info("could not notify, the database is away")
             await asyncio.sleep(BUNDLE_SECONDS)
 
 
 async def listen(database_url: str, wake: asyncio.Event, stop: asyncio.Event) -> None:
-    """Sets `wake` at every notification until `stop`; after a loss of the connection it makes another one."""
+    """Sets `wake` at every notification until `stop`; connects again after a loss of the connection."""
     async with asyncio.TaskGroup() as group:
         hearing = group.create_task(_keep_hearing(database_url, wake))
         await stop.wait()
@@ -65,7 +65,7 @@ async def _hear(database_url: str, wake: asyncio.Event, reachability: Reachabili
         database_url, autocommit=True, application_name="segmentd follower", reachability=reachability
     ) as connection:
         await connection.execute(f"LISTEN {replication.CHANNEL}")
-        # Something may have been committed before we listened.
+        # There may have been a commit before this connection listened.
         wake.set()
         async for _ in connection.notifies():
             wake.set()

@@ -1,4 +1,4 @@
-"""A node's copy as its HTTP processes use it: fresh answers without a database, and own writes at once."""
+"""A node's replica in its HTTP processes: answers without the database, and own writes visible at once."""
 
 import asyncio
 from collections import Counter
@@ -24,19 +24,19 @@ MICROSECONDS: Final = 1_000_000
 _log = structlog.get_logger(__name__)
 
 
-class CopyMeasures(NamedTuple):
-    """How fresh a copy is, and how large."""
+class ReplicaMeasures(NamedTuple):
+    """How fresh a replica is, and how large."""
 
     age_seconds: float | None
-    """None where there is no copy to be used."""
+    """None if there is no usable replica."""
     users: int | None
-    """How many have a state in it; None where there is no copy."""
+    """How many users have a state in it; None if there is no replica."""
     users_behind: int
-    """How many the last round left for the next one."""
+    """How many users the last round left for the next one."""
 
 
 class Replica:
-    """Answers from the copy that the status names; follows the follower when it swaps in another one."""
+    """Answers from the replica that the status names; opens another one when the follower swaps it in."""
 
     def __init__(self, folder: Path, bound_seconds: float) -> None:
         self._folder = folder
@@ -49,24 +49,27 @@ class Replica:
         self._large = asyncio.Lock()
 
     def close(self) -> None:
-        """Closes the copy and the status."""
+        """Closes the replica and the status."""
         self._close_all()
         self.status.close()
 
     def age(self) -> int | None:
-        """Whole seconds since the copy showed the database; None when that is beyond the bound."""
+        """The age of the replica in whole seconds; None if it is above the bound."""
         age = self.status.age()
         if age is None or (age > self._bound and not self.has_no_bound):
             return None
         return age // MICROSECONDS
 
     def age_if_any(self) -> int | None:
-        """Whole seconds since the copy showed the database; None when there is no copy to be used."""
+        """The age of the replica in whole seconds; None if there is no usable replica."""
         age = self.status.age()
         return None if age is None else age // MICROSECONDS
 
     def segments(self, user_id: int) -> list[bytes]:
-        """The slugs that the user is in now, as JSON strings; where there is an age. Raises Unusable."""
+        """The slugs that the user is in now, as JSON strings.
+
+        Call it only if there is an age. Raises Unusable.
+        """
         try:
             return self._serving().segments(user_id, self.status.now())
         except lmdb.Error as error:
@@ -81,7 +84,7 @@ class Replica:
         often = Counter(user_ids)
         lookup = self._look_up([*often])
         if lookup.large:
-            del lookup  # while it waits for its turn, nothing is held for it
+            del lookup  # a waiting lookup holds no states in memory
             async with self._large:
                 found = await self._look_up([*often]).segments(often)
         else:
@@ -98,14 +101,14 @@ class Replica:
             self._close_all()
             raise Unusable(str(error)) from error
 
-    def measure(self) -> CopyMeasures:
-        """The figures as of now."""
+    def measure(self) -> ReplicaMeasures:
+        """The present figures."""
         age = self.status.age()
         try:
             users = self._serving().users() if self.status.serving else None
         except (lmdb.Error, Unusable):
             users = None
-        return CopyMeasures(None if age is None else age / MICROSECONDS, users, self.status.overdue)
+        return ReplicaMeasures(None if age is None else age / MICROSECONDS, users, self.status.overdue)
 
     def show_user(self, user_id: int, write: OwnWrite) -> None:
         """Makes the very next read on this node see a committed write."""
@@ -114,8 +117,9 @@ class Replica:
     async def show_segments(self, database: Database) -> None:
         """Makes the very next read on this node see committed changes of segments.
 
-        With them come the users of the same moment, as in a round of the follower. Where that is too much, or
-        a copy is about to take the place of this one, reads ask the database until the follower has seen it.
+        It also writes the users of the same moment, as a round of the follower does. If that is too much, or
+        another replica is about to replace this one, the database answers reads until the follower has seen
+        the change.
         """
         if self.status.filling:
             self.spoil()
@@ -124,19 +128,19 @@ class Replica:
             return
         try:
             newer = await self._newer_moment(number, database)
-            # A copy that has taken its place meanwhile was level with a later moment than the change.
+            # A replica that replaced it meanwhile shows a later moment than the change.
             if newer is not None and self.status.serving == number:
                 states = ((user.user_id, user.state) for user in newer.states)
                 self._store(number).put(states, catalog=newer.catalog)
         except (Unavailable, Unusable, psycopg.Error, lmdb.Error, OSError) as error:
-            _log.warning("changed segments not shown, the copy is passed over", error=str(error))
+            _log.warning("changed segments not in the replica, the database answers", error=str(error))
             self.spoil()
         except BaseException:
             self.spoil()
             raise
 
     async def _newer_moment(self, number: int, database: Database) -> Moment | None:
-        """What the copy lacks; None where it has the segments. Raises Unusable where it is too much."""
+        """What the replica lacks; None if it has the segments. Raises Unusable if it is too much."""
         async with replication.feed(database) as feed:
             position = await feed.position()
             shown = shown_by(self._store(number), position)
@@ -150,21 +154,21 @@ class Replica:
         return newer
 
     def spoil(self) -> None:
-        """Says that a write is not shown: reads ask the database until the follower has seen it."""
+        """Marks a write as not shown: the database answers reads until the follower has seen it."""
         self.status.spoilt_at = boot_time()
 
     def _show(self, write: Callable[[Store], None]) -> None:
-        """Writes into the copy that serves and the one that is about to, if there is one.
+        """Writes into the serving replica and into the one that is being built, if there is one.
 
-        The write is committed by now, whatever happens here.
+        The write is committed already, whatever happens here.
         """
         try:
-            # In this order: between the two, the one that is filled may become the one that serves.
+            # In this order: between the two writes, the second replica may become the serving one.
             filling, serving = self.status.filling, self.status.serving
             for number in {filling, serving} - {0}:
                 write(self._store(number))
         except (lmdb.Error, Unusable, OSError) as error:
-            _log.warning("own write not shown, the copy is passed over", error=str(error))
+            _log.warning("own write not in the replica, the database answers", error=str(error))
             self.spoil()
             if isinstance(error, lmdb.Error):
                 self._close_all()
@@ -187,11 +191,11 @@ class Replica:
         return store
 
     def _close_all(self) -> None:
-        """What went wrong with a copy may be cured by opening it anew."""
+        """Closes the replica after an error: opening it again may help."""
         while self._open:
             self._open.popitem()[1].close()
 
 
 def store_path(folder: Path, number: int) -> Path:
-    """Where the copy with this number is."""
-    return folder / f"copy-{number}.lmdb"
+    """The path of the replica with this number."""
+    return folder / f"replica-{number}.lmdb"

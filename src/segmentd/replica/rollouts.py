@@ -1,4 +1,4 @@
-"""Which of many rollouts cover a user: the hot computation, over all rollouts at once."""
+"""Which of many rollouts cover a user, computed for all rollouts at once (docs/decisions/0022, 0033)."""
 
 import os
 from collections.abc import Sequence
@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from segmentd.domain.bucketing import Salted, Word, finish, fold
 
-# Read by numexpr when it is imported. So few words are not worth a second thread; and without this it reads
-# OMP_NUM_THREADS, and takes no list.
+# numexpr reads this when it is imported. So few words are not worth a second thread. Without it numexpr reads
+# OMP_NUM_THREADS, and fails if that is a list.
 os.environ["NUMEXPR_NUM_THREADS"] = "1"
 
 import numexpr
@@ -25,7 +25,7 @@ class Rollouts:
 
     def __init__(self, salts: Sequence[int], thresholds: Sequence[int]) -> None:
         self._salted = Salted(np.array(salts, dtype=np.int64))
-        # A threshold of 2^32 does not fit into 32 bits; the last bucket that is inside does.
+        # A threshold of 2^32 does not fit into 32 bits, so compare with the last bucket that is covered.
         self._last_inside = np.array([threshold - 1 for threshold in thresholds], dtype=np.uint32)
         self._covers = _compiled()
         self._prepared = tuple(
@@ -44,7 +44,7 @@ class Rollouts:
 
 
 def fold_one(user_id: int) -> int:
-    """The 32 bits of one positive id that the hash looks at, as a number with a sign."""
+    """The 32 bits of one positive id that the hash uses, as a signed number."""
     return (((user_id ^ (user_id >> 32)) & 0xFFFFFFFF) ^ _SIGN) - _SIGN
 
 
@@ -52,8 +52,8 @@ def fold_one(user_id: int) -> int:
 def _compiled() -> numexpr.NumExpr:
     """`finish` and the comparison for one user in one call: each call of NumPy costs more than it computes.
 
-    numexpr has no words without a sign. Sums and differences are the same bits; the order is, too, once the
-    highest bit is turned round.
+    numexpr has no unsigned words. Sums and differences have the same bits as with signed ones; with the
+    highest bit inverted, the order is the same too.
     """
 
     def rotate(word: Word, bits: int) -> Word:

@@ -1,4 +1,4 @@
-"""How a copy keeps one user's overrides: the bytes that the SQL function `user_states` makes.
+"""How a replica stores one user's overrides: the bytes that the SQL function `user_states` makes.
 
 Big-endian: a word of 64 bits, version × 2^20 + number of overrides; a word of 32 bits for each override
 (segment id, + 2^30 with a term, + 2^31 for an exclusion); a word of 64 bits for each term, its end in
@@ -20,7 +20,7 @@ _WORD_BYTES: Final = 4
 
 
 def version_of(state: bytes) -> int:
-    """Which write to the user the state shows; a higher one is newer."""
+    """The version of the user that the state shows; a higher one is newer."""
     head: int = _HEAD.unpack_from(state)[0]
     return head >> _COUNT_BITS
 
@@ -32,7 +32,7 @@ def words_of(state: bytes) -> tuple[int, ...]:
 
 
 def ends_of(state: bytes, count: int) -> Iterator[int]:
-    """The ends of the terms, for those of the `count` overrides that have one, in their order."""
+    """The ends of the terms of those overrides that have one, in the order of the overrides."""
     for (end,) in struct.iter_unpack(">q", state[_HEAD.size + _WORD_BYTES * count :]):
         yield end
 

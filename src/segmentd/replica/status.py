@@ -1,6 +1,6 @@
-"""The notice status: shared memory on which a node's follower tells the node's readers how fresh the copy is.
+"""The replica status, in shared memory: by it the follower tells a node's readers which replica serves.
 
-All times are microseconds of the boot-time clock, which no one sets and which goes on during sleep.
+All times are microseconds of the boot-time clock, which nobody sets and which goes on during sleep.
 """
 
 import time
@@ -19,21 +19,21 @@ def boot_time() -> int:
 
 
 def status_path(folder: Path) -> Path:
-    """Where a node's status is."""
+    """The path of a node's replica status."""
     return folder / "status"
 
 
 class ReplicaStatus:
-    """Words of 64 bits, each written whole: a reader never sees half of one.
+    """Words of 64 bits, each written in one piece: a reader never sees half of one.
 
-    - fresh_at: just before the snapshot was taken that the copy shows; 0: there is no copy to be used
-    - clock_offset: PostgreSQL's clock less the boot-time clock
-    - serving: the number of the copy to be read; 0: none
-    - filling: the number of the copy that is about to take its place and wants own writes, too; 0: none
-    - spoilt_at: when an own write could not be shown; copies that are not fresher are not to be used
+    - fresh_at: just before the snapshot that the replica shows; 0: there is no usable replica
+    - clock_offset: PostgreSQL's clock minus the boot-time clock
+    - serving: the number of the replica that answers reads; 0: none
+    - filling: the number of the replica that is being built and also gets own writes; 0: none
+    - spoilt_at: when an own write could not be shown; only a replica that is fresher may answer
     - overdue: users that the last round left for the next one
-    - made: the number of the latest copy; none is given twice, for a process may have a removed copy open
-    - boot: which start of the machine all this is of; 0: the system does not tell
+    - made: the number of the latest replica; no number is used twice, as a removed replica may still be open
+    - boot: the start of the machine in which this was written; 0: the system has no id for it
     """
 
     def __init__(self, memory: SharedMemory) -> None:
@@ -42,22 +42,22 @@ class ReplicaStatus:
 
     @classmethod
     def open(cls, path: Path) -> Self:
-        """The page at this path; a new one says that there is no copy."""
+        """The replica status at this path; a new one says that there is no replica."""
         return cls(SharedMemory(path, _WORDS))
 
     def close(self) -> None:
         self._memory.close()
 
     def share(self) -> None:
-        """Where the disk had no room for the page, tries again."""
+        """If the disk had no room for it, tries again."""
         if self._memory.share():
             self._view = self._memory.words
 
     def take_over(self) -> None:
-        """For a follower that starts: keeps what an earlier one left, if that was since the machine's start.
+        """For a follower that starts: keeps what an earlier one wrote since the machine's start.
 
-        The copy that serves goes on to do so while the database is away, though it ages. The clock's offset
-        stays in any case, for a reader that is on its way needs it.
+        So the serving replica goes on answering while the database is away, though it ages. The clock's
+        offset stays in any case, because a read in progress needs it.
         """
         boot = boot_word()
         if boot == 0 or self._view[7] != boot:
@@ -66,12 +66,12 @@ class ReplicaStatus:
         self.filling = self.overdue = 0
 
     def clear(self) -> None:
-        """Says that there is no copy."""
+        """Shows that there is no replica."""
         self.fresh_at = self.serving = self.filling = self.spoilt_at = self.overdue = 0
 
     @property
     def fresh_at(self) -> int:
-        """Boot time just before the snapshot that the copy shows was taken."""
+        """Boot time just before the snapshot that the replica shows."""
         return self._view[0]
 
     @fresh_at.setter
@@ -80,7 +80,7 @@ class ReplicaStatus:
 
     @property
     def clock_offset(self) -> int:
-        """PostgreSQL's clock less the boot-time clock."""
+        """PostgreSQL's clock minus the boot-time clock."""
         return self._view[1]
 
     @clock_offset.setter
@@ -89,7 +89,7 @@ class ReplicaStatus:
 
     @property
     def serving(self) -> int:
-        """The number of the copy to be read."""
+        """The number of the replica that answers reads."""
         return self._view[2]
 
     @serving.setter
@@ -98,7 +98,7 @@ class ReplicaStatus:
 
     @property
     def filling(self) -> int:
-        """The number of the copy that also wants own writes."""
+        """The number of the replica that is being built and also gets own writes."""
         return self._view[3]
 
     @filling.setter
@@ -107,7 +107,7 @@ class ReplicaStatus:
 
     @property
     def spoilt_at(self) -> int:
-        """Boot time of the latest own write that the copy does not show."""
+        """Boot time of the latest own write that the replica does not show."""
         return self._view[4]
 
     @spoilt_at.setter
@@ -125,7 +125,7 @@ class ReplicaStatus:
 
     @property
     def made(self) -> int:
-        """The number of the latest copy."""
+        """The number of the latest replica."""
         return self._view[6]
 
     @made.setter
@@ -133,7 +133,7 @@ class ReplicaStatus:
         self._view[6] = value
 
     def age(self) -> int | None:
-        """How old the copy is, in microseconds; None when there is none to be used."""
+        """How old the replica is, in microseconds; None if there is no usable one."""
         fresh_at = self._view[0]
         if fresh_at == 0 or fresh_at <= self._view[4]:
             return None

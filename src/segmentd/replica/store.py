@@ -1,9 +1,9 @@
-"""A copy in an LMDB file: the users' states and the catalog, with the snapshot that they show.
+"""A replica in an LMDB file: the users' states and the catalog, with the snapshot that they show.
 
 Keys of `users` are ids of 64 bits, big-endian; of `facts`: format, source, snapshot, catalog.
 
-Beside the file stands a note: which boot of the machine can vouch for it. It has to be read before LMDB looks
-at the file: what a crash of the machine left there may kill whoever reads it.
+Beside the file is a note with the boot of the machine in which the file can be trusted. It has to be read
+before LMDB opens the file: a file left by a crash of the machine may kill a process that reads it.
 """
 
 import os
@@ -23,10 +23,10 @@ from segmentd.storage.replication import OwnWrite, Snapshot
 
 FORMAT: Final = b"segmentd replica 1"
 
-# Address space, not memory or disk: what a file may grow to.
+# The most that a file may grow to. It takes address space, not memory or disk.
 _LARGEST_FILE: Final = 1 << 40
 _MOST_READERS: Final = 1024
-# Room for the readers, 64 bytes each, and what stands before them.
+# The table of readers, 64 bytes each, and its header.
 _LOCK_BYTES: Final = 1 << 17
 _KEY: Final = struct.Struct(">q")
 _NO_CATALOG: Final = _KEY.pack(-(1 << 63))
@@ -35,17 +35,18 @@ _NO_BOOT: Final = b"unknown"
 
 
 class Unusable(Exception):
-    """The copy is of another format or database, torn or gone: it has to be made anew."""
+    """The replica is of another format or database, damaged or missing: it has to be rebuilt."""
 
 
 class Store:
-    """One copy, open in this process. Reads are a microsecond; writes wait for another process's write."""
+    """One replica, open in this process. A read takes a microsecond; a write waits for another's write."""
 
     def __init__(self, path: Path) -> None:
-        # LMDB would make its table of readers with a hole, and each reader writes there. Before LMDB:
-        # its lock on the file ends as soon as the process closes any descriptor of it.
+        # LMDB would make its table of readers as a sparse file, and each reader writes there: on a full disk
+        # that kills the process. This has to come before LMDB opens the file, because its lock on the file
+        # ends as soon as the process closes any descriptor of it.
         mapped(Path(f"{path}-lock"), _LOCK_BYTES).close()
-        # Not synced, so that nothing waits for the disk: after a crash of the machine it is made anew.
+        # Without sync, so that nothing waits for the disk: after a crash of the machine it is rebuilt.
         self._env = lmdb.open(
             os.fspath(path),
             subdir=False,
@@ -66,7 +67,7 @@ class Store:
 
     @classmethod
     def checked(cls, path: Path) -> Self:
-        """An existing copy that is whole. Raises Unusable, and OSError where the disk has no room."""
+        """An existing replica that is complete. Raises Unusable, and OSError if the disk has no room."""
         _check_note(path)
         _check_size(path)
         try:
@@ -82,11 +83,11 @@ class Store:
 
     @classmethod
     def existing(cls, path: Path) -> Self:
-        """A copy that another process of this node made. Raises Unusable where it has gone meanwhile."""
+        """A replica that another process of this node built. Raises Unusable if it was removed meanwhile."""
         if not path.exists():
             raise Unusable("it has gone")
         store = cls(path)
-        if store.fact(b"format") != FORMAT:  # opening it made it anew
+        if store.fact(b"format") != FORMAT:  # opening it created an empty file
             store.delete()
             raise Unusable("it has gone")
         return store
@@ -95,7 +96,7 @@ class Store:
         self._env.close()
 
     def delete(self) -> None:
-        """Closes the copy and removes its files; processes that have it open keep what they see."""
+        """Closes the replica and removes its files; a process that has it open can still read it."""
         self.close()
         remove(self.path)
 
@@ -109,14 +110,14 @@ class Store:
         return catalog.segments(user_id, state, now)
 
     def look_up(self, user_ids: Sequence[int], now: int) -> Lookup:
-        """What `segments` needs for many different users, all of one state of the copy."""
+        """What `segments` needs for many different users, all from one state of the replica."""
         with self._env.begin(self._users) as transaction:
             catalog = self._current_catalog(transaction)
             states = [transaction.get(_KEY.pack(user_id)) for user_id in user_ids]
         return Lookup(catalog, user_ids, states, now)
 
     def fact(self, name: bytes) -> bytes | None:
-        """What is noted under the name."""
+        """The fact with this name."""
         with self._env.begin(self._facts) as transaction:
             return transaction.get(name)
 
@@ -134,7 +135,7 @@ class Store:
         facts: Iterable[tuple[bytes, bytes]] = (),
         catalog: CatalogState | None = None,
     ) -> None:
-        """Writes states and a catalog that are not older than what is there, and facts, all or nothing."""
+        """Writes facts, and the states and the catalog unless the stored ones are newer, all or nothing."""
         with self._env.begin(self._users, write=True) as transaction:
             for user_id, state in states:
                 key = _KEY.pack(user_id)
@@ -147,11 +148,11 @@ class Store:
                 transaction.put(name, value, db=self._facts)
 
     def put_own(self, user_id: int, write: OwnWrite) -> None:
-        """Writes the state that a write of this node led to. Raises Unusable where it cannot show it yet.
+        """Writes the state that a write of this node led to. Raises Unusable if it cannot show it yet.
 
-        So it is when another node changed the segments just before. Where the copy has no state of the user,
-        there is no version to tell that it is the older one: the follower may have left out a user who has no
-        overrides any more. But then the copy is of a snapshot that saw the write.
+        It cannot if another node changed the segments just before. If the replica has no state of the user,
+        there is no version to compare: the follower may have left out a user who no longer has overrides. In
+        that case the replica's snapshot already saw the write.
         """
         with self._env.begin(self._users, write=True) as transaction:
             if self._catalog_version_in(transaction) < write.catalog_version:
@@ -167,23 +168,23 @@ class Store:
                 transaction.put(key, write.state)
 
     def append(self, states: Iterable[tuple[bytes, bytes]]) -> None:
-        """Writes states of users above all that are there, by id: the quick way to fill a copy.
+        """Appends states of users whose ids are above all stored ones: the quick way to fill a replica.
 
-        The ids are 8 bytes each, big-endian, as they come from PostgreSQL and as they are kept.
+        The ids are 8 bytes each, big-endian, as PostgreSQL sends them and as the file stores them.
         """
         with self._env.begin(self._users, write=True) as transaction:
             transaction.cursor().putmulti(states, append=True)
 
     def put_catalog(self, catalog: CatalogState) -> None:
-        """Writes a catalog that is not older than the one that is there."""
+        """Writes a catalog unless the stored one is newer."""
         self.put([], catalog=catalog)
 
     def forget_dead_readers(self) -> None:
-        """Frees the places of processes that were killed while they read."""
+        """Frees the reader slots of processes that were killed while they read."""
         self._env.reader_check()
 
     def expect_writes(self) -> None:
-        """Notes that writes begin, and none is synced: only this boot of the machine vouches for the file."""
+        """Notes that unsynced writes begin: from now on the file can be trusted only within this boot."""
         _write_note(self.path, boot_id() or _NO_BOOT)
 
     def sync(self) -> None:
@@ -218,7 +219,7 @@ class Store:
 
 
 def remove(path: Path) -> None:
-    """Removes the files of a copy, those that are there."""
+    """Removes the files of a replica, those that are there."""
     for each in (path, Path(f"{path}-lock"), _note_of(path), Path(f"{_note_of(path)}.new")):
         each.unlink(missing_ok=True)
 

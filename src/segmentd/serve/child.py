@@ -23,7 +23,7 @@ LEAVE: Final = b"leave\n"
 
 
 class Assignment(msgspec.Struct, frozen=True):
-    """What a child needs to know: where this node's copy is, the number of an inherited, listening socket."""
+    """What a child needs to know: the folder of the replica, the number of the inherited listening socket."""
 
     settings: Settings
     database_url: str

@@ -63,7 +63,7 @@ async def create_token(
         if expires is not None and expires <= now:
             raise StartupFailed("the token would have expired already: name a time in the future")
         secret = new_secret()
-        await tokens.create(database, name, role, digest_of(secret), expires, _whoever())
+        await tokens.create(database, name, role, digest_of(secret), expires, _command_actor())
         return secret
 
 
@@ -76,13 +76,13 @@ async def list_tokens(database_url: str) -> tuple[datetime, Sequence[Token]]:
 async def revoke_token(database_url: str, name: str) -> None:
     """Ends a token. Raises StartupFailed, TokenNotFound."""
     async with _database(database_url) as database:
-        await tokens.revoke(database, name, _whoever())
+        await tokens.revoke(database, name, _command_actor())
 
 
 async def rotate_signing_key(database_url: str, keep: timedelta) -> None:
     """Makes a new key for the links of reports; the old ones verify for so long. Raises StartupFailed."""
     async with _database(database_url) as database:
-        await reports.replace_signing_key(database, keep, _whoever())
+        await reports.replace_signing_key(database, keep, _command_actor())
 
 
 def jwt_verifier(settings: Settings) -> JwtVerifier | None:
@@ -142,7 +142,7 @@ def _kept_secret(path: Path) -> str:
     return secret
 
 
-def _whoever() -> Actor:
+def _command_actor() -> Actor:
     """Who runs the command, as the audit log shows it."""
     try:
         return Actor(f"{getpass.getuser()} on the command line")

@@ -1,4 +1,4 @@
-"""The one process of a node that is not HTTP: it keeps the node's copy fresh and runs the background jobs."""
+"""The process of a node that keeps its replica fresh and runs the background jobs."""
 
 import asyncio
 from contextlib import closing

@@ -190,7 +190,7 @@ def node_folder(data_dir: Path) -> Iterator[Path]:
 
 
 def forget_earlier_runs(folder: Path) -> None:
-    """Says that there is no copy yet, and no token is known: the database may be another one now.
+    """Says that there is no replica yet, and no token is known: the database may be another one now.
 
     It is there, so it can answer. What the node's processes leave from here on is for those that come after
     them while the database is away.

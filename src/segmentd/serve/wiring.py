@@ -34,7 +34,7 @@ WAITING_SHARE: Final = 6 / 7
 def service(
     database: Database, settings: Settings, node: Node | None = None, metrics: Metrics | None = None
 ) -> Service:
-    """The use cases on a database, and on a node's copy if there is one."""
+    """The use cases on a database, and on a node's replica if there is one."""
     desk = ReportDesk(
         files=report_files(settings),
         enqueue=report_queue(),
@@ -48,7 +48,7 @@ def service(
 
 @asynccontextmanager
 async def open_node(database: Database, settings: Settings, folder: Path) -> AsyncIterator[Node]:
-    """The copy in this folder, and a notifier that runs as long as the context lives."""
+    """The replica in this folder, and a notifier that runs as long as the context lives."""
     notifier = Notifier(database)
     async with background(notifier.run(), "notify the other nodes"):
         with closing(Replica(folder, settings.max_age_seconds)) as replica:

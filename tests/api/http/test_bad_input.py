@@ -547,7 +547,7 @@ def short(name: str) -> str:
 
 
 @pytest.mark.parametrize("bad", [pytest.param(bad, id=short(bad.name)) for bad in BAD])
-async def test_a_bad_request_is_told_as_a_problem_and_changes_nothing(
+async def test_a_bad_request_is_a_problem_and_changes_nothing(
     client: Api, stored: Callable[[], list[tuple[str, str]]], cursors: dict[str, str], bad: Bad
 ) -> None:
     before = stored()
@@ -568,7 +568,7 @@ async def test_a_bad_request_is_told_as_a_problem_and_changes_nothing(
     assert stored() == before
 
 
-async def test_a_wrong_method_is_told_which_ones_are_right(client: Api) -> None:
+async def test_the_refusal_of_a_wrong_method_names_the_right_ones(client: Api) -> None:
     answer = await client.delete("lookup")
 
     assert {"POST", "OPTIONS"} == {method.strip() for method in answer.headers["Allow"].split(",")}
@@ -584,7 +584,7 @@ async def test_every_unknown_slug_of_a_change_is_named(client: Api) -> None:
     assert await client.segments(1000) == ["OTHER", "TAKEN"]
 
 
-async def test_a_body_without_a_media_type_hears_which_one_it_needs(client: Api) -> None:
+async def test_the_refusal_of_a_body_without_a_media_type_names_the_one_it_needs(client: Api) -> None:
     answer = await client.post("lookup", content=b'{"user_ids": []}')
 
     assert "Content-Type" not in answer.request.headers
@@ -693,7 +693,7 @@ async def test_a_bad_value_of_a_url_is_explained_in_words(client: Api) -> None:
         assert error["detail"] == detail
 
 
-async def test_a_body_that_is_too_large_hears_how_large_one_may_be(client: Api) -> None:
+async def test_the_refusal_of_a_body_that_is_too_large_names_the_limit(client: Api) -> None:
     answer = await client.post("lookup", content=b" " * (LARGEST_BODY_BYTES + 1), headers=JSON_TYPE)
 
     assert answer.json()["detail"] == "A body has 1048576 bytes at most."

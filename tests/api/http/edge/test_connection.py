@@ -267,7 +267,7 @@ async def test_headers_up_to_the_limit_are_served_and_one_byte_more_is_refused(
     ],
     ids=["address", "header", "headers", "trailer", "chunk_extension"],
 )
-async def test_of_headers_without_end_nothing_is_kept_and_the_refusal_is_heard(
+async def test_of_headers_without_end_nothing_is_kept_and_the_client_gets_the_refusal(
     begin: bytes, more: bytes
 ) -> None:
     endless = more * (PIECE // len(more))
@@ -346,7 +346,7 @@ async def served_once(client: Client) -> Answer:
     return await client.answer()
 
 
-async def test_an_application_that_waits_for_the_body_hears_that_the_client_is_gone() -> None:
+async def test_an_application_that_waits_for_the_body_learns_that_the_client_is_gone() -> None:
     async with serving(receive_seconds=SHORT_S) as service, service.client() as client:
         await client.send(UPLOAD + b"12345")
 
@@ -498,7 +498,7 @@ async def service_looked(service: Service) -> None:
     service.refused.clear()
 
 
-async def test_of_too_many_connections_the_last_one_is_told_so_and_closed() -> None:
+async def test_of_too_many_connections_the_last_one_is_refused_and_closed() -> None:
     room = Room(connections=Bound("connections", 2))
     async with serving(room) as service:
         with capture_logs() as logged:

@@ -162,7 +162,7 @@ def held(path: str = "/held") -> Request:
     return Request("GET", path, [("x-request-id", "one")])
 
 
-async def test_more_requests_than_a_process_works_on_are_refused_and_its_health_is_still_told(
+async def test_more_requests_than_a_process_works_on_are_refused_and_its_health_is_still_shown(
     log: Log,
 ) -> None:
     app = Held()
@@ -183,7 +183,7 @@ async def test_more_requests_than_a_process_works_on_are_refused_and_its_health_
     assert [line["log_level"] for line in requests(log) if line["status"] == 503] == ["warning"] * 2
 
 
-async def test_a_request_that_takes_too_long_is_told_so() -> None:
+async def test_a_request_that_takes_too_long_is_503() -> None:
     app = Held()
     entrance = RequestMiddleware(app, RequestIds(), RequestLimits(seconds=0.01), Metrics())
 
@@ -262,7 +262,7 @@ PREFLIGHT: Final = {"Access-Control-Request-Method": "GET", "Access-Control-Requ
 async def door_for(
     database: Database, folder: Path, origins: str | None, **addresses: str
 ) -> AsyncIterator[Api]:
-    """The whole door of a node with a fresh copy, for pages of these origins."""
+    """The whole door of a node with a fresh replica, for pages of these origins."""
     settings = load({"data_dir": str(folder), "cors_origins": origins, **addresses}, {}).settings
     with closing(Follower(database, folder)) as follower:
         await follower.round()

@@ -26,7 +26,7 @@ SEGMENTS: Final = [f"{number:03}{'x' * 125}" for number in range(150)]
 
 
 class Door(NamedTuple):
-    """The whole door of a node with a fresh copy, and a client of it."""
+    """The whole door of a node with a fresh replica, and a client of it."""
 
     hot_path: HotPath
     api: Api

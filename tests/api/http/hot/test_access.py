@@ -189,7 +189,7 @@ async def test_while_it_is_not_known_who_may_call_nobody_is_answered(
     assert answer.headers["retry-after"] == "1"
 
 
-async def test_who_comes_too_often_is_told_when_to_come_again(
+async def test_a_caller_over_the_rate_gets_retry_after(
     database: Database, doors: Callable[[AccessRules], Doors], plain: Request, tmp_path: Path
 ) -> None:
     secret = await new_token(database, "one")

@@ -48,7 +48,7 @@ class Framework:
 
 
 class Doors:
-    """The same state behind three doors: the hot path, the framework beside it, and one with no copy."""
+    """The same state behind three doors: the hot path, the framework beside it, and one with no replica."""
 
     def __init__(
         self, runner: asyncio.Runner, replica: Replica, framework: Framework, plain: Framework, hot: HotPath

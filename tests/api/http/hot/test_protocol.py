@@ -69,13 +69,13 @@ async def _one_answer(reader: asyncio.StreamReader, *, has_body: bool) -> bytes:
 
 @pytest.fixture
 async def line(database_url: str, database: Database, api: Api, tmp_path: Path) -> AsyncIterator[Line]:
-    """A server whose copy is fresh, with user 1000 in the segment A."""
+    """A server whose replica is fresh, with user 1000 in the segment A."""
     await api.create("A")
     await api.add(1000, "A")
     settings = Settings(data_dir=str(tmp_path))
     follower = Follower(database, tmp_path / "node")
     await follower.round()
-    follower.close()  # a process opens a copy once; what stands on the status stays fresh for a while
+    follower.close()  # a process opens a replica once; what stands on the status stays fresh for a while
     async with Database(database_url) as own, open_node(own, settings, tmp_path / "node") as node:
         authenticator = await open_to_all(own)
         app = entrance(service(own, settings, node), authenticator)

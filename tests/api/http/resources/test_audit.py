@@ -74,7 +74,7 @@ def timeless(found: list[Json]) -> list[Json]:
 # Each operation
 
 
-async def test_a_segment_s_life_is_told_step_by_step_with_who_and_for_whom(admin: Api) -> None:
+async def test_the_audit_log_has_each_step_of_a_segment_s_life_with_who_and_for_whom(admin: Api) -> None:
     await admin.create("A", percent=12.5, salt="22", description="voice")
     await admin.change_segment("A", slug="B")
     for_ann = await admin.patch("segments/B", json={"percent": None, "description": "text"}, headers=FOR_ANN)
@@ -91,7 +91,7 @@ async def test_a_segment_s_life_is_told_step_by_step_with_who_and_for_whom(admin
 
 
 @pytest.mark.parametrize("percent", [0, 0.0001, 10, 33.3333, 100])
-async def test_a_percentage_is_told_as_it_was_given(admin: Api, percent: float) -> None:
+async def test_a_percentage_is_shown_as_it_was_given(admin: Api, percent: float) -> None:
     await admin.create("A", percent=percent)
 
     [created] = await entries(admin)
@@ -108,7 +108,7 @@ async def test_entries_have_the_time_of_the_change(admin: Api, clock: Clock) -> 
     assert rfc3339(before) <= created["at"] <= rfc3339(clock.now())
 
 
-async def test_tokens_and_keys_are_told_without_a_secret(
+async def test_tokens_and_keys_are_shown_without_a_secret(
     admin: Api, database: Database, clock: Clock
 ) -> None:
     end = clock.now().replace(year=2100, microsecond=0)
@@ -129,7 +129,7 @@ async def test_tokens_and_keys_are_told_without_a_secret(
     assert secret not in str(found)
 
 
-async def test_an_open_service_tells_that_it_was_nobody_in_particular(api: Api) -> None:
+async def test_the_history_of_an_open_service_names_the_caller_anonymous(api: Api) -> None:
     await api.create("A")
 
     [created] = await entries(api)

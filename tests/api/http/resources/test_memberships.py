@@ -454,7 +454,7 @@ async def test_an_id_that_was_never_registered_has_an_empty_history(api: Api) ->
     assert (answer.status_code, answer.json()) == (200, {"user_id": 999, "events": [], "next_cursor": None})
 
 
-async def test_a_user_whom_nobody_has_heard_of_is_no_error(api: Api) -> None:
+async def test_an_unknown_user_is_no_error(api: Api) -> None:
     await api.create("A")
     await api.create("B", percent=100)
 

@@ -149,7 +149,7 @@ async def test_a_report_with_nothing_in_it_is_a_file_all_the_same(office: Office
         assert report["sha256"] == sha256(answer.content).hexdigest()
 
 
-async def test_who_has_the_file_already_is_told_so(office: Office, done: Json) -> None:
+async def test_a_client_that_has_the_file_already_gets_304(office: Office, done: Json) -> None:
     for names in ('"{etag}"', 'W/"{etag}"', '"x", "{etag}"', "*"):
         answer = await office.file(done, if_none_match=names.format(etag=done["sha256"]))
         assert (answer.status_code, answer.content) == (304, b""), names

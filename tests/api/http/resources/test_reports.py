@@ -93,7 +93,7 @@ async def test_the_link_names_the_host_that_the_client_called(office: Office) ->
     assert urlsplit(again.json()["url"]).netloc == "other.example"
 
 
-async def test_whoever_prefers_to_wait_gets_the_done_report(office: Office, database_url: str) -> None:
+async def test_a_caller_who_prefers_to_wait_gets_the_done_report(office: Office, database_url: str) -> None:
     waiting = asyncio.create_task(
         office.api.post("reports", json=ALL_TIMES, headers={"Prefer": "respond-async, wait=10"})
     )
@@ -115,7 +115,7 @@ async def ordered(database_url: str) -> list[str]:
         return [report_id async for (report_id,) in cursor]
 
 
-async def test_whoever_waits_in_vain_gets_the_link_as_without_waiting(office: Office) -> None:
+async def test_a_caller_who_waits_in_vain_gets_the_link_as_without_waiting(office: Office) -> None:
     answer = await office.api.post("reports", json=ALL_TIMES, headers={"Prefer": "wait=1"})
     assert (answer.status_code, answer.json()["status"]) == (202, "pending")
 

@@ -263,7 +263,7 @@ async def test_an_unknown_user_has_the_percentages_of_each_time_and_no_history(
     assert await api.history(1) == []
 
 
-async def test_before_the_registration_a_user_is_one_that_nobody_has_heard_of(api: Api, clock: Clock) -> None:
+async def test_before_the_registration_a_user_is_unknown(api: Api, clock: Clock) -> None:
     await api.create("A", percent=100)
     await api.create("B")
     before = clock.now().isoformat()

@@ -166,7 +166,7 @@ async def test_users_are_listed_by_id_as_numbers(api: Api) -> None:
     assert [user["id"] for user in await api.walk("users", "users", 3)] == [1, 9, 10, 100]
 
 
-async def test_a_deleted_user_is_one_that_nobody_has_heard_of(api: Api) -> None:
+async def test_a_deleted_user_is_unknown(api: Api) -> None:
     await api.create("PINNED")
     await api.create("EVERYBODY", percent=100)
     await api.create("EXCLUDED", percent=100)
@@ -208,7 +208,7 @@ async def test_a_deletion_closes_the_history_and_keeps_it(api: Api) -> None:
     assert events[4]["at"] == events[5]["at"]
 
 
-async def test_an_id_can_be_registered_anew_and_begins_with_nothing_of_the_earlier_life(api: Api) -> None:
+async def test_an_id_can_be_registered_again_and_begins_with_nothing_of_the_earlier_life(api: Api) -> None:
     await api.create("PINNED")
     await api.create("EXCLUDED", percent=100)
     await api.post("users", json={"id": 1000, "name": "Ada"})

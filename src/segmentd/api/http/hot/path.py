@@ -1,6 +1,6 @@
 """The hot calls straight on ASGI: `GET /users/{id}/segments` without a query, and `POST /lookup`.
 
-Only the plain case is answered here, with a 200 from a copy that is fresh enough, to somebody who may have
+Only the plain case is answered here, with a 200 from a replica that is fresh enough, to somebody who may have
 it. Whatever is unusual falls through to the framework's handlers (api/http/memberships.py), which give the
 same bytes for the plain case.
 """

@@ -313,7 +313,7 @@ def lookup_body(user_ids: Sequence[UserId], segments: Sequence[bytes], written: 
     """
     if not user_ids:
         return b'{"users":[]}'
-    # The slugs stand between these, and are copied once, by the join.
+    # The slugs stand between these, and are replicated once, by the join.
     begin = b'{"user_id":' + written + b',"segments":['
     between_two = b"]}," + begin
     between = [between_two % user_id for user_id in user_ids]

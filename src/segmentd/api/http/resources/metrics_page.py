@@ -12,7 +12,7 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from segmentd.api.http.types import AnyRequest, UseCases
 from segmentd.domain.reports import Status
 from segmentd.observability.metrics import Metrics
-from segmentd.replica.replica import CopyMeasures
+from segmentd.replica.replica import ReplicaMeasures
 from segmentd.storage.measures import Measures
 
 Meters = NamedDependency[Metrics]
@@ -21,11 +21,11 @@ Meters = NamedDependency[Metrics]
 @get("/metrics", include_in_schema=False)
 async def metrics(request: AnyRequest, service: UseCases, meters: Meters) -> Response[bytes]:
     """All that is measured, in Prometheus's text format or as OpenMetrics."""
-    database, copy, report_bytes_limit = await service.measure()
+    database, replica, report_bytes_limit = await service.measure()
     others = [
         _gauge("database_up", "Whether the database answered this scrape in time.", database is not None),
         *([] if database is None else _of_database(database)),
-        *([] if copy is None else _of_copy(copy)),
+        *([] if replica is None else _of_replica(replica)),
         _gauge("report_store_limit_bytes", "Bytes that the files of reports may have.", report_bytes_limit),
     ]
     meters.flush()
@@ -37,12 +37,14 @@ async def metrics(request: AnyRequest, service: UseCases, meters: Meters) -> Res
 metrics_router: Final = Router("/", route_handlers=[metrics])
 
 
-def _of_copy(copy: CopyMeasures) -> Iterator[Metric]:
-    if copy.age_seconds is not None:
-        yield _gauge("replica_age_seconds", "How old the node's copy is.", copy.age_seconds)
-    if copy.users is not None:
-        yield _gauge("replica_users", "Users with a state in the node's copy.", copy.users)
-    yield _gauge("replica_users_behind", "Changed users that are not in the copy yet.", copy.users_behind)
+def _of_replica(replica: ReplicaMeasures) -> Iterator[Metric]:
+    if replica.age_seconds is not None:
+        yield _gauge("replica_age_seconds", "How old the node's replica is.", replica.age_seconds)
+    if replica.users is not None:
+        yield _gauge("replica_users", "Users with a state in the node's replica.", replica.users)
+    yield _gauge(
+        "replica_users_behind", "Changed users that are not in the replica yet.", replica.users_behind
+    )
 
 
 def _of_database(found: Measures) -> Iterator[Metric]:

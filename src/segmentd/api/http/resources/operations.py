@@ -104,7 +104,7 @@ async def readyz(service: UseCases) -> Status:
 
 @get("/readyz/hot-reads", tags=["Operations"])
 async def hot_reads_readyz(service: UseCases) -> Status:
-    """The service answers hot reads, be it from its copy alone while the database is away."""
+    """The service answers hot reads, be it from its replica alone while the database is away."""
     await service.check_hot_reads()
     return Status()
 

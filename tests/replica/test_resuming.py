@@ -23,7 +23,7 @@ from tests.support.client import Api
 from tests.support.clock import Clock
 from tests.support.postgres import new_database
 from tests.support.rows import Rows
-from tests.support.workers import Worker, copies
+from tests.support.workers import Worker, replicas
 
 Damage = Callable[[Path], None]
 States = Iterable[tuple[int, bytes]]
@@ -44,11 +44,11 @@ def note_of(path: Path) -> Path:
     return Path(f"{path}-boot")
 
 
-async def make_copy(database: Database, folder: Path) -> Path:
-    """The file of a new copy, closed in order."""
+async def build_replica(database: Database, folder: Path) -> Path:
+    """The file of a new replica, closed in order."""
     with closing(Follower(database, folder)) as follower:
         await follower.round()
-    [path] = copies(folder)
+    [path] = replicas(folder)
     return path
 
 
@@ -63,7 +63,7 @@ def never_finished(path: Path) -> None:
         store.put_catalog(CatalogState(1, []))
 
 
-def no_copy_at_all(path: Path) -> None:
+def no_replica_at_all(path: Path) -> None:
     path.unlink()
     with opened(path):
         pass
@@ -120,7 +120,7 @@ def head_of_zeros(path: Path) -> None:
     [
         other_format,
         never_finished,
-        no_copy_at_all,
+        no_replica_at_all,
         of_another_database,
         set_back,
         of_another_boot,
@@ -134,24 +134,24 @@ def head_of_zeros(path: Path) -> None:
         head_of_zeros,
     ],
 )
-async def test_a_copy_that_cannot_be_trusted_is_made_anew(
+async def test_a_replica_that_cannot_be_trusted_is_rebuilt(
     api: Api, database: Database, folder: Path, worker: Worker, damage: Damage
 ) -> None:
     await api.create("A")
     await api.add(1, "A")
-    path = await make_copy(database, folder)
-    assert await worker.copied(1) == [["A"]]  # and has that file open from now on
+    path = await build_replica(database, folder)
+    assert await worker.replicated(1) == [["A"]]  # and has that file open from now on
     damage(path)
     await api.add(2, "A")
 
     with closing(Follower(database, folder)) as follower:
         await follower.round()
 
-        assert await worker.copied(1, 2, 3) == [["A"], ["A"], []]
-        assert copies(folder) != [path]
+        assert await worker.replicated(1, 2, 3) == [["A"], ["A"], []]
+        assert replicas(folder) != [path]
         await api.add(3, "A")
         await follower.round()
-        assert await worker.copied(3) == [["A"]]
+        assert await worker.replicated(3) == [["A"]]
 
 
 CHECK = """
@@ -167,7 +167,7 @@ except Unusable as error:
 
 @pytest.mark.parametrize("kept_share", [0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 0.99])
 def test_a_torn_file_kills_nobody_who_looks_at_it(tmp_path: Path, kept_share: float) -> None:
-    path = tmp_path / "copy-1.lmdb"
+    path = tmp_path / "replica-1.lmdb"
     with opened(path) as store:
         store.put_catalog(CatalogState(1, [ReplicatedSegment(n, f"S{n}", 0, None) for n in range(1000)]))
         store.put([(user_id, state(1, *range(100))) for user_id in range(1, 200)], [(b"format", FORMAT)])
@@ -188,7 +188,7 @@ def look_at(path: Path) -> str:
 
 
 async def test_what_a_crash_of_the_machine_left_is_not_even_opened(database: Database, folder: Path) -> None:
-    path = await make_copy(database, folder)
+    path = await build_replica(database, folder)
     whole = bytearray(path.read_bytes())
     for begin in range(8192, len(whole), 4096):  # the heads are whole and all pages are not
         whole[begin : begin + 4096] = bytes(4096)
@@ -198,10 +198,10 @@ async def test_what_a_crash_of_the_machine_left_is_not_even_opened(database: Dat
     assert look_at(path).startswith("unusable: the machine went down")
 
 
-async def test_the_note_vouches_for_a_copy_only_while_nothing_unsynced_is_in_it(
+async def test_the_note_vouches_for_a_replica_only_while_everything_in_it_is_synced(
     database: Database, folder: Path
 ) -> None:
-    path = await make_copy(database, folder)
+    path = await build_replica(database, folder)
     assert note_of(path).read_bytes() == b"synced"
 
     with closing(Follower(database, folder)) as follower:
@@ -211,28 +211,28 @@ async def test_the_note_vouches_for_a_copy_only_while_nothing_unsynced_is_in_it(
     assert note_of(path).read_bytes() == b"synced"
 
 
-async def test_a_copy_made_from_another_database_is_not_taken_for_this_one_s(
+async def test_a_replica_of_another_database_is_not_used(
     api: Api, database: Database, folder: Path, worker: Worker, postgres_url: str, template_database: str
 ) -> None:
     await api.create("A")
     await api.add(1, "A")
     with new_database(postgres_url, template_database) as other_url:
         async with Database(other_url) as other:
-            first = await make_copy(other, folder)
+            first = await build_replica(other, folder)
 
     with closing(Follower(database, folder)) as follower:
         await follower.round()
 
     assert not first.exists()
-    assert await worker.copied(1) == [["A"]]
+    assert await worker.replicated(1) == [["A"]]
 
 
-async def test_a_copy_that_was_away_for_longer_than_erasures_are_kept_is_made_anew(
+async def test_a_replica_that_was_away_for_longer_than_erasures_are_kept_is_rebuilt(
     api: Api, clock: Clock, database: Database, folder: Path, worker: Worker, rows: Rows
 ) -> None:
     await api.create("A")
     await api.add(1, "A")
-    path = await make_copy(database, folder)
+    path = await build_replica(database, folder)
     await api.delete("users/1?erase=true")
     rows.run("DELETE FROM erasures")
     clock.advance(seconds=ERASURES_KEPT.total_seconds())
@@ -241,11 +241,11 @@ async def test_a_copy_that_was_away_for_longer_than_erasures_are_kept_is_made_an
         await follower.round()
 
     assert not path.exists()
-    assert await worker.copied(1) == [[]]
+    assert await worker.replicated(1) == [[]]
 
 
 @pytest.mark.parametrize("changed", ["another database", "a restored backup"])
-async def test_a_database_that_is_exchanged_while_it_is_followed_is_copied_anew(
+async def test_after_an_exchange_of_the_database_the_replica_is_rebuilt(
     api: Api,
     follower: Follower,
     folder: Path,
@@ -256,8 +256,8 @@ async def test_a_database_that_is_exchanged_while_it_is_followed_is_copied_anew(
     await api.create("A")
     await api.add(1, "A")
     await follower.round()
-    assert await worker.copied(1) == [["A"]]
-    [first] = copies(folder)
+    assert await worker.replicated(1) == [["A"]]
+    [first] = replicas(folder)
     position = Feed.position
 
     async def elsewhere(feed: Feed) -> Position:
@@ -272,10 +272,10 @@ async def test_a_database_that_is_exchanged_while_it_is_followed_is_copied_anew(
     await follower.round()
 
     assert not first.exists()
-    assert await worker.copied(1, 2) == [["A"], ["A"]]
+    assert await worker.replicated(1, 2) == [["A"], ["A"]]
 
 
-async def test_a_copy_that_was_given_up_is_not_read_while_there_is_no_other(
+async def test_a_discarded_replica_is_not_read_while_there_is_no_other(
     api: Api, follower: Follower, worker: Worker, status: ReplicaStatus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await api.create("A")
@@ -298,7 +298,7 @@ async def test_a_copy_that_was_given_up_is_not_read_while_there_is_no_other(
     assert await worker.get(1) == ["A"]
 
 
-async def test_a_process_never_takes_a_new_copy_for_one_that_was_given_up(
+async def test_a_process_never_takes_a_new_replica_for_a_discarded_one(
     api: Api, follower: Follower, worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await api.create("A")
@@ -310,7 +310,7 @@ async def test_a_process_never_takes_a_new_copy_for_one_that_was_given_up(
     async def interrupted(feed: Feed, snapshot: Snapshot, limit: int | None) -> Sequence[UserId]:
         nonlocal asked
         asked += 1
-        if asked == 2:  # the copy is made and catches up
+        if asked == 2:  # the replica is made and catches up
             await worker.change(2, ["A"])  # which has it open from now on
             raise Unavailable
         return await users_changed_since(feed, snapshot, limit)
@@ -326,14 +326,14 @@ async def test_a_process_never_takes_a_new_copy_for_one_that_was_given_up(
 
     await api.add(4, "A")
     await follower.round()
-    assert await worker.copied(1, 2, 3, 4) == [["A"]] * 4
+    assert await worker.replicated(1, 2, 3, 4) == [["A"]] * 4
 
 
-async def test_own_writes_go_into_a_copy_from_when_it_is_taken_up(
+async def test_own_writes_go_into_a_replica_as_soon_as_it_is_resumed(
     api: Api, database: Database, folder: Path, worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await api.create("A")
-    await make_copy(database, folder)
+    await build_replica(database, folder)
     users_changed_since = Feed.users_changed_since
 
     async def slow(feed: Feed, snapshot: Snapshot, limit: int | None) -> Sequence[UserId]:
@@ -350,22 +350,22 @@ async def test_own_writes_go_into_a_copy_from_when_it_is_taken_up(
 async def test_leftovers_of_killed_followers_are_cleared_away(
     api: Api, database: Database, folder: Path, worker: Worker
 ) -> None:
-    path = await make_copy(database, folder)
-    shutil.copy(path, folder / "copy-77.lmdb")
-    (folder / "copy-78.lmdb").write_bytes(b"begun")
-    (folder / "copy-78.lmdb-lock").write_bytes(b"begun")
+    path = await build_replica(database, folder)
+    shutil.copy(path, folder / "replica-77.lmdb")
+    (folder / "replica-78.lmdb").write_bytes(b"begun")
+    (folder / "replica-78.lmdb-lock").write_bytes(b"begun")
     await api.create("A")
 
     with closing(Follower(database, folder)) as follower:
         await follower.round()
 
-    assert copies(folder) == [path]
-    of_the_copy = {path.name, f"{path.name}-lock", f"{path.name}-boot"}
-    assert names(folder) - of_the_copy == {"status", "tokens", "tokens-seen"}
-    assert await worker.copied(1) == [[]]
+    assert replicas(folder) == [path]
+    of_the_replica = {path.name, f"{path.name}-lock", f"{path.name}-boot"}
+    assert names(folder) - of_the_replica == {"status", "tokens", "tokens-seen"}
+    assert await worker.replicated(1) == [[]]
 
 
-async def test_a_copy_that_fails_while_it_is_followed_is_made_anew(
+async def test_a_replica_that_fails_in_a_round_is_rebuilt(
     api: Api, follower: Follower, worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await api.create("A")
@@ -384,19 +384,19 @@ async def test_a_copy_that_fails_while_it_is_followed_is_made_anew(
 
     await follower.round()
 
-    assert await worker.copied(1) == [["A"]]
+    assert await worker.replicated(1) == [["A"]]
 
 
-def test_a_process_that_comes_late_finds_a_removed_copy_gone_and_not_empty(tmp_path: Path) -> None:
-    with opened(tmp_path / "copy-1.lmdb") as store:
+def test_a_process_that_comes_late_finds_a_removed_replica_gone_and_not_empty(tmp_path: Path) -> None:
+    with opened(tmp_path / "replica-1.lmdb") as store:
         store.delete()
 
     with pytest.raises(Unusable, match="gone"):
-        Store.existing(tmp_path / "copy-1.lmdb")
+        Store.existing(tmp_path / "replica-1.lmdb")
     assert [*tmp_path.iterdir()] == []
 
 
-def test_a_copy_that_vanishes_while_a_process_opens_it_is_gone_and_not_empty(
+def test_a_replica_that_vanishes_while_a_process_opens_it_is_gone_and_not_empty(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def there(_: Path) -> bool:
@@ -405,7 +405,7 @@ def test_a_copy_that_vanishes_while_a_process_opens_it_is_gone_and_not_empty(
     monkeypatch.setattr(Path, "exists", there)
 
     with pytest.raises(Unusable, match="gone"):
-        Store.existing(tmp_path / "copy-1.lmdb")
+        Store.existing(tmp_path / "replica-1.lmdb")
     assert [*tmp_path.iterdir()] == []
 
 
@@ -416,7 +416,7 @@ def state(version: int, *segments: int) -> bytes:
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[Store]:
-    with opened(tmp_path / "copy-1.lmdb") as store:
+    with opened(tmp_path / "replica-1.lmdb") as store:
         yield store
 
 
@@ -458,7 +458,7 @@ def test_facts_and_states_are_written_all_or_nothing(store: Store) -> None:
     assert store.fact(b"snapshot") is None
 
 
-def test_an_own_write_with_a_segment_that_the_copy_does_not_know_is_not_called_shown(store: Store) -> None:
+def test_an_own_write_with_a_segment_that_the_replica_does_not_know_is_not_called_shown(store: Store) -> None:
     store.put_catalog(CatalogState(1, [ReplicatedSegment(1, "A", 0, None)]))
     store.put([], [(b"snapshot", b"8:8:")])
     store.put_own(5, OwnWrite(state(1, 1), xid=8, catalog_version=1))
