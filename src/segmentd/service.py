@@ -40,7 +40,7 @@ from segmentd.storage.replication import OwnWrite
 
 Found = TypeVar("Found")
 
-# Orders that a process takes at a time: hundreds at once leave the connections to other requests.
+# Orders that a process handles at once: with hundreds of them, connections remain for other requests.
 ORDERS_AT_ONCE: Final = 2
 
 
@@ -52,9 +52,9 @@ class ReportDesk(NamedTuple):
     lifetime: timedelta
     limits: ReportLimits = ReportLimits()
     longest_wait_s: float = LONGEST_WAIT_S
-    """After which an order is answered, however long it would wait for its report."""
+    """The longest that an order may wait for its report."""
     signing_keys: Sequence[bytes] = ()
-    """In place of the keys in the database: the first one signs."""
+    """The keys of the settings, used instead of those in the database; the first one signs."""
 
 
 class SignedReport(NamedTuple):
@@ -65,7 +65,7 @@ class SignedReport(NamedTuple):
 
 
 class Node(NamedTuple):
-    """What this node has near at hand: its replica, and the notifier that tells other nodes of changes."""
+    """The parts of this node: its replica, and the notifier that sends change notifications to all nodes."""
 
     replica: Replica
     notifier: Notifier
@@ -73,25 +73,25 @@ class Node(NamedTuple):
 
 
 class Answer(NamedTuple, Generic[Found]):
-    """What was found, and how old it is, in whole seconds."""
+    """An answer and its age in whole seconds."""
 
     age: int
     found: Found
 
 
 class Measured(NamedTuple):
-    """What is measured only for whoever asks."""
+    """Figures that are measured only when they are asked for."""
 
     database: measures.Measures | None
-    """None where the database did not answer in time."""
+    """None if the database did not answer in time."""
     replica: ReplicaMeasures | None
-    """None where this process has no replica at hand."""
+    """None if this process has no replica."""
     report_bytes_limit: int
-    """Which the files of all reports may have; 0: as many as they like."""
+    """The limit for the files of all reports; 0 is no limit."""
 
 
 class Service:
-    """The use cases. All of them raise Unavailable when the database is out of reach and they need it."""
+    """The use cases. Each raises Unavailable if it needs the database and cannot reach it."""
 
     def __init__(
         self, database: Database, desk: ReportDesk, node: Node | None = None, metrics: Metrics | None = None
@@ -106,13 +106,13 @@ class Service:
         self._lookout = Lookout(database)
 
     def leave(self) -> None:
-        """Says from now on that the service is not ready, for it is about to stop; nobody waits any more."""
+        """Before a stop: from now on the service is not ready, and no request waits for a report."""
         self._leaving = True
         self._waiting.end()
 
     @asynccontextmanager
     async def watching(self) -> AsyncIterator[None]:
-        """Watches the database as long as the context lives, so that `check_ready` waits for nothing."""
+        """Watches the database while the context lives, so that `check_ready` does not wait for it."""
         watch = self._lookout.watch(self._note_database)
         async with background(watch, "look whether the database answers"):
             yield
@@ -123,7 +123,7 @@ class Service:
             self._node.replica.has_no_bound = self._node.serve_stale and reason is not None
 
     async def check_ready(self) -> None:
-        """Raises Unavailable, with the reason, where the database does not answer or a stop is near."""
+        """Raises Unavailable, with the reason, if the database does not answer or a stop is near."""
         reason = await self._lookout.reason()
         age = self._age_of_hot_reads()
         if self._leaving or reason is not None:
@@ -134,19 +134,19 @@ class Service:
             )
 
     async def check_hot_reads(self) -> None:
-        """Raises Unavailable where neither replica nor database can answer a hot read, or a stop is near."""
+        """Raises Unavailable if neither replica nor database can answer a hot read, or a stop is near."""
         if self._leaving or self._age_of_hot_reads() is None:
             await self.check_ready()
 
     def _age_of_hot_reads(self) -> int | None:
-        """How old the answers from the replica are; None where it may not answer."""
+        """The age of answers from the replica; None if it may not answer."""
         if self._node is None:
             return None
         replica = self._node.replica
         return replica.age_if_any() if self._node.serve_stale else replica.age()
 
     async def measure(self) -> Measured:
-        """The figures of the database and of this node's replica, in a second or so, whatever is wrong."""
+        """The figures of the database and of this node's replica. Takes about a second even in an outage."""
         try:
             found = await measures.measure(self._database)
         except Unavailable:
@@ -173,7 +173,7 @@ class Service:
         return await segments.get(self._database, slug)
 
     async def update_segment(self, slug: Slug, update: SegmentUpdate, actor: Actor) -> Segment:
-        """Renames, describes, changes or ends the percentage. Raises SegmentNotFound, SegmentExists."""
+        """Changes slug, description or percentage, or ends it. Raises SegmentNotFound, SegmentExists."""
         updated = await segments.update(self._database, slug, update, actor)
         await self._show_segments()
         return updated
@@ -184,7 +184,7 @@ class Service:
         await self._show_segments()
 
     async def list_members(self, slug: Slug, limit: Limit, cursor: str | None) -> Page[UserId]:
-        """A page of a segment's users, of those whom the service knows. Raises SegmentNotFound, Invalid."""
+        """A page of those of a segment's users that are registered. Raises SegmentNotFound, Invalid."""
         listing = f"members of {slug}"
         after = decode_cursor(listing, cursor, USER_KEYS)
         page = await memberships.members_after(self._database, slug, after, limit)
@@ -211,13 +211,13 @@ class Service:
         self._show_user(user_id, await users.delete(self._database, user_id, actor))
 
     async def erase_user(self, user_id: UserId, actor: Actor) -> None:
-        """Removes everything that is known of a user, the history too. Raises UserNotFound."""
+        """Removes everything that is known of a user, the history included. Raises UserNotFound."""
         self._show_user(user_id, await users.erase(self._database, user_id, actor))
 
     # A user's segments
 
     async def segments_of(self, user_id: UserId) -> Answer[Sequence[Slug]]:
-        """What a user is in now."""
+        """The segments that a user is in now."""
 
         async def replicated(replica: Replica) -> Sequence[Slug]:
             return [Slug(slug[1:-1].decode()) for slug in replica.segments(user_id)]
@@ -229,7 +229,7 @@ class Service:
         return await self._read(replicated, stored)
 
     async def look_up(self, user_ids: Sequence[UserId]) -> Answer[Sequence[bytes]]:
-        """What many users are in now, in the order asked: of each the slugs as JSON strings, with commas.
+        """The segments of many users, in the order asked: for each the slugs as JSON strings, with commas.
 
         Raises AnswerTooLarge.
         """
@@ -245,7 +245,7 @@ class Service:
     async def _read(
         self, replicated: Callable[[Replica], Awaitable[Found]], stored: Callable[[], Awaitable[Found]]
     ) -> Answer[Found]:
-        """From the replica, or where it is too old, the database.
+        """Answers from the replica, or from the database if the replica is too old.
 
         While the database is away, an older replica answers if the operator allows it.
         """
@@ -262,7 +262,7 @@ class Service:
             return answer
 
     async def segments_at(self, user_id: UserId, at: datetime | None) -> Sequence[Membership]:
-        """What a user is or was in, with the why. Raises Invalid for a time in the future."""
+        """The segments of a user at a time, each with its source. Raises Invalid for a time in the future."""
         return await history.segments_at(self._database, user_id, at)
 
     async def change_memberships(self, user_id: UserId, change: Change, actor: Actor) -> Changed:
@@ -294,15 +294,15 @@ class Service:
     # Reports
 
     async def order_report(self, order: ReportOrder, actor: Actor, wait_s: float = 0) -> SignedReport:
-        """Orders a report, made in the background, and waits up to so many seconds until it is final.
+        """Orders a report, which a background job builds, and waits up to so many seconds until it is final.
 
-        Whatever goes wrong with the waiting, the answer is the order as it stands. Raises Invalid,
+        If the wait fails, the answer is the order as it is then. Raises Invalid,
         UserNotFound, SegmentNotFound, TooManyReports, ReportStoreFull.
         """
         clock, desk = asyncio.get_running_loop().time, self._desk
         give_up = clock() + desk.longest_wait_s
         async with self._orders:
-            keys = await self._signing_keys()  # before the order: once that stands, nothing may fail any more
+            keys = await self._signing_keys()  # before the order: after it nothing may fail
             report = await reports.order(
                 self._database, order, actor.name, desk.limits, desk.lifetime, desk.enqueue
             )
@@ -311,12 +311,12 @@ class Service:
         return SignedReport(report, sign(report.id, keys[0]))
 
     async def get_report(self, report_id: ReportId) -> SignedReport:
-        """How far a report is. Raises ReportNotFound."""
+        """One report. Raises ReportNotFound."""
         keys = await self._signing_keys()
         return SignedReport(await reports.get(self._database, report_id), sign(report_id, keys[0]))
 
     async def get_report_file(self, report_id: ReportId, signature: str) -> Report:
-        """A report whose file is there, by its link.
+        """A report with a file, by its link.
 
         Raises ReportNotFound (also for a wrong signature), ReportNotReady, ReportExpired.
         """
@@ -346,7 +346,7 @@ class Service:
         found = await audit_log.list_before(self._database, before, limit + 1)
         return Page[AuditEntry].of(found, limit, lambda last: encode_cursor("audit log", last.id))
 
-    # This node's replica and the others
+    # Own writes
 
     def _show_user(self, user_id: UserId, write: OwnWrite) -> None:
         if self._node is not None:
@@ -354,7 +354,7 @@ class Service:
             self._node.notifier.notify()
 
     async def _show_segments(self) -> None:
-        """The change is committed: what goes wrong here makes reads slower, not the change undone."""
+        """The change is committed already: an error here makes reads slower and does not undo the change."""
         if self._node is not None:
             await self._node.replica.show_segments(self._database)
             self._node.notifier.notify()

@@ -16,7 +16,7 @@ from segmentd.observability.tally import BUCKETS_S, Tallies
 from segmentd.serve.wiring import sampling, service
 from segmentd.storage.database import Database
 from tests.support.client import Api
-from tests.support.door import entrance, open_door, open_to_all
+from tests.support.door import middleware, open_door, open_to_all
 from tests.support.scraping import REQUESTS, Scrape
 
 READ: Final = {"method": "GET", "route": "/api/v1/users/{user_id}/segments", "status": "200"}
@@ -267,7 +267,7 @@ async def test_the_rest_is_shown_while_the_database_is_away(
     metrics.refused(Refusal.FORBIDDEN)
     settings = Settings(data_dir=str(tmp_path))
     use_cases = service(closed, settings, metrics=metrics)
-    async with Api(entrance(use_cases, authenticator, metrics)) as api:
+    async with Api(middleware(use_cases, authenticator, metrics)) as api:
         answer = await api.get("/metrics")
 
     assert answer.status_code == 200

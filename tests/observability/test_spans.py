@@ -18,7 +18,7 @@ from segmentd.storage.database import Database, Succeeded
 from tests.support.asgi import JSON, Request, ask
 from tests.support.client import Api
 from tests.support.collector import Collector
-from tests.support.door import entrance, hot_path, open_door, open_to_all
+from tests.support.door import hot_path, middleware, open_door, open_to_all
 from tests.support.office import Office
 
 CALLER: Final = "0af7651916cd43dd8448eb211c80319c"
@@ -106,7 +106,7 @@ async def test_a_hot_call_has_the_name_that_the_framework_gives_it(
     settings = Settings(data_dir=str(tmp_path))
     async with open_node(database, settings, tmp_path / "node") as node:
         everybody = await open_to_all(database)
-        framework = entrance(service(database, settings, node), everybody)
+        framework = middleware(service(database, settings, node), everybody)
         for app in (hot_path(nothing_behind, node.replica, everybody), framework):
             await ask(tracing.wrap(app), Request("GET", "/api/v1/users/1000/segments"))
             await ask(tracing.wrap(app), Request("POST", "/api/v1/lookup", JSON, [b'{"user_ids":[1000]}']))
@@ -135,7 +135,7 @@ async def test_a_refusal_shows_its_status_and_a_failure_is_marked(
     database: Database, tracing: Tracing, collector: Collector, tmp_path: Path
 ) -> None:
     async with Database("postgresql://127.0.0.1:1/nothing", tracing=tracing) as away:
-        app = entrance(service(away, Settings(data_dir=str(tmp_path))), await open_to_all(database))
+        app = middleware(service(away, Settings(data_dir=str(tmp_path))), await open_to_all(database))
         async with Api(tracing.wrap(app)) as api:
             assert (await api.get("users/0/segments/A")).status_code == 422
             assert (await api.get("nothing")).status_code == 404

@@ -20,7 +20,7 @@ from segmentd.replica.lookup import LARGE_BYTES, Lookup
 from segmentd.serve.wiring import open_node, service
 from segmentd.storage.database import Database
 from tests.support.client import Api
-from tests.support.door import entrance, hot_path, open_to_all
+from tests.support.door import hot_path, middleware, open_to_all
 from tests.support.rows import Rows
 
 SEGMENTS: Final = 1000
@@ -126,8 +126,8 @@ async def apis(
     settings = Settings(data_dir=str(folder))
     authenticator = await open_to_all(database)
     async with open_node(database, settings, folder) as node:
-        beside = entrance(service(database, settings, node), authenticator)
-        alone = entrance(service(database, settings), authenticator)
+        beside = middleware(service(database, settings, node), authenticator)
+        alone = middleware(service(database, settings), authenticator)
         doors: list[ASGIApp] = [hot_path(beside, node.replica, authenticator), beside, alone]
         opened = [Api(door) for door in doors]
         yield opened

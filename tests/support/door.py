@@ -85,7 +85,7 @@ async def open_to_all(database: Database) -> Authenticator:
     return authenticator
 
 
-def entrance(
+def middleware(
     service: Service, authenticator: Authenticator, metrics: Metrics | None = None
 ) -> RequestMiddleware:
     """The framework's part of the door."""
@@ -102,4 +102,4 @@ async def open_door(
     service: Service, database: Database, metrics: Metrics | None = None
 ) -> RequestMiddleware:
     """The framework's part of a door that is open to everybody."""
-    return entrance(service, await open_to_all(database), metrics)
+    return middleware(service, await open_to_all(database), metrics)

@@ -9,7 +9,7 @@ from segmentd.config import Settings
 from segmentd.serve.wiring import service
 from segmentd.storage.database import Database
 from tests.support.client import Api
-from tests.support.door import OPEN, entrance
+from tests.support.door import OPEN, middleware
 
 
 @asynccontextmanager
@@ -18,6 +18,6 @@ async def node(database_url: str, folder: Path, *, pool_size: int = 10) -> Async
     settings = Settings(data_dir=str(folder))
     async with Database(database_url, pool_size=pool_size) as database:
         authenticator = Authenticator(database, OPEN)
-        door = entrance(service(database, settings), authenticator)
+        door = middleware(service(database, settings), authenticator)
         async with authenticator.watching(), Api(door) as api:
             yield api

@@ -1,4 +1,4 @@
-"""What a supervised process and its supervisor say to each other.
+"""The protocol between a supervised process and its supervisor (docs/decisions/0009).
 
 The supervisor writes one line of JSON, the assignment, to the standard input of the child and keeps that
 pipe open: its end means stop, whether the supervisor asks for it or was killed. A line `leave` before that
@@ -30,15 +30,15 @@ class Assignment(msgspec.Struct, frozen=True):
     replica_dir: str | None = None
     listener: int | None = None
     may_be_open: bool = False
-    """Whether everybody may call as long as there is no access control."""
+    """Whether everybody may call while there is no access control."""
     rate_key: bytes = b""
-    """The secret by which all processes of this node find a caller's rate."""
+    """The secret with which all processes of this node hash callers for the rate limit."""
     metrics_dir: str | None = None
-    """Where all processes of this node measure; None: nothing is measured."""
+    """The folder of this node's metric files; None: nothing is measured."""
 
 
 class Duty:
-    """A child's side of the conversation: `leaving` is set when it will have to end soon, `stop` when now."""
+    """A child's side of the protocol: `leaving` is set when a stop is near, `stop` when it is due."""
 
     def __init__(self) -> None:
         self.leaving = asyncio.Event()
@@ -52,8 +52,8 @@ class Duty:
     async def watch(self) -> None:
         """Sets `stop` when the supervisor closes the pipe, or has ended."""
         loop = asyncio.get_running_loop()
-        # Ctrl-C reaches the whole group, and some service managers send SIGTERM to all processes. When to
-        # stop is the supervisor's business.
+        # Ctrl-C reaches the whole group, and some service managers send SIGTERM to all processes. But only
+        # the supervisor decides when to stop.
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, lambda: None)
         lifeline = asyncio.StreamReader()
@@ -80,7 +80,7 @@ async def _run(work: Callable[[Assignment, Duty], Awaitable[None]], assignment: 
 
 
 def _first_line() -> bytes:
-    """Reads up to the line feed and not a byte further: the rest of the pipe belongs to the event loop."""
+    """Reads up to the line feed and not further: the event loop reads the rest of the pipe."""
     line = bytearray()
     while not line.endswith(b"\n"):
         byte = os.read(0, 1)

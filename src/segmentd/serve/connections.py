@@ -1,4 +1,4 @@
-"""How many connections to the database a node needs, and whether the server lets it have them."""
+"""Startup check: how many connections to the database a node needs, and whether the server allows them."""
 
 from typing import Final, NamedTuple
 
@@ -10,9 +10,9 @@ from segmentd.serve.supervisor import worker_count
 from segmentd.storage import job_queue
 from segmentd.storage.server import allowed_connections, connected
 
-# Of each HTTP process, beside its pool: the one that looks for changes of the tokens.
+# Of each HTTP process, beside its pool: the one that polls for changes of the tokens.
 GATE: Final = 1
-# Of the node worker, beside its pool and the jobs: the one that listens for notifications.
+# Of the node worker, beside its pool and the jobs: the one that listens for change notifications.
 LISTENER: Final = 1
 # Of the embedded server, beside what its node needs: for commands, psql, a backup.
 SPARE: Final = 20
@@ -23,7 +23,7 @@ _log = structlog.get_logger(__name__)
 
 
 class Needs(NamedTuple):
-    """The connections that are open from the start on, and with every pool at its full size."""
+    """The number of connections at the start, and with every pool at its full size."""
 
     least: int
     most: int
@@ -51,7 +51,7 @@ class Connections(NamedTuple):
 
     @property
     def suffice(self) -> bool:
-        """Whether all pools can grow to their full size, if nobody else takes part."""
+        """Whether all pools can grow to their full size, if there are no other clients."""
         return self.allowed >= self.needs.most
 
     def __str__(self) -> str:
@@ -60,7 +60,7 @@ class Connections(NamedTuple):
 
 
 async def check_connections(database_url: str, needs: Needs) -> Connections:
-    """What is needed and what the server allows. Raises StartupFailed where it cannot do."""
+    """What is needed and what the server allows. Raises StartupFailed if that is not enough to start."""
     async with connected(database_url) as connection:
         allowed = await allowed_connections(connection)
     if allowed < needs.least:
@@ -72,7 +72,7 @@ async def check_connections(database_url: str, needs: Needs) -> Connections:
 
 
 async def warn_of_few_connections(database_url: str, needs: Needs) -> None:
-    """Says in the log where the pools cannot grow to their full size. Raises StartupFailed."""
+    """Logs a warning if the pools cannot grow to their full size. Raises StartupFailed."""
     connections = await check_connections(database_url, needs)
     if not connections.suffice:
         _log.warning("few connections", detail=str(connections))

@@ -17,15 +17,16 @@ def usable_cores() -> int:
 
 
 def cores_within(affinity: int, quota: float | None) -> int:
-    """Whole cores: of a quota of 1.5, the half is left to the node worker."""
+    """Whole cores: of a quota of 1.5, the half remains for the node worker."""
     return affinity if quota is None else max(1, min(affinity, int(quota)))
 
 
 def cpu_quota(membership: str, cgroups: Path) -> float | None:
-    """The least quota, in cores, of a control group and those above it; None: there is none.
+    """The least quota, in cores, of a control group and its parents; None: there is none.
 
-    `membership` is what /proc/self/cgroup says, `cgroups` where version 1 or 2 is mounted. In a container the
-    path may be that of the host, which is not there; then the root of the mount is the container's own group.
+    `membership` is the content of /proc/self/cgroup, `cgroups` the folder where version 1 or 2 is mounted. In
+    a container the path may be the host's and be missing; then the root of the mount is the container's own
+    group.
     """
     quotas = [quota for folder in _folders(membership, cgroups) if (quota := _quota(folder)) is not None]
     return min(quotas, default=None)

@@ -1,4 +1,4 @@
-"""Access control before anybody is served, and on the command line: tokens, and the keys of links."""
+"""Access control before the first request, and on the command line: tokens, and the keys of links."""
 
 import getpass
 import ipaddress
@@ -33,7 +33,7 @@ def is_loopback(listener: socket.socket) -> bool:
 
 
 async def prepare_access(database_url: str, settings: Settings, *, may_be_open: bool) -> None:
-    """Makes the admin token that the settings ask for; refuses to serve others with no access control.
+    """Makes the admin token of the settings; refuses to serve other machines without access control.
 
     Raises StartupFailed.
     """
@@ -55,7 +55,7 @@ async def prepare_access(database_url: str, settings: Settings, *, may_be_open: 
 async def create_token(
     database_url: str, name: CallerName, role: Role, expires: datetime | timedelta | None
 ) -> str:
-    """Makes a token and returns its secret, which is seen this once. Raises StartupFailed, TokenExists."""
+    """Makes a token and returns its secret, which is shown only now. Raises StartupFailed, TokenExists."""
     async with _database(database_url) as database:
         now = (await tokens.state(database)).now
         if isinstance(expires, timedelta):
@@ -111,7 +111,7 @@ async def _database(url: str) -> AsyncIterator[Database]:
 
 
 async def _ensure(database: Database, secret: str) -> None:
-    """A token of this secret: made once; one that was revoked since stays so."""
+    """Makes a token with this secret, once; a revoked one stays revoked."""
     try:
         await tokens.create(database, ADMIN, Role.ADMIN, digest_of(secret), None, Actor("segmentd"))
     except TokenExists:
@@ -122,7 +122,7 @@ async def _ensure(database: Database, secret: str) -> None:
 
 
 def _kept_secret(path: Path) -> str:
-    """The secret in this file, made if need be: it is on the disk before it counts. Raises StartupFailed."""
+    """The secret in this file; a new one is synced to the disk before it is used. Raises StartupFailed."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if not path.exists():
@@ -135,7 +135,7 @@ def _kept_secret(path: Path) -> str:
         secret = path.read_text(encoding="ascii", errors="replace").strip()
     except OSError as error:
         raise StartupFailed(f"the admin token cannot be kept in {path}: {error.strerror}") from error
-    # An empty file would make a token of an empty secret, which anybody guesses.
+    # An empty file would make a token with an empty secret, which anybody could guess.
     if len(secret) < _SHORTEST_SECRET or not secret.isascii():
         raise StartupFailed(f"{path} holds no token: remove it, and the next start makes one")
     _log.info("the first token, an admin's, is in a file", file=str(path))
@@ -143,7 +143,7 @@ def _kept_secret(path: Path) -> str:
 
 
 def _command_actor() -> Actor:
-    """Who runs the command, as the audit log shows it."""
+    """The user who runs the command, as the audit log shows it."""
     try:
         return Actor(f"{getpass.getuser()} on the command line")
     except (KeyError, OSError):  # no name for this user id, as in a container

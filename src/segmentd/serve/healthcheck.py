@@ -1,7 +1,7 @@
-"""Whether the segmentd of this container can serve: `python -m segmentd.serve.healthcheck` ends with 0 or 1.
+"""Whether the segmentd of this container can serve: `python -m segmentd.serve.healthcheck` exits with 0 or 1.
 
-A running node leaves its address in its folder, so the check finds the port however it was set. It loads next
-to nothing, for it runs every few seconds.
+A running node writes its address to its folder, so the check finds the port however it was set. It imports
+very little, because it runs every few seconds.
 """
 
 import http.client
@@ -18,7 +18,7 @@ import msgspec
 
 from segmentd.config import ConfigurationError, load
 
-# For all of it: Docker's own limit is longer, and leaves the process behind.
+# The time limit of the whole check. Docker's own limit is longer, and does not end the process.
 LIMIT_S: Final = 4.0
 _NAME: Final = "serving.json"
 _ANYWHERE: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - to be replaced
@@ -33,7 +33,7 @@ class Serving(msgspec.Struct, frozen=True):
     url: str
 
     def is_here(self) -> bool:
-        """Whether it runs in this container: others may share the data directory."""
+        """Whether it runs in this container: several containers may share the data directory."""
         if self.machine != socket.gethostname():
             return False
         try:
@@ -46,7 +46,7 @@ class Serving(msgspec.Struct, frozen=True):
 
 
 def note_serving(folder: Path, url: str) -> None:
-    """Leaves in a node's folder where it serves. Raises OSError."""
+    """Writes a node's address to its folder. Raises OSError."""
     serving = Serving(socket.gethostname(), os.getpid(), url)
     new = folder / f"{_NAME}.new"
     new.write_bytes(msgspec.json.encode(serving))
@@ -54,7 +54,7 @@ def note_serving(folder: Path, url: str) -> None:
 
 
 def noted(data_dir: Path) -> Iterator[Serving]:
-    """The nodes that serve here from this data directory."""
+    """The nodes that serve in this container from this data directory."""
     for path in sorted(data_dir.glob(f"node-*/{_NAME}")):
         try:
             serving = msgspec.json.decode(path.read_bytes(), type=Serving)
@@ -65,10 +65,10 @@ def noted(data_dir: Path) -> Iterator[Serving]:
 
 
 def ask(url: str) -> str | None:
-    """Asks whether it is ready; None, or what is wrong."""
+    """Requests /readyz; None if it is ready, else what is wrong."""
     parts = urlsplit(url)
     host = _ANYWHERE.get(parts.hostname or "", parts.hostname or "")
-    # Not urllib, which would ask a proxy that the environment names.
+    # Not urllib, which would use a proxy that the environment names.
     connection = http.client.HTTPConnection(host, parts.port, timeout=LIMIT_S)
     try:
         connection.request("GET", "/readyz")
@@ -81,7 +81,7 @@ def ask(url: str) -> str | None:
 
 
 def main() -> None:
-    """Leaves with 0 where every node that serves here is ready, else with 1 and a line that says why."""
+    """Exits with 0 if every node that serves here is ready, else with 1 and a line that says why."""
     signal.signal(signal.SIGALRM, lambda *_: _leave(f"no answer within {LIMIT_S:g} seconds"))
     signal.setitimer(signal.ITIMER_REAL, LIMIT_S)
     try:
@@ -98,7 +98,7 @@ def main() -> None:
 
 def _leave(line: str) -> NoReturn:
     os.write(sys.stderr.fileno(), f"segmentd: {line}\n".encode())
-    os._exit(1)  # at once, also amid a call that would catch an exception
+    os._exit(1)  # at once, even within a call that would catch an exception
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What stands between the network and the use cases, put together."""
+"""Builds the layers between the network and the use cases."""
 
 from segmentd.api.http.app import create_app
 from segmentd.api.http.edge.addresses import Addresses
@@ -22,7 +22,7 @@ def http_door(
     replica: Replica,
     metrics: Metrics | None,
 ) -> tuple[HotPath, RequestMiddleware]:
-    """The hot path, and what stands behind it, before the framework's application."""
+    """The hot path, and the request middleware behind it, in front of the framework's application."""
     cors = cors_of(settings)
     addresses = Addresses(
         None if settings.public_url is None else public_address(settings.public_url),
@@ -31,7 +31,7 @@ def http_door(
     ids = RequestIds()
     measured = metrics or Metrics()
     room = Room.of(settings.max_connections, settings.max_unsent_bytes, measured)
-    entrance = RequestMiddleware(
+    middleware = RequestMiddleware(
         create_app(use_cases, authenticator, metrics, cors, addresses),
         ids,
         RequestLimits(settings.max_requests, settings.request_seconds),
@@ -40,7 +40,7 @@ def http_door(
         cors,
     )
     unusual = [b"origin"] if settings.cors_origins else []
-    return HotPath(entrance, replica, authenticator, ids, metrics, unusual, room), entrance
+    return HotPath(middleware, replica, authenticator, ids, metrics, unusual, room), middleware
 
 
 def cors_of(settings: Settings) -> Cors:

@@ -1,4 +1,4 @@
-"""The HTTP server of a process, and its orderly end."""
+"""The HTTP server of a process, and its graceful stop (docs/decisions/0050)."""
 
 import asyncio
 import socket
@@ -12,9 +12,9 @@ from litestar.types import ASGIApp
 
 from segmentd.api.http.edge.connection import LimitedProtocol
 
-# For which an idle connection stays open when the end begins: a request may be on its way in it.
+# For how long an idle connection stays open after the stop begins: a request may be on its way.
 LINGER_S: Final = 0.5
-# For the refusals of what was cut off, until they are with the system.
+# For how long the process waits until the refusals of cut-off requests are sent.
 _CUT_OFF_S: Final = 0.5
 _LOOK_EVERY_S: Final = 0.02
 
@@ -22,9 +22,9 @@ _log = structlog.get_logger(__name__)
 
 
 class Server(uvicorn.Server):
-    """uvicorn that leaves signals to the supervisor's protocol, and whose end loses no request.
+    """uvicorn without its signal handlers, whose stop loses no request.
 
-    `cut_off` answers for the requests that have no answer after `seconds` of the end.
+    `cut_off` answers the requests that still have no answer `seconds` after the stop began.
     """
 
     def __init__(
@@ -46,16 +46,16 @@ class Server(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """No signal handlers of its own."""
+        """Installs no signal handlers: the supervisor's protocol says when to stop."""
         yield
 
     async def exit_after(self, stop: asyncio.Event) -> None:
-        """Begins the orderly end once `stop` is set."""
+        """Begins the graceful stop once `stop` is set."""
         await stop.wait()
         self.should_exit = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Closes the port, lets requests end for a while, and answers for those that did not."""
+        """Closes the port, waits a while for running requests, and answers those that did not end."""
         self._protocol.leaving = True
         await self._close_port(sockets or [])
         for connection in self._connections():
@@ -68,10 +68,10 @@ class Server(uvicorn.Server):
             await self._end_the_rest()
 
     async def _close_port(self, sockets: Iterable[socket.socket]) -> None:
-        """Stops listening, and takes in the clients that the system has let in already.
+        """Stops listening, and accepts the connections that the kernel has established already.
 
-        It would reset their connections otherwise. The port is closed when the last process that shares the
-        socket has done so.
+        Otherwise the kernel would reset them. The port is closed when the last process that shares the socket
+        has done this.
         """
         listening = [each.dup() for each in sockets]
         for server in self.servers:
@@ -98,7 +98,7 @@ class Server(uvicorn.Server):
             connection.transport.abort()
 
     async def _is_empty_within(self, seconds: float) -> bool:
-        """Waits until no client is connected and nothing is worked on; whether that came true."""
+        """Waits until there is no connection and no request; returns whether that happened in time."""
         loop = asyncio.get_running_loop()
         give_up = loop.time() + seconds
         while self.server_state.connections or self.server_state.tasks:
@@ -138,7 +138,7 @@ def uvicorn_config(app: ASGIApp, protocol: type[LimitedProtocol]) -> uvicorn.Con
 
 
 def _accepted(listening: socket.socket) -> Iterator[socket.socket]:
-    """The connections that wait at this socket; then it is closed."""
+    """The connections that wait at this socket; then closes it."""
     with listening:
         listening.settimeout(0)
         while True:

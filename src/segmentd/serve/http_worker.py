@@ -19,13 +19,13 @@ from segmentd.serve.wiring import metrics_in, open_authenticator, open_node, ope
 from segmentd.service import Service
 from segmentd.storage.database import Database
 
-# numexpr gives the interpreter away amid a hot read. From a thread that computes, such as one that makes the
-# page of metrics, it is had back after this time.
+# numexpr releases the interpreter lock within a hot read. A busy thread, such as one that renders the page of
+# metrics, gives the lock back after this time.
 SWITCH_INTERVAL_S: Final = 0.0005
 
 
 async def serve_http(assignment: Assignment, duty: Duty) -> None:
-    """Serves until it has to stop; then lets running requests end."""
+    """Serves until the stop; then lets running requests end."""
     if assignment.listener is None or assignment.replica_dir is None:
         raise ValueError("an HTTP worker needs a listening socket and a folder")
     settings, folder = assignment.settings, Path(assignment.replica_dir)
@@ -46,7 +46,7 @@ async def serve_http(assignment: Assignment, duty: Duty) -> None:
             ) as authenticator,
         ):
             use_cases = service(database, settings, node, metrics)
-            hot_path, entrance = http_door(use_cases, settings, authenticator, node.replica, metrics)
+            hot_path, middleware = http_door(use_cases, settings, authenticator, node.replica, metrics)
             app = hot_path if tracing is None else tracing.wrap(hot_path)
             protocol = HotProtocol.answering_by(hot_path, tracing.headers if tracing else ()).within(
                 _limits(settings), metrics.refused if metrics else None, cors=cors_of(settings)
@@ -54,7 +54,7 @@ async def serve_http(assignment: Assignment, duty: Duty) -> None:
             server = Server(
                 uvicorn_config(app, protocol),
                 duty.report_ready,
-                entrance.cut_off,
+                middleware.cut_off,
                 settings.shutdown_seconds,
             )
             async with (
@@ -66,9 +66,9 @@ async def serve_http(assignment: Assignment, duty: Duty) -> None:
 
 
 def _allow_open_files() -> None:
-    """As many as the system lets this process have: every connection is one."""
+    """Raises the limit of open files as far as the system allows: every connection is one."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with suppress(ValueError):  # macOS says that there is no limit, and refuses to have none
+    with suppress(ValueError):  # macOS reports no limit, and refuses to set none
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 

@@ -12,12 +12,12 @@ from segmentd.serve.wiring import metrics_in, open_tracing, report_files, sampli
 from segmentd.storage.database import Database
 from segmentd.storage.job_queue import REPORT_CONNECTIONS
 
-# A follower looks by itself this often; the notifier makes it look at once.
+# A follower begins a round by itself this often; a change notification makes it begin at once.
 ROUND_SECONDS = 1.0
 
 
 async def work_for_node(assignment: Assignment, duty: Duty) -> None:
-    """Follows the database and runs the background jobs until it has to stop; then lets running ones end."""
+    """Follows the database and runs the background jobs until the stop; then lets running jobs end."""
     settings, url = assignment.settings, assignment.database_url
     metrics = metrics_in(assignment.metrics_dir)
     with open_tracing() as tracing:

@@ -38,9 +38,9 @@ from segmentd.storage.server import connected
 
 HTTP_WORKER: Final = "segmentd.serve.http_worker"
 NODE_WORKER: Final = "segmentd.serve.node_worker"
-# Connections that wait while all workers are busy, or are started anew.
+# How many connections may wait while all workers are busy or starting again.
 BACKLOG: Final = 2048
-# The folder, in that of the node, where its processes measure.
+# The folder of metric files within the node's folder.
 METRICS: Final = "metrics"
 
 _log = structlog.get_logger(__name__)
@@ -49,9 +49,9 @@ _log = structlog.get_logger(__name__)
 def serve(settings: Settings) -> None:
     """Serves until SIGTERM or SIGINT. Raises StartupFailed.
 
-    Where the embedded PostgreSQL dies, all is started anew behind the same socket; requests wait there.
+    If the embedded PostgreSQL dies, everything starts again behind the same socket; requests wait there.
     """
-    exporters_asked_for()  # what the workers need and would miss is said here, in one line
+    exporters_asked_for()  # a startup check: what the workers would miss is one error line here
     with closing(bind(settings)) as listener, node_folder(Path(settings.data_dir)) as folder:
         clear_metrics(folder)
         ready_line: str | None = f"segmentd is ready on {address(listener)}"
@@ -61,7 +61,7 @@ def serve(settings: Settings) -> None:
 
 
 def work(settings: Settings) -> None:
-    """Runs the background jobs alone until SIGTERM or SIGINT. Raises StartupFailed."""
+    """Runs only the background jobs until SIGTERM or SIGINT. Raises StartupFailed."""
     exporters_asked_for()
     with any_database(settings) as (database_url, lives):
         asyncio.run(warn_of_few_connections(database_url, needs_of_worker(settings)))
@@ -109,7 +109,7 @@ def migrate_once(settings: Settings) -> int:
 def create_token(
     settings: Settings, name: CallerName, role: Role, expires: datetime | timedelta | None
 ) -> str:
-    """Makes a token; its secret, which is seen this once. Raises StartupFailed, TokenExists."""
+    """Makes a token and returns its secret, which is shown only now. Raises StartupFailed, TokenExists."""
     with _migrated_database(settings) as database_url:
         return asyncio.run(access.create_token(database_url, name, role, expires))
 
@@ -133,7 +133,7 @@ def rotate_signing_key(settings: Settings, keep: timedelta) -> None:
 
 
 def check(configuration: Configuration) -> Iterator[str]:
-    """Lines about the configuration, the database and the schema. Raises StartupFailed where one is wrong."""
+    """Lines about the configuration, the database and the schema. Raises StartupFailed if one is wrong."""
     yield "configuration:"
     for name, value, source in configuration.shown():
         yield f"  {name} = {value}  ({source})"
@@ -166,7 +166,7 @@ def _supervise(
 
 @contextmanager
 def node_folder(data_dir: Path) -> Iterator[Path]:
-    """A folder that this node alone uses while the context lives: `node-1`, or the first free one.
+    """A folder that only this node uses while the context lives: `node-1`, or the first free one.
 
     Several nodes on one database may share a data directory. Raises StartupFailed.
     """
@@ -190,10 +190,10 @@ def node_folder(data_dir: Path) -> Iterator[Path]:
 
 
 def forget_earlier_runs(folder: Path) -> None:
-    """Says that there is no replica yet, and no token is known: the database may be another one now.
+    """Invalidates the replica status and the known tokens: the database may be another one now.
 
-    It is there, so it can answer. What the node's processes leave from here on is for those that come after
-    them while the database is away.
+    The database is reachable here, so it can answer. What the node's processes store from now on is for later
+    processes that start while the database is away.
     """
     with closing(ReplicaStatus.open(status_path(folder))) as status, closing(KnownTokens(folder)) as known:
         status.clear()
@@ -201,7 +201,7 @@ def forget_earlier_runs(folder: Path) -> None:
 
 
 def clear_metrics(folder: Path) -> None:
-    """Makes the folder where a node measures, empty of what an earlier start left. Raises StartupFailed."""
+    """Makes the folder of metric files, without those of an earlier start. Raises StartupFailed."""
     measured = folder / METRICS
     try:
         measured.mkdir(mode=0o700, exist_ok=True)
@@ -215,14 +215,14 @@ def _note_serving(folder: Path, listener: socket.socket) -> None:
     try:
         note_serving(folder, address(listener))
     except OSError as error:  # the health check alone needs it
-        _log.warning("the node's address cannot be noted", folder=str(folder), error=error.strerror)
+        _log.warning("the node's address cannot be written", folder=str(folder), error=error.strerror)
 
 
 @contextmanager
 def own_database(settings: Settings) -> Iterator[tuple[str, Callable[[], bool]]]:
-    """The URL of the database that was set, or of an embedded one that lives as long as the context.
+    """The URL of the database of the settings, or of an embedded one that runs while the context lives.
 
-    With it, whether the database's process lives, as far as that is ours to know.
+    And a function that says whether the embedded database's process still runs.
     """
     if settings.database_url is not None:
         yield settings.database_url, lambda: True

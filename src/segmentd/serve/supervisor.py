@@ -22,11 +22,11 @@ from segmentd.serve.cores import usable_cores
 
 SHORTEST_PAUSE_S: Final = 0.1
 LONGEST_PAUSE_S: Final = 10.0
-# A process that lived this long was healthy; its next restart is quick again.
+# A process that ran for so long was healthy: the back-off before its next restart begins again.
 HEALTHY_AFTER_S: Final = 30.0
-# How often the supervisor looks whether the embedded PostgreSQL lives.
+# How often the supervisor checks that the embedded PostgreSQL runs.
 LOOK_EVERY_S: Final = 0.5
-# What a child may take on top of the time for running requests, before it is killed.
+# How long a child may take beyond the time for running requests before it is killed.
 SPARE_SECONDS: Final = 2.5
 
 _log = structlog.get_logger(__name__)
@@ -41,9 +41,10 @@ async def supervise(
 ) -> bool:
     """Keeps processes alive until SIGTERM or SIGINT; prints the line, if any, once all are ready.
 
-    On SIGTERM they say that they are not ready for so long before they stop; a second signal cuts that short.
-    Then `close_port` closes what this process holds of the listening socket: each child closes its own.
-    False: it stopped because what they need was gone. Raises StartupFailed when one dies before it was ready.
+    On SIGTERM they first answer for a while that they are not ready, and then stop; a second signal stops
+    them at once. Then `close_port` closes this process's listening socket; each child closes its own. Returns
+    False if it stopped because the embedded database was gone. Raises StartupFailed if a process dies before
+    it is ready.
     """
     stop = Stop()
     loop = asyncio.get_running_loop()
@@ -65,20 +66,20 @@ async def supervise(
 
 
 class Stop:
-    """A stop: first it is asked for, and a while later it is ordered."""
+    """A stop in two steps: first it is announced, and a while later it begins."""
 
     def __init__(self) -> None:
         self.asked = asyncio.Event()
         self.now = asyncio.Event()
 
     def ask(self) -> None:
-        """Asked for twice, it is an order."""
+        """Announces the stop; a second call begins it."""
         if self.asked.is_set():
             self.now.set()
         self.asked.set()
 
     def order(self) -> None:
-        """Orders it, whether it was asked for or not."""
+        """Begins the stop, announced or not."""
         self.asked.set()
         self.now.set()
 
@@ -104,7 +105,7 @@ class Kept:
         self.ready = asyncio.Event()
 
     async def keep(self, stop: Stop) -> None:
-        """Starts the process again whenever it ends, until `stop`; then stops it in order."""
+        """Starts the process again whenever it ends, until the stop; then stops it gracefully."""
         loop = asyncio.get_running_loop()
         pause = SHORTEST_PAUSE_S
         while not stop.now.is_set():
@@ -151,7 +152,7 @@ class Kept:
             process.stdin.close()
             await listening
             if self._assignment.metrics_dir is not None:
-                # It has no requests and no connections any more; what it counted stays.
+                # Removes its gauges of requests and connections; its counters stay.
                 mark_process_dead(process.pid, self._assignment.metrics_dir)
 
     async def _hear(self, process: asyncio.subprocess.Process) -> None:
@@ -162,7 +163,7 @@ class Kept:
 
 
 async def _tell(lifeline: asyncio.StreamWriter, stop: Stop) -> None:
-    """Tells a child that the stop is near, and then that it is there."""
+    """Announces the stop to a child, and then stops it."""
     await stop.asked.wait()
     lifeline.write(LEAVE)
     await stop.now.wait()
@@ -170,18 +171,21 @@ async def _tell(lifeline: asyncio.StreamWriter, stop: Stop) -> None:
 
 
 def _environment(assignment: Assignment) -> Mapping[str, str]:
-    """Ours, with the folder where a child measures, and no other that may stand there."""
+    """Our environment with the child's folder of metric files, and without another one."""
     ours = {name: value for name, value in os.environ.items() if name.upper() != FOLDER_VARIABLE}
     return ours if assignment.metrics_dir is None else ours | {FOLDER_VARIABLE: assignment.metrics_dir}
 
 
 def worker_count(settings: Settings) -> int:
-    """How many HTTP processes: as set, or one for each core that this process may use."""
+    """The number of HTTP processes: the setting, or one for each core that this process may use."""
     return settings.workers or usable_cores()
 
 
 def bind(settings: Settings) -> socket.socket:
-    """A bound socket that does not listen yet. Raises StartupFailed for a busy port or a foreign address."""
+    """A bound socket that does not listen yet.
+
+    Raises StartupFailed for an address or port that it cannot have.
+    """
     try:
         [(family, kind, protocol, _, target), *_] = socket.getaddrinfo(
             settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -197,7 +201,7 @@ def bind(settings: Settings) -> socket.socket:
 
 
 def listen(bound: socket.socket, backlog: int) -> None:
-    """Lets clients in. Raises StartupFailed when another that had bound the same address listens already."""
+    """Starts to listen. Raises StartupFailed if another process listens on the same address already."""
     try:
         bound.listen(backlog)
     except OSError as error:

@@ -25,9 +25,9 @@ from segmentd.serve.first_token import jwt_verifier
 from segmentd.service import Node, ReportDesk, Service
 from segmentd.storage.database import Database
 
-# How often a process tells what its pool of connections does, and adds up its hot calls.
+# How often a process updates the metrics of its pool and flushes its tallies of hot calls.
 MEASURE_EVERY_S: Final = 0.25
-# Of the time until an answer must have begun: the rest is for taking the order.
+# The share of request_seconds that an order may wait for its report; the rest is for the order itself.
 WAITING_SHARE: Final = 6 / 7
 
 
@@ -48,7 +48,7 @@ def service(
 
 @asynccontextmanager
 async def open_node(database: Database, settings: Settings, folder: Path) -> AsyncIterator[Node]:
-    """The replica in this folder, and a notifier that runs as long as the context lives."""
+    """The replica in this folder, and a notifier that runs while the context lives."""
     notifier = Notifier(database)
     async with background(notifier.run(), "notify the other nodes"):
         with closing(Replica(folder, settings.max_age_seconds)) as replica:
@@ -80,7 +80,7 @@ async def open_authenticator(
 
 @contextmanager
 def open_tracing() -> Iterator[Tracing | None]:
-    """Tracing, where the OTEL_ variables ask for it; the last spans are sent when the context ends."""
+    """Tracing, if the OTEL_ variables ask for it; the end of the context sends the last spans."""
     tracing = set_up_tracing(__version__)
     try:
         yield tracing
@@ -91,7 +91,7 @@ def open_tracing() -> Iterator[Tracing | None]:
 
 @asynccontextmanager
 async def sampling(database: Database, metrics: Metrics | None) -> AsyncIterator[None]:
-    """Measures the pool and adds up hot calls as long as the context lives, where something is measured."""
+    """Measures the pool and flushes the tallies while the context lives, if metrics are on."""
     if metrics is None:
         yield
         return
@@ -110,10 +110,10 @@ async def _sample(database: Database, metrics: Metrics) -> None:
 
 
 def metrics_in(folder: str | None) -> Metrics | None:
-    """What a process measures for its node; None where it shall not."""
+    """The metrics of a process; None if metrics are off."""
     return None if folder is None else Metrics(Path(folder))
 
 
 def report_files(settings: Settings) -> ReportFiles:
-    """Where report files are kept."""
+    """Where report files are stored."""
     return ReportFiles.at(settings.report_store, Path(settings.data_dir, "reports"))

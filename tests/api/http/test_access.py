@@ -21,7 +21,7 @@ from segmentd.observability.metrics import Metrics
 from segmentd.serve.wiring import service
 from segmentd.storage.database import Database
 from tests.support.client import Api
-from tests.support.door import entrance
+from tests.support.door import middleware
 from tests.support.office import ALL_TIMES, Office
 from tests.support.tokens import bearer, new_token
 
@@ -81,7 +81,7 @@ async def door(database: Database, tmp_path: Path) -> AsyncIterator[Door]:
     }
     await authenticator.look()
     metrics = Metrics()
-    async with Api(entrance(use_cases, authenticator, metrics)) as api:
+    async with Api(middleware(use_cases, authenticator, metrics)) as api:
         api.headers.update(headers["an admin"])
         await api.create("TAKEN", percent=10)
         await api.add(1000, "TAKEN")

@@ -102,9 +102,9 @@ async def test_a_request_is_logged_with_who_and_what_and_never_the_query_or_the_
     secret = await new_token(database, "importer", Role.READER)
     await authenticator.look()
     app = create_app(service(database, Settings(data_dir=str(tmp_path))), authenticator)
-    entrance = RequestMiddleware(app, RequestIds(), RequestLimits(), Metrics())
+    middleware = RequestMiddleware(app, RequestIds(), RequestLimits(), Metrics())
     path = "/api/v1/reports/11111111-1111-4111-8111-111111111111/file"
-    async with Api(entrance) as api:
+    async with Api(middleware) as api:
         await api.get("segments?limit=7", headers=bearer(secret) | {"X-Request-Id": "one"})
         await api.post("segments", json={"slug": "A"}, headers=bearer(secret))
         await api.get("users", headers=bearer("segmentd_bad"))
@@ -166,29 +166,29 @@ async def test_more_requests_than_a_process_works_on_are_refused_and_its_health_
     log: Log,
 ) -> None:
     app = Held()
-    entrance = RequestMiddleware(app, RequestIds(), RequestLimits(most_requests=3), Metrics())
+    middleware = RequestMiddleware(app, RequestIds(), RequestLimits(most_requests=3), Metrics())
     async with asyncio.timeout(60), asyncio.TaskGroup() as tasks:
-        running = [tasks.create_task(ask(entrance, held())) for _ in range(3)]
+        running = [tasks.create_task(ask(middleware, held())) for _ in range(3)]
         for _ in running:
             await app.arrived.acquire()
 
-        assert_overloaded(await ask(entrance, held()))
-        assert_overloaded(await ask(entrance, held("/api/v1/segments")))
+        assert_overloaded(await ask(middleware, held()))
+        assert_overloaded(await ask(middleware, held("/api/v1/segments")))
         for path in ("/livez", "/readyz", "/metrics"):
-            assert (await ask(entrance, held(path))).status == 204
+            assert (await ask(middleware, held(path))).status == 204
         app.gate.set()
 
     assert [task.result().status for task in running] == [204] * 3
-    assert (await ask(entrance, held("/api/v1/segments"))).status == 204
+    assert (await ask(middleware, held("/api/v1/segments"))).status == 204
     assert [line["log_level"] for line in requests(log) if line["status"] == 503] == ["warning"] * 2
 
 
 async def test_a_request_that_takes_too_long_is_503() -> None:
     app = Held()
-    entrance = RequestMiddleware(app, RequestIds(), RequestLimits(seconds=0.01), Metrics())
+    middleware = RequestMiddleware(app, RequestIds(), RequestLimits(seconds=0.01), Metrics())
 
-    assert_overloaded(await ask(entrance, held()))
-    assert (await ask(entrance, held("/livez"))).status == 204
+    assert_overloaded(await ask(middleware, held()))
+    assert (await ask(middleware, held("/livez"))).status == 204
 
 
 async def test_an_answer_that_has_begun_may_take_as_long_as_it_likes() -> None:
@@ -201,9 +201,9 @@ async def test_an_answer_that_has_begun_may_take_as_long_as_it_likes() -> None:
         await gate.wait()
         await send({"type": "http.response.body", "body": b"whole", "more_body": False})
 
-    entrance = RequestMiddleware(slow, RequestIds(), RequestLimits(seconds=0.01), Metrics())
+    middleware = RequestMiddleware(slow, RequestIds(), RequestLimits(seconds=0.01), Metrics())
 
-    assert (await ask(entrance, held())).body == b"whole"
+    assert (await ask(middleware, held())).body == b"whole"
 
 
 async def test_a_write_that_takes_too_long_is_undone_and_the_next_one_works(

@@ -21,7 +21,7 @@ from segmentd.service import Service
 from segmentd.storage.database import Database
 from tests.support.asgi import JSON, Answer, Headers, Request, ask
 from tests.support.client import Api
-from tests.support.door import entrance, hot_path
+from tests.support.door import hot_path, middleware
 from tests.support.issuer import CLAIMS, issuer
 from tests.support.tokens import new_token, revoke
 
@@ -53,9 +53,9 @@ class Doors:
 
     def __init__(self, use_cases: Service, replica: Replica, authenticator: Authenticator) -> None:
         self.authenticator = authenticator
-        self.behind = Counted(entrance(use_cases, authenticator))
+        self.behind = Counted(middleware(use_cases, authenticator))
         self.hot = hot_path(self.behind, replica, authenticator)
-        self._alone = entrance(use_cases, authenticator)
+        self._alone = middleware(use_cases, authenticator)
 
     async def ask(self, request: Request, *headers: tuple[str, str]) -> Answer:
         """The one answer of both doors."""

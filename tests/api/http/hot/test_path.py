@@ -24,7 +24,7 @@ from segmentd.serve.wiring import open_node, service
 from segmentd.storage.database import Database
 from tests.support.asgi import JSON, Answer, Request, ask
 from tests.support.client import Api
-from tests.support.door import OPEN, entrance, hot_path, open_to_all
+from tests.support.door import OPEN, hot_path, middleware, open_to_all
 from tests.support.postgres import new_database
 
 USERS: Final = range(1, 30)
@@ -109,12 +109,12 @@ def doors(
         runner.run(database.__aenter__())
         stack.callback(lambda: runner.run(database.__aexit__(None, None, None)))
         authenticator = runner.run(open_to_all(database))
-        alone = entrance(service(database, chosen), authenticator)
+        alone = middleware(service(database, chosen), authenticator)
         runner.run(prepare(database, Api(alone), folder))
         nearby = open_node(database, chosen, folder)
         node = runner.run(nearby.__aenter__())
         stack.callback(lambda: runner.run(nearby.__aexit__(None, None, None)))
-        beside = Framework(entrance(service(database, chosen, node), authenticator))
+        beside = Framework(middleware(service(database, chosen, node), authenticator))
         hot = hot_path(beside, node.replica, authenticator)
         yield Doors(runner, node.replica, beside, Framework(alone), hot)
 

@@ -19,7 +19,7 @@ from segmentd.serve.http_server import Server
 from segmentd.serve.wiring import open_node, service
 from segmentd.storage.database import Database
 from tests.support.client import Api
-from tests.support.door import entrance, open_to_all
+from tests.support.door import middleware, open_to_all
 from tests.support.wire import Wire
 
 HOT = b"GET /api/v1/users/1000/segments HTTP/1.1\r\nHost: segmentd\r\nX-Request-Id: one\r\n"
@@ -78,7 +78,7 @@ async def line(database_url: str, database: Database, api: Api, tmp_path: Path) 
     follower.close()  # a process opens a replica once; what stands on the status stays fresh for a while
     async with Database(database_url) as own, open_node(own, settings, tmp_path / "node") as node:
         authenticator = await open_to_all(own)
-        app = entrance(service(own, settings, node), authenticator)
+        app = middleware(service(own, settings, node), authenticator)
         hot_path = Counting(app, node.replica, authenticator, RequestIds(), Metrics())
         started = asyncio.Event()
         config = uvicorn.Config(

@@ -17,7 +17,7 @@ from segmentd.storage import reports, tokens
 from segmentd.storage.database import Database
 from tests.support.client import Api, Json
 from tests.support.clock import Clock
-from tests.support.door import entrance
+from tests.support.door import middleware
 from tests.support.office import problem
 from tests.support.rows import Rows, rows_of
 from tests.support.tokens import bearer, new_token, revoke
@@ -33,7 +33,7 @@ async def admin(database: Database, tmp_path: Path) -> AsyncIterator[Api]:
     authenticator = Authenticator(database, AccessRules(may_be_open=False, bound_seconds=50))
     secret = await new_token(database, "boss", Role.ADMIN)
     await authenticator.look()
-    door = entrance(service(database, Settings(data_dir=str(tmp_path))), authenticator)
+    door = middleware(service(database, Settings(data_dir=str(tmp_path))), authenticator)
     async with Api(door) as api:
         api.headers.update(bearer(secret))
         yield api

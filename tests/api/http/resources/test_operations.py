@@ -13,7 +13,7 @@ from segmentd.domain.memberships import Because, Cause, Operation, Source
 from segmentd.serve.wiring import service
 from segmentd.storage.database import Database
 from tests.support.client import Api, Json
-from tests.support.door import entrance, open_to_all
+from tests.support.door import middleware, open_to_all
 
 ROUTES = {
     "/api/v1/segments": {"get", "post"},
@@ -68,7 +68,7 @@ async def test_without_its_database_a_service_lives_and_says_why_it_is_not_ready
     async with closed:
         authenticator = await open_to_all(closed)
 
-    async with Api(entrance(service(closed, settings), authenticator)) as api:
+    async with Api(middleware(service(closed, settings), authenticator)) as api:
         assert (await api.get("/livez")).status_code == 200
         for answer in (
             await api.get("/readyz"),
