@@ -120,7 +120,7 @@ def test_no_connection_is_opened_but_as_a_session() -> None:
     assert opened == {
         ("storage/sessions.py", "super().connect"),
         ("storage/server.py", "Session.connect"),
-        ("replica/bell.py", "Session.connect"),
+        ("replica/notifications.py", "Session.connect"),
         ("storage/database.py", "AsyncConnectionPool"),
         ("storage/embedded.py", "psycopg.connect"),
         ("jobs.py", "PsycopgConnector"),

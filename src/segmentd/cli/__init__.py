@@ -1,5 +1,6 @@
 """The command line. Usage errors exit with 2, failures with 1, each with one line on standard error."""
 
+import gc
 import sys
 from typing import Annotated, Final
 
@@ -64,6 +65,7 @@ def check(*, flags: Settings = NO_FLAGS) -> None:
 
 def main() -> None:
     """The command `segmentd`."""
+    gc.freeze()  # what was imported stays until the end, which need not look through it for garbage
     try:
         app(exit_on_error=False, print_error=False)
     except (CycloptsError, ConfigurationError) as error:
