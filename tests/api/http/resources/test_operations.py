@@ -1,11 +1,15 @@
+import asyncio
+import gzip
 import hashlib
 import re
+import threading
 from importlib import resources
 
 import jsonschema_rs
 import pytest
 
 from segmentd import __version__
+from segmentd.api.http.assets import Asset
 from segmentd.config import Settings
 from segmentd.domain.audit import AuditOperation
 from segmentd.domain.described import Described
@@ -206,6 +210,29 @@ async def test_the_documentation_serves_its_own_assets_and_nothing_else(api: Api
 def test_the_files_of_swagger_ui_are_those_of_its_release(name: str, digest: str) -> None:
     content = resources.files("segmentd.api.http").joinpath("swagger_ui", name).read_bytes()
     assert hashlib.sha256(content).hexdigest() == digest
+
+
+async def test_other_requests_are_answered_while_a_file_is_compressed(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compressing, go_on = threading.Event(), threading.Event()
+    compress = gzip.compress
+
+    def slow(data: bytes, compresslevel: int = 9, *, mtime: float | None = None) -> bytes:
+        compressing.set()
+        go_on.wait(30)
+        return compress(data, compresslevel, mtime=mtime)
+
+    monkeypatch.setattr(gzip, "compress", slow)
+    Asset.of_package.cache_clear()
+    file = asyncio.create_task(api.get("/docs/swagger-ui.css"))
+    assert await asyncio.to_thread(compressing.wait, 30)
+
+    alive = await api.get("/livez")
+    assert not file.done()
+    go_on.set()
+
+    assert (alive.status_code, (await file).status_code) == (200, 200)
 
 
 @pytest.mark.parametrize("name", ["swagger-ui-bundle.js", "swagger-ui.css"])

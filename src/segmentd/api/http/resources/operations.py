@@ -1,5 +1,6 @@
 """What operators ask: is the process alive, can it serve; and the documentation."""
 
+import asyncio
 from html import escape
 from typing import Final
 
@@ -123,7 +124,10 @@ async def docs_asset(request: AnyRequest, name: FromPath[str]) -> Response[bytes
         return Response(_START_SCRIPT.encode(), media_type="text/javascript")
     if name not in _ASSETS:
         raise NotFoundException
-    asset = Asset.of_package("segmentd.api.http", f"swagger_ui/{name}", _ASSETS[name])
+    # The first time it is compressed, which takes longer than hot reads may wait.
+    asset = await asyncio.to_thread(
+        Asset.of_package, "segmentd.api.http", f"swagger_ui/{name}", _ASSETS[name]
+    )
     return asset.answer(request.headers.get("Accept-Encoding", ""), request.headers.get("If-None-Match"))
 
 
