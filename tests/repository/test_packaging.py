@@ -269,10 +269,10 @@ def test_the_last_stage_installs_nothing_and_takes_the_environment_that_was_buil
 
 
 def test_a_change_of_the_source_leaves_the_layer_of_the_packages_alone() -> None:
-    replicated = {stage[0][1].split()[-1]: [a for name, a in stage if name == "COPY"] for stage in stages()}
-    assert replicated["locked"] == ["requirements.lock ./"]
-    assert replicated["environment"] == []
-    assert replicated["package"] == ["pyproject.toml ./", "src ./src"]
+    copied = {stage[0][1].split()[-1]: [a for name, a in stage if name == "COPY"] for stage in stages()}
+    assert copied["locked"] == ["requirements.lock ./"]
+    assert copied["environment"] == []
+    assert copied["package"] == ["pyproject.toml ./", "src ./src"]
 
 
 def test_the_layer_of_the_source_is_segmentd_alone_and_about_a_megabyte(tmp_path: Path) -> None:

@@ -116,7 +116,7 @@ def _memory() -> Path | None:
 
 @contextmanager
 def first_start(folder: Path) -> Iterator[Path]:
-    """A data directory after its first start, to be replicated: a first start takes a second."""
+    """A data directory after its first start, to be copied: a first start takes a second."""
     with quick_folder(folder) as data_dir:
         embedded.start(data_dir).stop()
         yield data_dir

@@ -7,7 +7,7 @@ from segmentd.domain import errors
 
 
 class Problem(NamedTuple):
-    """How an error looks from outside (RFC 9457); `retry_after` in whole seconds, where a retry may help."""
+    """An error as clients see it (RFC 9457); `retry_after` in whole seconds, if a retry may help."""
 
     kind: str
     title: str
@@ -55,7 +55,7 @@ PROBLEMS: Final[Mapping[type[errors.SegmentdError], Problem]] = {
     errors.SegmentdError: Problem("internal", "Internal error", 500, "INTERNAL"),
 }
 
-# What only HTTP can get wrong, by status.
+# Errors that only HTTP has, by status.
 HTTP_PROBLEMS: Final[Mapping[int, Problem]] = {
     400: Problem("malformed", "Malformed request", 400, "INVALID_ARGUMENT"),
     404: PROBLEMS[errors.NotFound],

@@ -6,7 +6,7 @@ from typing import Final
 from segmentd.domain.access import Principal, Role
 
 ROLES: Final[Mapping[str, Role | None]] = {
-    # For everybody: they tell nothing about users and segments, or the link's own signature is the key.
+    # For everybody: they show nothing about users and segments, or the signature of the link is the proof.
     "livez": None,
     "readyz": None,
     "hot_reads_readyz": None,
@@ -35,11 +35,11 @@ ROLES: Final[Mapping[str, Role | None]] = {
     "delete_user": Role.EDITOR,
     "change_user_segments": Role.EDITOR,
     "order_report": Role.EDITOR,
-    # What cannot be undone, and who did what.
+    # What cannot be undone, and the audit log.
     "erase_user": Role.ADMIN,
     "list_audit_log": Role.ADMIN,
 }
-"""By the name of the operation, which is the operationId of OpenAPI; None: no token is needed.
+"""Roles by the name of the operation, which is the operationId of OpenAPI; None: no token is needed.
 
 `erase_user` is `delete_user` with `erase=true`.
 """

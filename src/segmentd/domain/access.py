@@ -19,7 +19,7 @@ OnBehalfOf = NewType("OnBehalfOf", str)
 
 
 class Role(enum.StrEnum):
-    """What somebody may do; each role may do what the ones before it may."""
+    """What a caller may do; each role may also do what the roles before it may."""
 
     READER = "reader"
     """Read everything."""
@@ -35,14 +35,14 @@ class Role(enum.StrEnum):
 
 
 class Actor(NamedTuple):
-    """Who asks for a change, as history and the audit log show it, and for whom, if for somebody else."""
+    """Who asks for a change, as history and the audit log show it, and on whose behalf, if that is given."""
 
     name: str
     on_behalf_of: OnBehalfOf | None = None
 
 
 class Principal(NamedTuple):
-    """Somebody whose identity was proved: a token's name, or the subject of a JWT."""
+    """A caller whose identity is proved: a token's name, or the subject of a JWT."""
 
     name: str
     role: Role
@@ -54,10 +54,10 @@ class Principal(NamedTuple):
 
 
 ANONYMOUS: Final = Principal("anonymous", Role.ADMIN)
-"""Everybody, where there is no access control."""
+"""Every caller while there is no access control."""
 
 RESERVED_NAMES: Final = frozenset({ANONYMOUS.name, "segmentd"})
-"""Names that history gives to nobody in particular and to the service itself."""
+"""Names that history uses for callers without a token and for the service itself."""
 
 
 _CALLER_NAME: Final = re.compile(r"[!-~]+( [!-~]+)*")
@@ -82,7 +82,7 @@ def read_on_behalf_of(text: str) -> OnBehalfOf:
 
 
 class Token(msgspec.Struct, frozen=True):
-    """An opaque API token as it is kept: never the secret, only its SHA-256."""
+    """An opaque API token as it is stored: never the secret, only its SHA-256."""
 
     id: TokenId
     name: str
@@ -95,5 +95,5 @@ class Token(msgspec.Struct, frozen=True):
     """In UTC."""
 
     def holds(self, now: datetime) -> bool:
-        """Whether the token is good at `now`."""
+        """Whether the token is valid at `now`."""
         return self.revoked_at is None and (self.expires_at is None or now < self.expires_at)

@@ -1,4 +1,4 @@
-"""Where this service is to be found from outside, and the proxies whose word on that counts."""
+"""The address of this service as clients see it, and the proxies whose headers about it are trusted."""
 
 import ipaddress
 import re
@@ -24,7 +24,7 @@ class Address(NamedTuple):
 
     @property
     def url(self) -> str:
-        """As one URL, with no slash at its end."""
+        """As one URL, without a slash at the end."""
         return f"{self.scheme}://{self.host}{self.prefix}"
 
 
@@ -33,7 +33,7 @@ def public_address(url: str) -> Address:
     match = _PUBLIC_URL.fullmatch(url)
     if match is None or int((match[3] or ":0")[1:]) > _LAST_PORT or not is_prefix(match[4]):
         raise ValueError("write it like https://host, with a port and a path where there are such")
-    urlsplit(url)  # raises ValueError for what is no IPv6 address
+    urlsplit(url)  # raises ValueError if it is no IPv6 address
     return Address(match[1], match[2] + (match[3] or ""), match[4])
 
 
@@ -50,7 +50,7 @@ def networks(text: str) -> Sequence[Network]:
 
 
 def is_steady(host: str) -> bool:
-    """Whether the host is an address, or this machine by name: no name that its owner can turn elsewhere."""
+    """Whether the host is an address or `localhost`, so that nobody can point the name elsewhere."""
     name = urlsplit(f"//{host}").hostname or ""
     if name == "localhost" or name.endswith(".localhost"):
         return True

@@ -1,4 +1,4 @@
-"""What the audit log holds: changes of segments and tokens, and erasures."""
+"""The audit log: changes of segments and tokens, and erasures."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -27,9 +27,10 @@ class AuditOperation(Described):
 
 
 class AuditEntry(msgspec.Struct, frozen=True):
-    """One operation: who, when, what, and from what to what.
+    """One operation: who, when, what, and the values before and after.
 
-    `subject` is the segment's slug or the token's name; an erasure has none, for nothing personal may stay.
+    `subject` is the segment's slug or the token's name; an erasure has none, because no personal data may
+    stay.
     """
 
     id: AuditId

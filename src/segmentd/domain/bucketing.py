@@ -1,8 +1,8 @@
-"""Buckets and thresholds: who is in a percentage.
+"""Buckets and thresholds: which users a percentage covers.
 
 `bucket(user_id, salt)` is the low 32 bits of PostgreSQL's `hashint8extended(user_id, salt)`
 (src/backend/access/hash/hashfunc.c; the mixing is Bob Jenkins' lookup3, src/common/hashfn.c).
-SQL has the same function; tests hold the two together.
+SQL has the same function; tests compare the two.
 
 The hash folds a 64-bit id to 32 bits first, so ids whose folded halves coincide share all their buckets.
 """
@@ -30,7 +30,7 @@ def threshold(percent: Percent) -> Threshold:
 
 
 def fold(user_ids: NDArray[np.int64]) -> NDArray[np.uint32]:
-    """The 32 bits of each id that the hash looks at (`hashint8extended`)."""
+    """The 32 bits of each id that the hash uses (`hashint8extended`)."""
     low = user_ids.astype(np.uint32)
     high = (user_ids >> np.int64(32)).astype(np.uint32)
     return low ^ np.where(user_ids >= 0, high, ~high)
@@ -51,7 +51,7 @@ class Salted:
         # PostgreSQL skips the first mixing when the seed is 0.
         seeded = seeds != 0
         a, b, c = (np.where(seeded, mixed, start) for mixed in (mixed_a, mixed_b, mixed_c))
-        # The first step of the last mixing does not see the user yet.
+        # The first step of the last mixing does not depend on the user.
         c = (c ^ b) - _rotate(b, 14)
         self.parts = (a, b, c, _rotate(c, 11))
 

@@ -31,7 +31,7 @@ class SegmentdError(Exception):
     """Something went wrong."""
 
     retry_after: int | None = None
-    """In how many whole seconds it may go better, where this very error knows."""
+    """After how many whole seconds a retry may help, if this error knows."""
 
     def __init__(self, detail: str | None = None, **extra: object) -> None:
         self.detail = detail or (inspect.getdoc(type(self)) or "").partition("\n")[0]
@@ -51,7 +51,7 @@ class Invalid(SegmentdError):
 
 
 def read(parse: Callable[[Given], Value], given: Given, pointer: str) -> Value:
-    """What `parse` makes of a value of the request. Raises Invalid where `parse` raises ValueError."""
+    """The result of `parse` for a value of the request. Raises Invalid where `parse` raises ValueError."""
     try:
         return parse(given)
     except ValueError as error:
@@ -137,7 +137,7 @@ class Unauthenticated(Denied):
     def __init__(self, detail: str | None = None) -> None:
         super().__init__(detail)
         self.was_refused = detail is not None
-        """Whether a token was sent, and is no good."""
+        """Whether a token was sent and is not valid."""
 
 
 class Forbidden(Denied):
@@ -174,7 +174,7 @@ class TooManyReports(TooManyRequests):
 
 
 class ReportStoreFull(TooManyRequests):
-    """The files of reports take all the room that they may take."""
+    """The store of report files is full."""
 
 
 class Unavailable(SegmentdError):

@@ -36,7 +36,7 @@ SALT: Final = Form(
     r"^-?[0-9]{1,19}(?!\n)$", "a salt is a signed integer of 64 bits, written as a string of digits"
 )
 
-# As JSON has them, with their bounds. Of texts of digits, the functions below check the rest.
+# As they are in JSON, with their bounds. For texts of digits, the functions below check the rest.
 UserIdValue = Annotated[
     UserId,
     Meta(
@@ -79,5 +79,5 @@ def read_salt(text: str) -> Salt:
 
 
 def random_salt() -> Salt:
-    """A salt that no other segment has, for all that matters."""
+    """A random salt: in practice no other segment has it."""
     return Salt(secrets.randbits(64) + INT64_MIN)

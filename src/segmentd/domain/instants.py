@@ -14,7 +14,7 @@ WRITE_A_TIME: Final = (
 )
 
 InstantValue = Annotated[datetime, msgspec.Meta(tz=True)]
-"""As JSON has it. `in_utc` checks the rest."""
+"""As it is in JSON. `in_utc` checks the rest."""
 
 
 class Span(NamedTuple):
@@ -32,7 +32,7 @@ class Span(NamedTuple):
 def in_utc(instant: datetime) -> datetime:
     """The same instant in UTC.
 
-    Raises ValueError for a time without an offset, and for one that falls out of the years 1 to 9999 in UTC.
+    Raises ValueError for a time without an offset, and for one outside of the years 1 to 9999 in UTC.
     """
     if instant.tzinfo is None:
         raise ValueError("a time needs an offset, such as Z")

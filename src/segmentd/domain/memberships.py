@@ -1,4 +1,4 @@
-"""Changes of one user's segments, the decision who is in, and why."""
+"""Changes of one user's segments, the decision whether a user is in, and its reason."""
 
 from collections.abc import Iterator, Sequence
 from datetime import datetime
@@ -58,7 +58,7 @@ class Cause(Described):
 
 
 class Addition(msgspec.Struct, frozen=True):
-    """A segment to be in: for good, until an instant, or for a number of seconds from now."""
+    """A segment to add: for good, until an instant, or for a number of seconds from now."""
 
     slug: Slug
     until: datetime | None = None
@@ -66,7 +66,7 @@ class Addition(msgspec.Struct, frozen=True):
 
 
 class Change(msgspec.Struct, frozen=True):
-    """What shall be true of one user's segments; states a result, so it can be sent again."""
+    """The wanted result for one user's segments; a result, so the same change can be sent again."""
 
     add: Sequence[Addition]
     remove: Sequence[Slug]
@@ -93,7 +93,7 @@ class Change(msgspec.Struct, frozen=True):
                 yield Fault(f"/add/{index}", "until and ttl_seconds exclude each other")
 
     def pointers(self) -> Iterator[tuple[str, Slug]]:
-        """Where each segment stands in the request."""
+        """Each segment of the request with its pointer."""
         for index, addition in enumerate(self.add):
             yield f"/add/{index}", addition.slug
         for index, slug in enumerate(self.remove):
@@ -122,7 +122,7 @@ class UserSegments(msgspec.Struct, frozen=True):
 
 
 class Membership(msgspec.Struct, frozen=True):
-    """A segment that a user is in: why, since when, and until when if that is known."""
+    """A segment that a user is in: its source, since when, and until when if that is known."""
 
     slug: Slug
     source: Source
@@ -148,10 +148,10 @@ class Because(Described):
 
 
 class Evidence(msgspec.Struct, frozen=True):
-    """All that decides about one user and one segment at one instant.
+    """Everything that decides about one user and one segment at one instant.
 
-    `included` is None where no override holds; `covered`, `percent` and `threshold` are None where the
-    segment has no percentage; the last change is the latest one of the answer, None where it never changed.
+    `included` is None if no override holds; `covered`, `percent` and `threshold` are None if the segment has
+    no percentage; the last change is the latest one of the answer, None if it never changed.
     """
 
     included: bool | None
@@ -182,7 +182,7 @@ class Evidence(msgspec.Struct, frozen=True):
             case Cause.ROLLOUT:
                 return Because.NOT_IN_ROLLOUT
             case Cause.SEGMENT_DELETED | Cause.USER_DELETED | None:
-                # What was before the deletion counts no more.
+                # Changes before the deletion no longer count.
                 return Because.NEVER_ADDED if self.percent is None else Because.NOT_IN_ROLLOUT
             case _:
                 assert_never(self.last_cause)

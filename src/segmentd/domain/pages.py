@@ -1,4 +1,4 @@
-"""Pages of long lists: a page ends with an opaque cursor, from which the next one goes on."""
+"""Pages of long lists: a page ends with an opaque cursor, at which the next one begins."""
 
 import base64
 import binascii
@@ -14,7 +14,7 @@ from segmentd.domain.identifiers import INT64_MAX, Slug, SlugValue, UserId, User
 Item = TypeVar("Item")
 Key = TypeVar("Key")
 
-# What the key of a list may be: whatever else a cursor holds never reaches the database.
+# The types that the key of a list may have: anything else in a cursor never reaches the database.
 RowKey = Annotated[int, msgspec.Meta(ge=1, le=INT64_MAX)]
 
 USER_KEYS: Final[msgspec.msgpack.Decoder[UserId]] = msgspec.msgpack.Decoder(UserIdValue)
@@ -37,20 +37,20 @@ class Page(msgspec.Struct, Generic[Item], frozen=True):
 
     @classmethod
     def of(cls, found: Sequence[Item], limit: Limit, cursor_after: Callable[[Item], str]) -> "Page[Item]":
-        """A page out of up to `limit + 1` items: the one too many shows that there are more."""
+        """A page from up to `limit + 1` items: the extra one shows that there are more."""
         items = found[:limit]
         return cls(items, cursor_after(items[-1]) if len(found) > limit else None)
 
 
 def encode_cursor(listing: str, key: object) -> str:
-    """A cursor that goes on after `key` (any msgspec-encodable value) in the list named `listing`."""
+    """A cursor to continue after `key` (any msgspec-encodable value) in the list named `listing`."""
     return _sealed(listing, msgspec.msgpack.encode(key))
 
 
 def decode_cursor(listing: str, cursor: str | None, keys: msgspec.msgpack.Decoder[Key]) -> Key | None:
     """The key in a cursor, None for the list's beginning.
 
-    Raises Invalid for a cursor of another list, and for one whose key is none of `keys`: the seal is no
+    Raises Invalid for a cursor of another list, and for one whose key `keys` does not accept: the seal is no
     secret, so a cursor may hold anything.
     """
     if cursor is None:
@@ -58,11 +58,11 @@ def decode_cursor(listing: str, cursor: str | None, keys: msgspec.msgpack.Decode
     try:
         raw = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
         payload = raw[_DIGEST_BYTES:]
-        # Compared as text: the last character of base64 has bits that decoding overlooks.
+        # Compared as text: the last character of base64 has bits that decoding ignores.
         if cursor == _sealed(listing, payload):
             return keys.decode(payload)
     except (binascii.Error, ValueError, msgspec.MsgspecError):
-        pass  # falls through to the one answer for every kind of damage
+        pass  # continues to the one answer for every kind of damage
     raise Invalid(Fault("/cursor", "not a cursor of this list; take next_cursor of a page, or leave it out"))
 
 
@@ -71,7 +71,7 @@ def _sealed(listing: str, payload: bytes) -> str:
 
 
 def _digest(listing: str, payload: bytes) -> bytes:
-    """Finds typing errors and cursors of other lists; anybody can make one up, so no key is trusted."""
+    """Detects typing errors and cursors of other lists. Anybody can compute it, so no key is trusted."""
     return blake2b(
         payload, digest_size=_DIGEST_BYTES, person=blake2b(listing.encode(), digest_size=16).digest()
     ).digest()

@@ -1,4 +1,4 @@
-"""Reports: who got in and out in a period, as a CSV file by link."""
+"""Reports: additions and removals in a period, as a CSV file behind a link."""
 
 import enum
 import re
@@ -25,7 +25,7 @@ _UUID: Final = re.compile("[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}"
 
 
 def read_report_id(text: str) -> ReportId:
-    """The id that a text names. Raises ReportNotFound for what is no id at all."""
+    """The id in a text. Raises ReportNotFound if it is no id."""
     # Python's UUID reads braces, underscores and the digits of other scripts as well.
     if _UUID.fullmatch(text) is None:
         raise ReportNotFound
@@ -43,7 +43,7 @@ class Period(NamedTuple):
     def of_month(cls, month: str) -> "Period":
         """`2026-11`, from its first instant to before the next month's. Raises Invalid."""
         match = re.fullmatch(r"([0-9]{4})-(0[1-9]|1[0-2])", month)
-        # The last month of the calendar has no next one to end at.
+        # The last month of the calendar has no next month, at whose beginning it would end.
         if match is None or not 1 <= int(match[1]) < LAST_INSTANT.year:
             raise Invalid(Fault("/month", "a month is written like 2026-11, with a year from 0001 to 9998"))
         year, number = int(match[1]), int(match[2])
@@ -69,7 +69,7 @@ class Period(NamedTuple):
 
 
 class Status(enum.StrEnum):
-    """How far a report is."""
+    """The status of a report."""
 
     PENDING = "pending"
     RUNNING = "running"
@@ -78,12 +78,12 @@ class Status(enum.StrEnum):
 
     @property
     def final(self) -> bool:
-        """Whether it stays that way."""
+        """Whether it never changes again."""
         return self in (Status.DONE, Status.FAILED)
 
 
 class ReportOrder(msgspec.Struct, frozen=True):
-    """What shall be in a report; `user_id` and `segment` None: all of them."""
+    """What a report is about; `user_id` and `segment` None: all of them."""
 
     period: Period
     user_id: UserId | None
@@ -100,7 +100,7 @@ class ReportLoad(msgspec.Struct, frozen=True):
 
 
 class ReportLimits(NamedTuple):
-    """How many reports may be under way, and how many bytes their files may have; 0 bytes are no limit."""
+    """How many reports may be in progress, and how many bytes their files may have; 0 bytes are no limit."""
 
     of_caller: int = 100
     store_bytes: int = 10 * 2**30
@@ -111,7 +111,7 @@ class ReportLimits(NamedTuple):
         return 10 * self.of_caller
 
     def check(self, load: ReportLoad) -> None:
-        """Whether one more may be ordered. Raises TooManyReports, ReportStoreFull."""
+        """Checks whether one more may be ordered. Raises TooManyReports, ReportStoreFull."""
         if load.of_caller >= self.of_caller:
             raise TooManyReports(
                 f"{load.of_caller} of your reports are not done yet, as many as a caller may have; wait for"
@@ -126,7 +126,7 @@ class ReportLimits(NamedTuple):
 
 
 def store_full(most_bytes: int) -> str:
-    """What is said when there is no room for another file, or for more of one."""
+    """The message when there is no room for another file, or for more of one."""
     return (
         f"The files of reports take all of the {most_bytes} bytes that they may take; order again when some"
         " have expired, order a shorter period, or have the setting report_store_bytes raised."
@@ -153,17 +153,17 @@ class Report(msgspec.Struct, frozen=True):
 
     @property
     def folder(self) -> str:
-        """Where its file is kept, and what killed builds left of one."""
+        """The folder of its file, and of unfinished files of killed builds."""
         return str(self.id)
 
     @property
     def file_name(self) -> str:
-        """The file as of `as_of`. So two builds, of which one was thought dead, never write the same file."""
+        """The file's name; it has `as_of` in it, so that two builds of a report never write the same file."""
         return f"{self.folder}/{self.as_of:%Y%m%dT%H%M%S.%f}.csv"
 
 
 class Built(NamedTuple):
-    """What is known of a finished file."""
+    """The figures of a finished file."""
 
     as_of: datetime
     rows: int

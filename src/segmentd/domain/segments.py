@@ -15,7 +15,7 @@ Percent = Decimal
 PercentValue = Annotated[
     float, msgspec.Meta(ge=0, le=100, description="with at most four decimals", examples=[10])
 ]
-"""As JSON has it. `exact_percent` checks the rest."""
+"""As it is in JSON. `exact_percent` checks the rest."""
 
 Bucket = NewType("Bucket", int)
 """Where a user falls in a rollout: 0 to 2^32 - 1."""
@@ -34,7 +34,7 @@ class NewSegment(msgspec.Struct, frozen=True):
 
 
 class Segment(msgspec.Struct, frozen=True):
-    """A named set of users. `percent` is None where no share of all users is in it."""
+    """A named set of users. `percent` is None if it has no rollout."""
 
     slug: Slug
     description: Description
@@ -44,7 +44,7 @@ class Segment(msgspec.Struct, frozen=True):
 
 
 class SegmentUpdate(msgspec.Struct, frozen=True):
-    """What shall be different; UNSET leaves a thing as it is, and `percent` None ends the rollout."""
+    """The new values; UNSET leaves a value as it is, and `percent` None ends the rollout."""
 
     slug: Slug | msgspec.UnsetType = msgspec.UNSET
     description: Description | msgspec.UnsetType = msgspec.UNSET

@@ -6,7 +6,7 @@ from msgspec import Meta
 
 
 class Form(NamedTuple):
-    """How a text is written, as a pattern of JSON Schema, and what is said of a text that is not."""
+    """The pattern of a text, as in JSON Schema, and the message for a text that does not match it."""
 
     pattern: str
     words: str
@@ -24,7 +24,7 @@ Name = NewType("Name", str)
 Reason = NewType("Reason", str)
 """Why a user's segments were changed, as the caller says."""
 
-# As JSON has them: with their bounds.
+# As they are in JSON: with their bounds.
 DescriptionValue = Annotated[Description, Meta(max_length=2000, pattern=NO_NUL.pattern)]
 NameValue = Annotated[Name, Meta(max_length=256, pattern=NO_NUL.pattern)]
 ReasonValue = Annotated[Reason, Meta(max_length=500, pattern=NO_NUL.pattern)]

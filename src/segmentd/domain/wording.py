@@ -1,4 +1,4 @@
-"""What msgspec says about a bad value, in words for people, with a pointer to the value."""
+"""Translates msgspec's messages about bad values for people, with a pointer to the value."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -38,7 +38,7 @@ def fault_of(message: str) -> Fault:
 
 
 def in_words(what: str) -> str:
-    """What is wrong with a value; as msgspec says it where no better words are known."""
+    """What is wrong with a value; msgspec's own words if there are no better ones."""
     return next((words(match) for form, words in _FORMS if (match := form.fullmatch(what))), what)
 
 

@@ -47,7 +47,6 @@ class Spans:
         self.headers = frozenset(name.lower() for name in propagate.get_global_textmap().fields)
 
     def wrap(self, app: ASGIApp) -> ASGIApp:
-        """As Tracing says."""
 
         async def traced(scope: Scope, receive: Receive, send: Send) -> None:
             if scope["type"] != ScopeType.HTTP:
@@ -65,19 +64,15 @@ class Spans:
         return traced
 
     def statement(self, query: LiteralString) -> AbstractContextManager[object]:
-        """As Tracing says."""
         return self._of_database(_summary(query), {"db.query.text": query})
 
     def transaction(self) -> AbstractContextManager[object]:
-        """As Tracing says."""
         return self._of_database("transaction", {})
 
     def job(self, name: str) -> AbstractContextManager[object]:
-        """As Tracing says."""
         return self._span(name, SpanKind.CONSUMER, {})
 
     def close(self) -> None:
-        """As Tracing says."""
         # The SDK would wait for 30 s, longer than the supervisor does.
         sending = Thread(target=self._provider.shutdown, name="send the last spans", daemon=True)
         sending.start()

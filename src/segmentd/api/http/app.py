@@ -36,10 +36,10 @@ def create_app(
     cors: Cors | None = None,
     addresses: Addresses | None = None,
 ) -> Litestar:
-    """The application that serves these use cases to whom the authenticator knows.
+    """The application that serves these use cases to callers whom the authenticator knows.
 
-    /metrics is there where something is measured. Raises LookupError for a handler that has no row in the
-    table of roles.
+    It has /metrics if there are metrics. Raises LookupError for a handler that has no row in the table of
+    roles.
     """
     addresses = addresses or Addresses()
     app = Litestar(
@@ -80,7 +80,7 @@ def create_app(
 
 
 def _options_of(route: HTTPRoute) -> Callable[[AnyRequest], Awaitable[Response[None]]]:
-    """Names all methods of an address; Litestar's own handler names those that were registered first."""
+    """Names all methods of an address; Litestar's own handler names only those registered first."""
     methods = route.methods | ({"HEAD"} if "GET" in route.methods else set())
     allow = {"Allow": ", ".join(sorted(methods))}
 

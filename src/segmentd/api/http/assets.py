@@ -1,4 +1,4 @@
-"""Files that are the same for everybody: a process holds each once, compressed too, for all answers."""
+"""Files that are the same for everybody: a process holds each once, plain and compressed, for all answers."""
 
 import gzip
 import hashlib
@@ -32,7 +32,7 @@ class Asset:
         return cls(resources.files(package).joinpath(path).read_bytes(), media_type)
 
     def answer(self, accept_encoding: str, none_match: str | None) -> Response[bytes]:
-        """The content as the client can take it; 304 where it has it already."""
+        """The content, compressed if the client accepts that; 304 if the client has it already."""
         packed = takes_gzip(accept_encoding)
         content, etag = self._packed if packed else self._plain
         headers = {"ETag": etag, "Cache-Control": _ONE_DAY, "Vary": "Accept-Encoding"}

@@ -1,4 +1,4 @@
-"""What the OpenAPI document says of every route: its docstring as the summary, and how it can be refused."""
+"""What the OpenAPI document says of every route: its docstring as the summary, and its problems."""
 
 import inspect
 from collections.abc import Mapping, Sequence
@@ -80,7 +80,7 @@ class Documented(ReceiveRoutePlugin):
 
 @dataclass
 class _Operation(Operation):
-    """An operation without the 400 that Litestar adds: here a bad value is a 422."""
+    """An operation without the 400 that Litestar adds: this API answers a bad value with 422."""
 
     def __post_init__(self) -> None:
         response = (self.responses or {}).get("400")
@@ -101,7 +101,7 @@ def _document(handler: HTTPRouteHandler) -> None:
 def _both(
     of_every: Mapping[int, ResponseSpec], own: Mapping[int, ResponseSpec]
 ) -> Mapping[int, ResponseSpec]:
-    """The problems of every route and a route's own: a status of both has the kinds of both."""
+    """The problems of every route and a route's own; a status in both has the kinds of both."""
     shared = {
         status: replace(spec, description=f"{of_every[status].description} or {spec.description}")
         for status, spec in own.items()

@@ -1,4 +1,4 @@
-"""Entity tags (RFC 9110, 8.8.3): whether a client has the answer already."""
+"""Entity tags (RFC 9110, 8.8.3): whether a client already has the answer."""
 
 
 def names(field_value: str, etag: str) -> bool:

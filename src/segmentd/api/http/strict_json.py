@@ -1,6 +1,7 @@
 """Request bodies: JSON decoded by msgspec into the body's type, strictly, with a pointer to what is wrong.
 
-Litestar's own decoding converts "10" to 10 and loses the place of an error; this takes its place.
+Litestar's own decoding converts "10" to 10 and loses the place of an error. This replaces it
+(docs/decisions/0003, 0038).
 """
 
 import json
@@ -27,7 +28,7 @@ _NO_TEXT: Final = "half a surrogate pair is not text"
 
 
 def decode(body: bytes, body_type: type[Body]) -> Body:
-    """The body as its type. Raises Invalid with a pointer, or ClientException (400) for what is not JSON."""
+    """The body as its type. Raises Invalid with a pointer, or ClientException (400) if it is not JSON."""
     body = body.removeprefix(BOM_UTF8)
     try:
         decoded = msgspec.json.decode(body, type=body_type)
@@ -109,7 +110,7 @@ def _check_coding(said: list[str]) -> None:
 
 
 class _Document:
-    """A body read a second time, for what msgspec passes over or has no place for.
+    """Reads a body a second time, for errors that msgspec does not notice or cannot point to.
 
     msgspec takes the last of two equal keys, and rounds a number to the nearest float.
     """
@@ -124,7 +125,7 @@ class _Document:
         )
 
     def faults(self) -> Iterator[Fault]:
-        """Each with its place."""
+        """Each fault with its pointer."""
         yield from _walk(self._content, "")
 
     def _object(self, members: list[tuple[str, object]]) -> object:
@@ -148,11 +149,11 @@ class _Repeating(list[tuple[str, object]]):
 
 
 class _Inexact:
-    """A number that no float is."""
+    """A number that no float can represent."""
 
 
 def _unreadable(body: bytes) -> list[Fault]:
-    """Strings that JSON can write with escapes but that no text is; none where something else is wrong."""
+    """Strings that JSON can write with escapes but that are no text; none if something else is wrong."""
     try:
         return [*_Document(body).faults()]
     except (ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""What appears in requests and answers: parameters, and values common to several bodies."""
+"""Parameters, and values that several bodies share."""
 
 import enum
 from datetime import datetime
@@ -17,7 +17,7 @@ from segmentd.domain.pages import Limit, LimitValue
 from segmentd.service import Service
 
 AnyRequest = Request[object, object, State]
-# The only dependency of most handlers: Litestar makes a task for each where there are two.
+# The only dependency of most handlers: with two of them Litestar makes a task for each.
 UseCases = NamedDependency[Service]
 
 
@@ -80,7 +80,7 @@ InstantParameter = Annotated[str | None, QueryParameter(description=INSTANT)]
 
 
 class RequestBody(Struct, frozen=True, forbid_unknown_fields=True):
-    """A request's body: a field that nobody knows is a mistake, not a wish."""
+    """A request's body; an unknown field is an error."""
 
 
 def instant(name: str, text: str | None) -> datetime | None:
@@ -95,5 +95,5 @@ def instant(name: str, text: str | None) -> datetime | None:
 
 
 def instant_text(moment: datetime | None) -> str | None:
-    """An instant as clients see it, None where there is none."""
+    """An instant as clients see it, or None."""
     return None if moment is None else rfc3339(moment)

@@ -1,1 +1,1 @@
-"""What stands between the network and a handler: connection, middleware, guard, problem documents."""
+"""The layers between the network and a handler: connection, middleware, guard, problem documents."""

@@ -1,7 +1,8 @@
 """The address under which a client reaches this service, for links, `Location` and pages.
 
-It is the setting `public_url`, or what the request says: its `Host`, and, where a trusted proxy sent it,
-`X-Forwarded-Proto`, `-Host` and `-Prefix`. Of several values the last one counts, which that proxy wrote.
+It is the setting `public_url`, or it comes from the request: from `Host` and, if a trusted proxy sent the
+request, from `X-Forwarded-Proto`, `-Host` and `-Prefix`. Of several values the last one counts, which that
+proxy wrote.
 """
 
 import ipaddress
@@ -32,7 +33,7 @@ class Addresses:
         return self.public or self.called(scope)
 
     def called(self, scope: Scope) -> Address:
-        """What the client called, as the request says it."""
+        """The address that the client called, according to the request."""
         headers: Mapping[bytes, bytes] = dict(scope["headers"])
         host = headers.get(b"host") or _server(scope)
         scheme, prefix = scope["scheme"], ""
@@ -47,7 +48,7 @@ class Addresses:
     def _is_trusted(self, scope: Scope) -> bool:
         try:
             peer = ipaddress.ip_address((scope["client"] or ("",))[0])
-            # What a socket of IPv6 calls an IPv4 peer.
+            # The prefix that an IPv6 socket gives to an IPv4 peer.
             peer = getattr(peer, "ipv4_mapped", None) or peer
         except ValueError:
             return False
@@ -60,7 +61,7 @@ def address(request: AnyRequest) -> Address:
 
 
 def location(request: AnyRequest, path: str) -> str:
-    """The value of `Location` for a path of this service: whole where `public_url` says how it begins."""
+    """The value of `Location` for a path of this service: an absolute URL if `public_url` is set."""
     found = _addresses(request.app.state)
     if found.public is not None:
         return found.public.url + path
@@ -79,6 +80,6 @@ def _last(headers: Mapping[bytes, bytes], name: bytes) -> str:
 
 
 def _server(scope: Scope) -> bytes:
-    """Where the connection came in, for an HTTP/1.0 client that names no host."""
+    """The local address of the connection, for an HTTP/1.0 client that names no host."""
     host, port = scope["server"] or ("localhost", None)
     return f"{host}:{port}".encode() if port else host.encode()

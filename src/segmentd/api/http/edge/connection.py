@@ -1,6 +1,7 @@
-"""What one connection may take of an HTTP process: room for headers, and time.
+"""The limits of one connection to an HTTP process: bytes of headers, and time.
 
-uvicorn by itself waits for ever for the rest of a request, and for a client that does not read its answer.
+uvicorn by itself waits for ever for the rest of a request, and for a client that does not read its answer
+(docs/decisions/0037).
 """
 
 import asyncio
@@ -26,18 +27,18 @@ _log = structlog.get_logger(__name__)
 
 
 class ConnectionLimits(msgspec.Struct, frozen=True):
-    """What a client may take; the times in seconds."""
+    """The limits of a client; times in seconds."""
 
     max_header_bytes: int
-    """The request line and the headers together; trailers, and whatever else is no body, as well."""
+    """Bytes of the request line and the headers together; also of trailers and anything else but the body."""
     receive_seconds: float
-    """For a whole request, and before the first one."""
+    """Time for a whole request, and before the first one."""
     send_seconds: float
-    """In which an answer is taken, or as much of it as the least rate asks for; then the next such time."""
+    """Time over which the rate of a reader is averaged; then the next such time begins."""
     keep_alive_seconds: float
-    """Without a request after an answer."""
+    """Time without a request after an answer."""
     least_bytes_per_second: float = 1024
-    """Of an answer, taken on the average of `send_seconds`."""
+    """The least rate at which a client reads an answer, averaged over `send_seconds`."""
 
     @property
     def shortest_seconds(self) -> float:
@@ -49,26 +50,26 @@ class LimitedProtocol(MeasuredProtocol):
     """uvicorn's protocol for one connection, within limits.
 
     A refusal is a problem document, sent after the answers that are due before it. Then the connection is
-    read, and nothing of it kept, until the client closes it or its time is over: closing it at once would
-    let the system throw away the answer together with what was not read.
+    read and the bytes discarded, until the client closes it or its time is over: if it were closed at once,
+    the kernel would discard the answer together with the unread bytes.
     """
 
     limits: ClassVar[ConnectionLimits]
     leaving: ClassVar[bool] = False
-    """Whether each connection ends with its next answer, for the process is about to stop."""
+    """Whether each connection ends with its next answer, because the process is about to stop."""
 
     cors: ClassVar[Cors] = Cors()
     flow: ReadingFlow
 
     # The message that is being received: whether there is one, whether its headers are complete, and the
-    # bytes since there was progress in it.
+    # bytes since its last progress.
     _parsing = False
     _has_head = False
     _unsettled = 0
     _begun_at = 0.0
-    # 0 until there was an answer.
+    # The time of the last answer; 0 before the first one.
     _answered_at = 0.0
-    # Whether there is or was a refusal, and the one that waits for the answers before it.
+    # Whether there is or was a refusal, and the refusal that waits for earlier answers.
     _refusing = False
     _refusal: bytes | None = None
 
@@ -80,7 +81,7 @@ class LimitedProtocol(MeasuredProtocol):
         room: Room | None = None,
         cors: Cors | None = None,
     ) -> type[Self]:
-        """The protocol of a server with these limits, and what to call instead of `refused`."""
+        """A subclass with these limits, which calls this function instead of `refused`."""
         members = {
             "limits": limits,
             "refused": staticmethod(refused or cls.refused),
@@ -91,7 +92,7 @@ class LimitedProtocol(MeasuredProtocol):
 
     @staticmethod
     def refused(reason: Refusal) -> None:
-        """Hears why a connection is cut."""
+        """Is called with the reason when a connection is cut off."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
@@ -109,9 +110,9 @@ class LimitedProtocol(MeasuredProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Hands the bytes to the parser, in pieces that keep the limit.
+        """Passes the bytes to the parser, in pieces within the limit.
 
-        A message that begins amid a piece, after the end of another, is counted from the next piece on.
+        A message that begins within a piece, after the end of another, is counted from the next piece on.
         """
         while data and not self._refusing:
             room = self.limits.max_header_bytes - self._unsettled
@@ -142,11 +143,11 @@ class LimitedProtocol(MeasuredProtocol):
             fault = error.__context__
             if isinstance(fault, BadFraming):
                 self._refuse(fault.problem, fault.detail)
-            else:  # a text for each fault of the parser would echo input
+            else:  # the parser's own messages would echo input
                 self._refuse(HTTP_PROBLEMS[400], MALFORMED)
 
     def on_message_begin(self) -> None:
-        """From here to the message's end, what comes belongs to it."""
+        """The headers are complete: all bytes up to the message's end belong to it."""
         self._parsing = True
         if self._answered_at:
             self._begun_at = self.loop.time()
@@ -156,12 +157,12 @@ class LimitedProtocol(MeasuredProtocol):
         self._unsettled = 0
         self.headers[:] = accepted(self.parser.get_http_version(), self.url, self.headers)
         super().on_headers_complete()
-        self.headers = []  # for the trailers, which are no headers of the request
+        self.headers = []  # for the trailers, which must not become headers of the request
         self._has_head = True
         if self.leaving:
             self.cycle.keep_alive = False
         if self.expect_100_continue:
-            # The client waits for the application, so its time stands still: see `ReadingFlow`.
+            # The client waits for the application, so its own time does not pass: see `ReadingFlow`.
             self.flow.pause_reading()
 
     def on_body(self, body: bytes) -> None:
@@ -180,18 +181,18 @@ class LimitedProtocol(MeasuredProtocol):
         self._answered_at = self.loop.time()
         last = not self.pipeline
         super().on_response_complete()
-        self._unset_keepalive_if_required()  # `_look` sees to it
+        self._unset_keepalive_if_required()  # `_look` does it
         if last and self._refusal is not None and not self.transport.is_closing():
             self._send_refusal(self._refusal)
 
     def leave(self) -> None:
-        """Ends the connection with the answer that is under way, if one is."""
+        """Ends the connection with the answer in progress, if there is one."""
         cycle: RequestResponseCycle | None = self.cycle
         if cycle is not None and not cycle.response_complete:
             cycle.keep_alive = False
 
     def shutdown(self) -> None:
-        """Ends the connection now if nothing is due to the client, else with the answer."""
+        """Ends the connection now if no answer is due, else with the answer."""
         if not self._parsing:
             super().shutdown()
 
@@ -203,10 +204,10 @@ class LimitedProtocol(MeasuredProtocol):
             self.transport.close()
 
     def _look(self) -> None:
-        """Ends what took its time, and looks anew when the next time can be over.
+        """Ends the connection if the client's time is over, and sets the timer for the next check.
 
-        One timer a connection is cheaper than one a request. It is not late: whatever begins after a look,
-        its time is not over before the next one.
+        One timer for a connection is cheaper than one for each request. It is never late: the time of
+        anything that begins after a check is not over before the next check.
         """
         now = self.loop.time()
         if self._takes_too_little(now, self.limits.least_bytes_per_second, self.limits.send_seconds):
@@ -220,7 +221,7 @@ class LimitedProtocol(MeasuredProtocol):
         self._looking = self.loop.call_later(left if 0 < left < shortest else shortest, self._look)
 
     def _deadline(self) -> float:
-        """When the time for what the client has to do is over; infinity while it waits for us."""
+        """When the client's time is over; infinity while the client waits for us."""
         if not self._refusing:
             if self.flow.read_paused or self._is_behind():
                 return math.inf
@@ -247,15 +248,15 @@ class LimitedProtocol(MeasuredProtocol):
             self.transport.close()
 
     def _refuse(self, problem: Problem, detail: str) -> None:
-        """Answers the message that is being received with a problem, and takes no other."""
+        """Answers the message that is being received with a problem, and accepts no other."""
         refusal = self._refusal_of(problem, detail)
-        self._refusing = self._parsing = True  # for ever: nothing that comes is a request
+        self._refusing = self._parsing = True  # for ever: no later byte is a request
         if not self._is_behind():
             self._send_refusal(refusal)
             return
         self._refusal = refusal
         if self._has_head:
-            self.pipeline.popleft()  # the message that is refused, which waited for the earlier ones
+            self.pipeline.popleft()  # the refused message, which waited for the earlier ones
             self._has_head = False
 
     def _refusal_of(self, problem: Problem, detail: str) -> bytes:
@@ -264,7 +265,7 @@ class LimitedProtocol(MeasuredProtocol):
         return last_answer(problem, detail, headers)
 
     def _turn_away(self) -> None:
-        """Says at once that there are too many connections, and closes this one."""
+        """Answers at once that there are too many connections, and closes this one."""
         self.room.connections.say()
         self.refused(Refusal.CONNECTIONS)
         detail = "This process has too many connections; try again shortly."

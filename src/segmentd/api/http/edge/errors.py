@@ -33,7 +33,7 @@ def problem_response(
     extra: Mapping[str, object] | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> Response[bytes]:
-    """The problem as an answer; `extra` are the members that the kind adds."""
+    """The problem as an answer; `extra` has the members that the kind adds."""
     request.scope["state"]["problem"] = problem.kind  # for the metrics
     retry = {"Retry-After": str(problem.retry_after)} if problem.retry_after else {}
     return Response(
@@ -45,7 +45,7 @@ def problem_response(
 
 
 def refused(request: AnyRequest, error: SegmentdError) -> Response[bytes]:
-    """Whatever the use cases refuse."""
+    """Errors of the use cases."""
     headers = {}
     if error.retry_after is not None:
         headers["Retry-After"] = str(error.retry_after)
@@ -60,7 +60,7 @@ def refused(request: AnyRequest, error: SegmentdError) -> Response[bytes]:
 
 
 def invalid_parameter(request: AnyRequest, error: ValidationException) -> Response[bytes]:
-    """A path or query parameter that is not what it must be, or a body that is missing."""
+    """A bad path or query parameter, or a missing body."""
     extra = error.extra if isinstance(error.extra, list) else []
     faults = [
         # In a URL everything is a string, so "not a string" would help nobody.
@@ -76,7 +76,7 @@ def invalid_parameter(request: AnyRequest, error: ValidationException) -> Respon
 
 
 def http_error(request: AnyRequest, error: HTTPException) -> Response[bytes]:
-    """What only HTTP can get wrong: an unknown path, a wrong method, broken JSON and the like."""
+    """Errors that only HTTP has: an unknown path, a wrong method, broken JSON and the like."""
     problem = HTTP_PROBLEMS.get(error.status_code) or Problem(
         "http", "HTTP error", error.status_code, "UNKNOWN"
     )
@@ -85,7 +85,7 @@ def http_error(request: AnyRequest, error: HTTPException) -> Response[bytes]:
 
 
 def failed(request: AnyRequest, error: Exception) -> Response[bytes]:
-    """A mistake of ours: the whole story into the log, nothing of it into the answer."""
+    """A bug: the log gets the stack trace, the answer gets nothing of it."""
     _log.error("request failed", method=request.method, path=request.url.path, exc_info=error)
     return problem_response(
         request, HTTP_PROBLEMS[500], "Something went wrong on our side; the log has the details."

@@ -1,6 +1,6 @@
 """Where a request ends, and which host it is for.
 
-llhttp reads every byte of a head and of a body; what it leaves open is decided here, and always strictly.
+llhttp reads every byte of a head and of a body. What it leaves open is decided here, always strictly.
 """
 
 import re
@@ -18,7 +18,7 @@ Headers = Sequence[tuple[bytes, bytes]]
 
 MALFORMED: Final = "This is not a well-formed HTTP/1.1 request."
 
-# Of what RFC 3986 lets stand in a name, only what names have: no escapes and no punctuation.
+# The characters of real host names; RFC 3986 would also allow escapes and punctuation.
 HOST_NAME: Final = rb"[A-Za-z0-9._~-]{1,255}+"
 
 _HOST: Final = re.compile(rb"(?:%b|\[([0-9A-Fa-f:.]{2,45})\])(?::([0-9]{0,5}))?" % HOST_NAME)
@@ -35,7 +35,7 @@ class BadFraming(Exception):
 
 
 def request_parser(callbacks: object) -> httptools.HttpRequestParser:
-    """A parser as uvicorn has it: what follows a request that closes the connection is passed over."""
+    """A parser as uvicorn makes it: it ignores everything after a request that closes the connection."""
     parser = httptools.HttpRequestParser(callbacks)
     parser.set_dangerous_leniencies(lenient_data_after_close=True)
     return parser
@@ -44,9 +44,9 @@ def request_parser(callbacks: object) -> httptools.HttpRequestParser:
 def parser_after(head: Headers, protocol: HttpToolsProtocol, *, keep_alive: bool) -> None:
     """Gives the protocol a parser for what follows a head that asked for an upgrade.
 
-    httptools stops at such a head and never reads the body, whereas a server that switches no protocols has
-    to (RFC 9110, 7.8). The new parser hears the framing of that head, and so reads body and end as strictly
-    as any other; it then goes on with the requests behind it.
+    httptools stops at such a head and never reads the body, but a server that does not switch protocols has
+    to read it (RFC 9110, 7.8; docs/decisions/0036). The new parser gets a head with the same framing, so it
+    reads the body and its end as strictly as any other, and then the requests after it.
     """
     framing = [(name, value) for name, value in head if name in {b"content-length", b"transfer-encoding"}]
     if not keep_alive:
@@ -57,7 +57,7 @@ def parser_after(head: Headers, protocol: HttpToolsProtocol, *, keep_alive: bool
 
 
 class _AfterHead:
-    """A protocol's callbacks, which the first head is kept from."""
+    """A protocol's callbacks, without those for the first head."""
 
     _past_head = False
 
@@ -85,7 +85,7 @@ class _AfterHead:
 
 
 def accepted(version: str, target: bytes, headers: Headers) -> Headers:
-    """The headers of a head that the parser took, with the one Host that counts. Raises BadFraming.
+    """The headers of a head that the parser accepted, with the one Host that counts. Raises BadFraming.
 
     The parser leaves the blanks after a value, which are no part of it (RFC 9110, 5.5).
     """
@@ -100,7 +100,7 @@ def accepted(version: str, target: bytes, headers: Headers) -> Headers:
         raise BadFraming("A request needs one header Host, which names a host, with a port or without.")
     if target.startswith(b"/") or target == b"*":
         return headers
-    # The absolute form, where the header Host counts for nothing (RFC 9112, 3.2.2).
+    # The absolute form, in which the header Host does not count (RFC 9112, 3.2.2).
     scheme, _, rest = target.partition(b"://")
     host = rest.partition(b"/")[0]
     if scheme.lower() not in {b"http", b"https"} or not is_host(host):
@@ -117,7 +117,7 @@ def _check_coding(version: str, coding: bytes) -> None:
 
 @lru_cache(maxsize=64)
 def is_host(value: bytes) -> bool:
-    """Whether a client may call a host so: a name, an IPv4 address or an [IPv6] one, and perhaps a port."""
+    """Whether it is a valid host: a name, an IPv4 address or an [IPv6] one, with a port or without."""
     match = _HOST.fullmatch(value)
     if match is None or int(match[2] or 0) > _LAST_PORT:
         return False

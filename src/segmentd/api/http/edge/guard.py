@@ -1,4 +1,4 @@
-"""Access control at the HTTP door: who is calling, and whether the role suffices."""
+"""Access control for HTTP: who is calling, and whether the role is enough."""
 
 from typing import Final
 
@@ -40,12 +40,12 @@ class Guard:
 
 
 def operation_of(handler: BaseRouteHandler) -> str:
-    """What the table of roles calls this handler."""
+    """The name of this handler in the table of roles."""
     return _OF_THE_FRAMEWORK.get(handler.handler_name, handler.handler_name)
 
 
 def authorization(headers: object) -> bytes | None:
-    """The one `Authorization` header of ASGI's, None without. Raises Unauthenticated where there are more."""
+    """The one `Authorization` header, or None. Raises Unauthenticated if there are several."""
     if not isinstance(headers, list | tuple):
         raise TypeError("ASGI's headers are a list")
     found: list[bytes] = [value for name, value in headers if name == AUTHORIZATION]
@@ -55,7 +55,7 @@ def authorization(headers: object) -> bytes | None:
 
 
 def principal(request: AnyRequest) -> Principal:
-    """Who is calling, as the guard found out."""
+    """The caller, as the guard found it."""
     found = request.scope["state"]["principal"]
     if not isinstance(found, Principal):
         raise TypeError("the guard notes who is calling")
@@ -63,14 +63,14 @@ def principal(request: AnyRequest) -> Principal:
 
 
 def actor(request: AnyRequest) -> Actor:
-    """Who asks for a change; for whom, where the caller says so. Raises Invalid."""
+    """Who asks for a change, and on whose behalf, if the caller says so. Raises Invalid."""
     on_behalf_of = request.headers.get(ON_BEHALF_OF)
     name = None if on_behalf_of is None else read(read_on_behalf_of, _text(on_behalf_of), f"/{ON_BEHALF_OF}")
     return Actor(principal(request).name, name)
 
 
 def _text(header: str) -> str:
-    """The text of a header in UTF-8; empty where it is none."""
+    """The text of a header in UTF-8; empty if it is no UTF-8."""
     try:
         return header.encode("latin-1").decode()
     except UnicodeError:

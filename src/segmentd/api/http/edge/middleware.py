@@ -1,4 +1,4 @@
-"""What every request that the framework answers goes through: an id, limits, measuring, a line in the log."""
+"""The request middleware, for every request that the framework answers: id, limits, metrics, log line."""
 
 import asyncio
 import time
@@ -17,11 +17,11 @@ from segmentd.api.problems import HTTP_PROBLEMS, Problem, problem_of
 from segmentd.domain.errors import Overloaded, Unavailable
 from segmentd.observability.metrics import Metrics, Refusal
 
-# Asked by those who watch over the service, above all when there is too much to do.
+# Monitoring asks for these, above all under overload, so they are never refused.
 _ALWAYS_ANSWERED: Final = frozenset({"/livez", "/readyz", "/readyz/hot-reads", "/metrics"})
 _ERROR: Final = 500
 _METHOD_NOT_ALLOWED: Final = 405
-# Nobody hears this status; it stands in the log and the metrics.
+# No client gets this status; it is for the log and the metrics.
 _CLIENT_GONE: Final = 499
 _REFUSALS: Final = {
     "unauthenticated": Refusal.UNAUTHENTICATED,
@@ -38,14 +38,14 @@ _OVERLOADED: Final = problem_of(Overloaded)
 _log = structlog.get_logger(__name__)
 
 
-# The framework remembers what it made of the last thousand addresses and queries. These bound the room for
-# that; queries of 16,000 parameters would take gigabytes.
+# The framework caches the last thousand addresses and queries in parsed form. These limits bound the cache;
+# queries of 16,000 parameters would take gigabytes.
 LONGEST_ADDRESS: Final = 8192
 MOST_PARAMETERS: Final = 64
 
 
 class RequestLimits(NamedTuple):
-    """What a process takes on at once, and how long an answer may take to begin."""
+    """How many requests a process handles at once, and how long an answer may take to begin."""
 
     most_requests: int = 512
     seconds: float = 70.0
@@ -80,7 +80,7 @@ class RequestMiddleware:
         structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(request_id=request_id.decode())
         begun = time.perf_counter()
-        # What changed something is answered whatever it takes.
+        # A request that changed something is answered even if it takes too long.
         can_wait = scope["path"] not in _ALWAYS_ANSWERED and (
             scope["method"] in _READS or scope["path"] == _LOOKUP
         )
@@ -88,7 +88,7 @@ class RequestMiddleware:
         answer = _Answer(send, of_every, scope["method"], self._unsent if can_wait else None)
         asked = scope
         if scope["method"] == "HEAD":
-            # The framework has no routes for it: it is a GET without the body.
+            # The framework has no routes for HEAD: it is a GET without the body.
             asked = {**scope, "method": "GET"}
         self._running.add(answer)
         self._metrics.requests_in_progress.inc()
@@ -105,7 +105,7 @@ class RequestMiddleware:
             self._note(scope, answer.status, time.perf_counter() - begun)
 
     async def cut_off(self) -> None:
-        """Answers for all that is worked on and has no answer yet, because the process has to end."""
+        """Answers all requests in progress that have no answer yet, because the process has to end."""
         detail = "The service stopped before the request was done; try again shortly."
         refusals = [
             answer.refuse(detail, problem_of(Unavailable))
@@ -154,7 +154,7 @@ class RequestMiddleware:
             self._metrics.refused(_REFUSALS[problem])
         self._metrics.answered(scope["method"], scope.get("path_template"), shown, seconds)
         level = _log.warning if shown >= _ERROR else _log.debug if scope["method"] == "GET" else _log.info
-        # Without the query: the links of reports have their signature there.
+        # Without the query: in links of reports it has the signature.
         level(
             "request",
             method=scope["method"],
@@ -165,7 +165,7 @@ class RequestMiddleware:
 
 
 class _Answer:
-    """Sends an answer with the headers of every one, notes its status; that to a HEAD has no body."""
+    """Sends an answer with the headers of every answer, and records its status; to a HEAD without a body."""
 
     limit: asyncio.Timeout
 
@@ -182,7 +182,7 @@ class _Answer:
         self.status: int | None = None
 
     def heard(self, receive: Receive) -> Receive:
-        """What is received, and whether the client goes away before it is answered."""
+        """Receives, and notices if the client goes away before it is answered."""
 
         async def heard() -> ReceiveMessage:
             message = await receive()
@@ -208,7 +208,7 @@ class _Answer:
 
     async def _go_on(self, message: HTTPResponseBodyEvent) -> None:
         if self._ended:
-            return  # an application that streams hears that nobody listens
+            return  # a streaming application learns that the client is gone
         if self._begin is not None:
             begin, self._begin = self._begin, None
             if _is_large(message):
@@ -229,7 +229,7 @@ class _Answer:
         await self._send(begin)
 
     async def refuse(self, detail: str, problem: Problem = _OVERLOADED) -> None:
-        """Answers in the place of the framework."""
+        """Answers instead of the framework."""
         body = document(problem, detail, self._of_every[0][1].decode())
         await self.settle(problem.status, head(problem, len(body)), body)
 
@@ -250,12 +250,12 @@ def _is_large(message: HTTPResponseBodyEvent) -> bool:
 
 def _is_too_long(scope: HTTPScope) -> bool:
     query = scope["query_string"]
-    # The path of ASGI is decoded, so its bytes are no more than those that were sent.
+    # ASGI's path is decoded, so it has at most as many bytes as were sent.
     return len(scope["path"]) + len(query) > LONGEST_ADDRESS or query.count(b"&") >= MOST_PARAMETERS
 
 
 def _with_head(name: bytes, value: bytes) -> bytes:
-    """The value of a header; where `Allow` has GET, HEAD too."""
+    """The value of a header; HEAD is added to an `Allow` that has GET."""
     methods = value.decode().split(", ")
     if name.lower() != b"allow" or "GET" not in methods:
         return value

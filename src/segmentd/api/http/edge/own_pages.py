@@ -1,7 +1,7 @@
-"""Changes that a page in a browser asks for: only this service's own pages may, and those that CORS allows.
+"""Changes from pages in a browser: only this service's own pages may, and those that CORS allows.
 
-A browser lets any page send some requests anywhere, with no word from the service that is called; it says
-from where in `Origin` and `Sec-Fetch-Site`. Programs send neither, and are not concerned.
+A browser lets any page send some requests to any service, without asking the service; it names the page's
+origin in `Origin` and `Sec-Fetch-Site` (docs/decisions/0039). Programs send neither and are not affected.
 """
 
 from typing import Final
@@ -22,7 +22,7 @@ _OWN_SITES: Final = frozenset({"same-origin", "none"})
 
 
 class OwnPages:
-    """A guard that refuses what a foreign page asks for."""
+    """A guard that refuses requests of foreign pages."""
 
     def __init__(self, addresses: Addresses, cors: Cors) -> None:
         self._addresses = addresses
@@ -42,10 +42,10 @@ class OwnPages:
             raise ForeignOrigin
 
     def _is_own(self, scope: Scope, origin: str) -> bool:
-        """By the host alone: a proxy that ends TLS need not say so.
+        """Compares only the host, because a proxy that ends TLS may not say so.
 
-        Where everybody may do everything, a page could give its own name this service's address once it is
-        loaded (DNS rebinding), so there only public_url's name counts.
+        Without access control a page could, once loaded, point its own name to this service's address (DNS
+        rebinding), so then only public_url's name counts.
         """
         host = origin.lower().partition("://")[2]
         public = self._addresses.public

@@ -1,8 +1,8 @@
-"""Values in a URL are written once and in one way: digits alone, `true`, `false`.
+"""Values in a URL are written once and in one way: only digits, `true`, `false`.
 
-msgspec reads a string as Python would: `1e3`, `1.0` and `9007199254740993.0` are integers to it, of which the
-last one loses its end, and `1` or `True` is a flag. Of a parameter that is given twice the framework takes
-one value and drops the other.
+msgspec reads a string as Python would: it takes `1e3`, `1.0` and `9007199254740993.0` as integers, the last
+of which loses a digit, and `1` or `True` as a flag. If a parameter is given twice, the framework takes one
+value and drops the other.
 """
 
 import re
@@ -32,7 +32,7 @@ SPELLINGS: Final[Mapping[object, Spelling]] = {
 
 
 class PlainValues:
-    """A guard that refuses each value of a path or query that is written otherwise, or twice."""
+    """A guard that refuses a value of a path or query that is written in another way, or twice."""
 
     def __init__(self) -> None:
         self._judged: dict[BaseRouteHandler, Sequence[tuple[str, Spelling | None]]] = {}

@@ -1,4 +1,4 @@
-"""Problem documents (RFC 9457) as bytes, for every place that has to write one."""
+"""Problem documents (RFC 9457) as bytes, for every module that sends one."""
 
 from collections.abc import Mapping, Sequence
 from typing import Final
@@ -10,7 +10,7 @@ from segmentd.api.problems import Problem
 
 PROBLEM_JSON: Final = "application/problem+json"
 
-# An answer that nobody should keep, show in a frame, or take for something else.
+# An answer that must not be cached, shown in a frame, or interpreted as another type.
 SECURITY_HEADERS: Final[Mapping[str, str]] = {
     "Cache-Control": "no-store",
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
@@ -22,7 +22,7 @@ SECURITY_HEADERS: Final[Mapping[str, str]] = {
 def document(
     problem: Problem, detail: str, request_id: str | None, extra: Mapping[str, object] | None = None
 ) -> bytes:
-    """The body; `extra` are the members that the kind adds."""
+    """The body; `extra` has the members that the kind adds."""
     members: dict[str, object] = {
         "type": problem.type,
         "title": problem.title,

@@ -1,4 +1,4 @@
-"""What a client takes of its answers, and what the process holds of them meanwhile."""
+"""How fast a client reads its answers, and how many of their bytes the process holds meanwhile."""
 
 import asyncio
 import socket
@@ -12,13 +12,13 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 
 from segmentd.api.http.edge.send_buffer import Room, SharedBytes
 
-# What the system takes ahead of the client. It would take megabytes, and until a slow client has a third of
-# them, its progress does not show: one that takes 30 kB/s would look for half a minute as if it took nothing.
+# The send buffer of the kernel. By default it takes megabytes, and the progress of a slow client shows only
+# after a third of them: for half a minute a client that reads 30 kB/s would seem to read nothing.
 UNSENT_BYTES: Final = 2**16
 
 
 class ReadingFlow(FlowControl):
-    """uvicorn's flow control, which remembers when a client that was made to wait could go on."""
+    """uvicorn's flow control, which remembers when a paused client could go on."""
 
     resumed_at = 0.0
 
@@ -37,21 +37,21 @@ class MeasuredProtocol(HttpToolsProtocol):
 
     room: ClassVar[Room] = Room()
 
-    # Bytes of answers that were written, without those of heads beside the hot path.
+    # Bytes of answers that were written, without heads, except on the hot path.
     _written = 0
-    # At the last look: the bytes that the client had still to take. And from which time on how much of all
-    # that was written it has taken; begun again whenever that is enough.
+    # At the last check: the bytes that the client had not read yet. And since when it has read how many
+    # of the written bytes; this begins again whenever that is enough.
     _unsent = 0
     _counted_from = 0.0
     _taken = 0
-    # What of that takes room of the process, and whether what is being written does not.
+    # How many of these bytes take memory of the process, and whether the present ones take none.
     _held = 0
     _sharing = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(cast("asyncio.Transport", transport))
         if hasattr(socket, "TCP_NOTSENT_LOWAT"):
-            with suppress(OSError):  # of a client that has gone meanwhile
+            with suppress(OSError):  # the client has gone meanwhile
                 transport.get_extra_info("socket").setsockopt(
                     socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES
                 )
@@ -61,13 +61,13 @@ class MeasuredProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:
-        """From here on the client has much to take, and the process to hold."""
+        """The send buffer is above its high-water mark: from here on the client is behind."""
         if not self._sharing:
             self._hold(self.transport.get_write_buffer_size())
         super().pause_writing()
 
     def resume_writing(self) -> None:
-        """The client has taken nearly all of it."""
+        """The client has read nearly all of it."""
         self._hold(0)
         super().resume_writing()
 
@@ -80,7 +80,7 @@ class MeasuredProtocol(HttpToolsProtocol):
         super()._start_asgi_task(cycle, self._counting(app))
 
     def _counting(self, app: ASGI3Application) -> ASGI3Application:
-        """The application, with what it sends counted."""
+        """The application, with the bytes that it sends counted."""
 
         async def counting(scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
             async def counted(message: ASGISendEvent) -> None:
@@ -97,7 +97,7 @@ class MeasuredProtocol(HttpToolsProtocol):
         return counting
 
     def _takes_too_little(self, now: float, rate: float, seconds: float) -> bool:
-        """Whether the client took less than so many bytes a second, over so many seconds until now."""
+        """Whether the client has read fewer bytes a second than that, over so many seconds until now."""
         unsent = self.transport.get_write_buffer_size()
         taken = self._written - unsent
         enough = unsent > 0 and taken - self._taken >= rate * seconds

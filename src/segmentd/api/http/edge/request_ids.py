@@ -11,14 +11,14 @@ _COUNTER_DIGITS: Final = 12
 
 
 class RequestIds:
-    """Makes ids that look like UUIDs: random for the process, then counted, which is ten times as quick."""
+    """Makes ids in the form of UUIDs: a random prefix for the process and a counter, ten times as fast."""
 
     def __init__(self) -> None:
         self._prefix = str(uuid4())[:-_COUNTER_DIGITS].encode()
         self._counter = count(1)
 
     def id(self, given: bytes | None = None) -> bytes:
-        """The caller's, or a new one."""
+        """The caller's id, or a new one."""
         if given is not None and _WELL_FORMED.fullmatch(given):
             return given
         return b"%b%012x" % (self._prefix, next(self._counter))

@@ -1,1 +1,1 @@
-"""The hot calls, answered past the framework."""
+"""The hot calls, answered without the framework."""

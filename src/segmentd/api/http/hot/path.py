@@ -1,7 +1,7 @@
 """The hot calls straight on ASGI: `GET /users/{id}/segments` without a query, and `POST /lookup`.
 
-Only the plain case is answered here, with a 200 from a replica that is fresh enough, to somebody who may have
-it. Whatever is unusual falls through to the framework's handlers (api/http/memberships.py), which give the
+Only the plain case is answered here: a 200 from a replica that is fresh enough, for a caller who may read.
+Every other request goes on to the framework's handlers (api/http/resources/memberships.py), which answer the
 same bytes for the plain case.
 """
 
@@ -33,16 +33,16 @@ AFTER_ID: Final = "/segments"
 LOOKUP: Final = "/api/v1/lookup"
 USER_SEGMENTS: Final = f"{BEFORE_ID}{{user_id}}{AFTER_ID}"
 
-# Everything else about ids is for the framework to judge.
+# The framework checks everything else about ids.
 _PLAIN_ID: Final = re.compile(USER_ID_DIGITS)
-# A thousand ids take 21,000 bytes; what is larger is full of blanks, or too large.
+# A thousand ids take 21,000 bytes; a larger body has many blanks, or is too large.
 _LONGEST_LOOKUP: Final = 2**16
 
-# What is left of a lookup without its ids: so it has no second key, and no number but whole ones.
+# The rest of a lookup without its ids: this shows that it has no second key, and only whole numbers.
 _IDS_ALONE: Final = b'{"user_ids":[]}'
 _IN_IDS: Final = b"0123456789, \t\r\n"
 
-# What the framework judges in a request with a body.
+# The headers that the framework checks in a request with a body.
 _UNUSUAL_WITH_A_BODY: Final = frozenset({b"content-encoding", b"origin", b"sec-fetch-site"})
 _NOTED: Final = frozenset({AUTHORIZATION, b"content-type", HEADER}) | _UNUSUAL_WITH_A_BODY
 
@@ -89,7 +89,7 @@ class HotPath:
             await self._app(scope, receive, send)
 
     def noted(self, headers: Iterable[tuple[bytes, bytes]]) -> Mapping[bytes, bytes] | None:
-        """The headers that matter here; None where one is unusual, or stands twice."""
+        """The headers that matter here; None if one is unusual, or is there twice."""
         noted: dict[bytes, bytes] = {}
         for name, value in headers:
             if name in self._unusual or name in noted:
@@ -99,12 +99,12 @@ class HotPath:
         return noted
 
     def user(self, user_id: int, authorization: bytes | None) -> tuple[bytes, int] | None:
-        """The body for a positive id, and its age; None: it is for the framework to answer, or to refuse."""
+        """The body for a positive id, and its age; None: the framework has to answer or refuse it."""
         age = self._replica.age()
         if age is None or user_id > INT64_MAX:
             return None
         try:
-            # Every role may read, so anybody known is admitted; a refusal is the framework's to tell.
+            # Every role may read, so every known caller is admitted; the framework answers the refusals.
             self._authenticator.admit(authorization)
             slugs = self._replica.segments(user_id)
         except (SegmentdError, Unusable):

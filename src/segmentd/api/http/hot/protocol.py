@@ -1,7 +1,7 @@
-"""The hot read answered in uvicorn's protocol: half of what it costs is making and running an ASGI call.
+"""Answers the hot read in uvicorn's protocol: half of its cost would be an ASGI call.
 
-A whole plain request, alone in what was received and with nothing before it that waits for its end, is
-answered on the spot. Every other byte goes to uvicorn's parser, untouched (docs/decisions/0021).
+This answers a complete plain request at once, if it is all that was received and no earlier request is in
+progress. Every other byte goes to uvicorn's parser, unchanged (docs/decisions/0021).
 """
 
 import re
@@ -18,17 +18,17 @@ from segmentd.api.http.edge.request_ids import HEADER
 from segmentd.api.http.hot.path import AFTER_ID, BEFORE_ID, HotPath
 from segmentd.domain.identifiers import USER_ID_DIGITS
 
-# Headers about the connection, the body or an expectation are for the parser to judge; others do not matter.
-# The outer repetition is not possessive: up to Python 3.11.4 such a one goes on where a round of it failed.
+# The parser handles headers about the connection, the body or an expectation; others do not matter here. The
+# outer repetition is not possessive: up to Python 3.11.4, a possessive one continues after a failed round.
 _HEADERS: Final = (
     rb"(?:[ABDFGI-SV-Zabdfgi-sv-z0-9][!#$%&'*+\-.^_`|~0-9A-Za-z]*+:[\t\x20-\x7e\x80-\xff]*+\r\n"
     rb"|(?i:connection:[ \t]*keep-alive)\r\n"
     rb"|(?!(?i:host|connection|content-length|transfer-encoding|upgrade|expect)[ \t]*:)"
     rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++:[\t\x20-\x7e\x80-\xff]*+\r\n)*"
 )
-# As nearly all clients send it: first, in one of two spellings, a name with a usual port.
+# The Host as nearly all clients send it: first, in one of two spellings, a name with a usual port.
 _USUAL_HOST: Final = rb"[Hh]ost: %b(?::[1-5]?[0-9]{1,4})?\r\n" % HOST_NAME
-# The groups are the id, and the one Host where it is not the usual one.
+# The groups are the id, and the one Host if it is not of the usual form.
 PLAIN: Final = re.compile(
     rb"GET " + f"{BEFORE_ID}({USER_ID_DIGITS}){AFTER_ID}".encode() + rb" HTTP/1\.1\r\n"
     rb"(?:%b%b|%b(?i:host):[ \t]*+([^ \t\r\n\0]++)[ \t]*+\r\n%b)\r\n"
@@ -45,14 +45,14 @@ class HotProtocol(LimitedProtocol):
     hot_path: ClassVar[HotPath]
     unusual: ClassVar[Collection[bytes]]
     noted: ClassVar[re.Pattern[bytes]]
-    """The headers, and their values, that the hot path has to know about."""
+    """The headers, with their values, that the hot path needs."""
 
     _headers: Sequence[tuple[bytes, bytes]] | None = None
     _head = b""
 
     @classmethod
     def answering_by(cls, hot_path: HotPath, unusual: Collection[str] = ()) -> type["HotProtocol"]:
-        """The protocol of a server whose hot reads `hot_path` answers, but those with an unusual header."""
+        """The protocol of a server whose hot reads `hot_path` answers, unless a header is unusual."""
         names = b"|".join([*_NAMES, *(re.escape(name).encode() for name in unusual)])
         return type(
             cls.__name__,
@@ -66,7 +66,7 @@ class HotProtocol(LimitedProtocol):
         )
 
     def data_received(self, data: bytes) -> None:
-        """Answers a plain hot read, or hands everything to the parser."""
+        """Answers a plain hot read, or passes everything to the parser."""
         small = len(data) <= self.limits.max_header_bytes and not self.leaving
         if small and not self._is_busy() and (plain := PLAIN.fullmatch(data)):
             begun = time.perf_counter_ns()
@@ -90,13 +90,13 @@ class HotProtocol(LimitedProtocol):
         return self.hot_path.noted(headers)
 
     def _is_busy(self) -> bool:
-        """Whether a message is half heard, or an answer half given."""
+        """Whether a message is partly received, or an answer partly sent."""
         cycle: RequestResponseCycle | None = self.cycle
         return self._parsing or self.flow.write_paused or (cycle is not None and not cycle.response_complete)
 
     def _answer(self, body: bytes, age: int, request_id: bytes) -> None:
         headers = self.server_state.default_headers
-        if headers is not self._headers:  # uvicorn makes them anew once a second, with the date
+        if headers is not self._headers:  # uvicorn makes them again once a second, with the date
             self._headers = headers
             self._head = b"".join([b"%b: %b\r\n" % header for header in headers])
         answer = (

@@ -1,1 +1,1 @@
-"""One module a resource: its addresses, parameters and bodies."""
+"""One module for each resource: its addresses, parameters and bodies."""

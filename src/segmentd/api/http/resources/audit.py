@@ -24,7 +24,6 @@ class AuditBody(Struct, frozen=True):
 
     @classmethod
     def of(cls, entry: AuditEntry) -> "AuditBody":
-        """As clients see it."""
         return cls(
             rfc3339(entry.at),
             entry.actor,

@@ -54,7 +54,7 @@ from segmentd.domain.texts import ReasonValue
 
 Content = TypeVar("Content")
 
-# These are answered by the hot path as well, with the same bytes.
+# The hot path answers these as well, with the same bytes.
 AS_ON_THE_HOT_PATH: Final = {UNCOMPRESSED: True}
 
 
@@ -92,7 +92,6 @@ class ChangedBody(Struct, frozen=True):
 
     @classmethod
     def of(cls, changed: Changed, ids: Ids) -> "ChangedBody":
-        """As clients see it."""
         return cls(
             ids.write(changed.user_id),
             changed.segments,
@@ -113,7 +112,6 @@ class MembershipBody(Struct, frozen=True):
 
     @classmethod
     def of(cls, membership: Membership) -> "MembershipBody":
-        """As clients see it."""
         return cls(
             membership.slug, membership.source, rfc3339(membership.since), instant_text(membership.until)
         )
@@ -161,7 +159,6 @@ class ExplanationBody(Struct, frozen=True):
 
     @classmethod
     def of(cls, user_id: WrittenId, slug: Slug, evidence: Evidence) -> "ExplanationBody":
-        """As clients see it."""
         because = evidence.because()
         rolled_out = evidence.percent is not None
         return cls(
@@ -193,7 +190,6 @@ class EventBody(Struct, frozen=True):
 
     @classmethod
     def of(cls, event: Event) -> "EventBody":
-        """As clients see it."""
         return cls(
             event.segment,
             event.operation,
@@ -313,7 +309,7 @@ def lookup_body(user_ids: Sequence[UserId], segments: Sequence[bytes], written: 
     """
     if not user_ids:
         return b'{"users":[]}'
-    # The slugs stand between these, and are replicated once, by the join.
+    # The slugs go between these parts; the join copies them once.
     begin = b'{"user_id":' + written + b',"segments":['
     between_two = b"]}," + begin
     between = [between_two % user_id for user_id in user_ids]
@@ -332,7 +328,7 @@ def _addition(index: int, item: Slug | Term) -> Addition:
 
 
 def _aged(body: Content, age: int = 0) -> Response[Content]:
-    """An answer that says how old it is, in whole seconds; 0 straight from the database."""
+    """An answer with its age in whole seconds; 0 if it is from the database."""
     return Response(body, headers={"Age": str(age)})
 
 

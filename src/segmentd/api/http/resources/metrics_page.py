@@ -1,4 +1,4 @@
-"""What Prometheus asks: the figures of the whole node, whichever of its processes answers."""
+"""The page for Prometheus: the metrics of the whole node, whichever of its processes answers."""
 
 import asyncio
 from collections.abc import Iterator
@@ -20,16 +20,20 @@ Meters = NamedDependency[Metrics]
 
 @get("/metrics", include_in_schema=False)
 async def metrics(request: AnyRequest, service: UseCases, meters: Meters) -> Response[bytes]:
-    """All that is measured, in Prometheus's text format or as OpenMetrics."""
+    """All metrics, in Prometheus's text format or as OpenMetrics."""
     database, replica, report_bytes_limit = await service.measure()
     others = [
         _gauge("database_up", "Whether the database answered this scrape in time.", database is not None),
         *([] if database is None else _of_database(database)),
         *([] if replica is None else _of_replica(replica)),
-        _gauge("report_store_limit_bytes", "Bytes that the files of reports may have.", report_bytes_limit),
+        _gauge(
+            "report_store_limit_bytes",
+            "Limit for the bytes of the files of all reports; 0 is no limit.",
+            report_bytes_limit,
+        ),
     ]
     meters.flush()
-    # Hot reads go on while the files of all processes are added up.
+    # In a thread, so that hot reads go on while the files of all processes are added up.
     page = await asyncio.to_thread(meters.page, others, request.headers.get("Accept", ""))
     return Response(page.content, headers={"Content-Type": page.content_type})
 
@@ -39,11 +43,13 @@ metrics_router: Final = Router("/", route_handlers=[metrics])
 
 def _of_replica(replica: ReplicaMeasures) -> Iterator[Metric]:
     if replica.age_seconds is not None:
-        yield _gauge("replica_age_seconds", "How old the node's replica is.", replica.age_seconds)
+        yield _gauge("replica_age_seconds", "Age of the node's replica.", replica.age_seconds)
     if replica.users is not None:
         yield _gauge("replica_users", "Users with a state in the node's replica.", replica.users)
     yield _gauge(
-        "replica_users_behind", "Changed users that are not in the replica yet.", replica.users_behind
+        "replica_users_behind",
+        "Changed users whose changes are not in the replica yet.",
+        replica.users_behind,
     )
 
 
@@ -61,8 +67,12 @@ def _of_database(found: Measures) -> Iterator[Metric]:
         reports.add_metric([status], counts.get(status, 0))
     yield from (jobs, oldest, reports)
     yield _gauge("report_store_bytes", "Bytes of the files of all reports.", found.report_bytes)
-    yield _gauge("terms_due", "Terms that ended and are not written down.", found.terms_due)
-    yield _gauge("term_due_oldest_seconds", "Since when one of them is due.", found.term_due_oldest_seconds)
+    yield _gauge("terms_due", "Terms that ended and have no event yet.", found.terms_due)
+    yield _gauge(
+        "term_due_oldest_seconds",
+        "For how long the oldest of these terms has been due.",
+        found.term_due_oldest_seconds,
+    )
     yield CounterMetricFamily(
         "segmentd_events_written", "Events that all nodes wrote to the history.", found.events_written
     )

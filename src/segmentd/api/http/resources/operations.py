@@ -1,4 +1,4 @@
-"""What operators ask: is the process alive, can it serve; and the documentation."""
+"""Probes for operators, and the documentation."""
 
 import asyncio
 from html import escape
@@ -19,7 +19,7 @@ from segmentd.api.http.edge.problem_documents import SECURITY_HEADERS
 from segmentd.api.http.types import AnyRequest, UseCases
 
 API_VERSION: Final = "1"
-"""Of /api/v1; which segmentd serves it is nobody's business but that of /metrics."""
+"""The version of /api/v1; only /metrics shows the version of segmentd."""
 
 DOCS_CSP: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
@@ -58,10 +58,10 @@ _NOT_READY: Final = (
 
 
 class _DocumentAlone(JsonRenderPlugin):
-    """/openapi.json, with the address called, and without Litestar's HTML for every unknown one below it."""
+    """/openapi.json with the called address, and without Litestar's HTML for unknown addresses below it."""
 
     def render(self, request: AnyRequest, openapi_schema: dict[str, object]) -> bytes:
-        """The document for whom it says where to call."""
+        """The document, with the address that the client called."""
         return super().render(request, {**openapi_schema, "servers": [{"url": location(request, "") or "/"}]})
 
     def receive_router(self, router: Router) -> None:
@@ -105,7 +105,7 @@ async def readyz(service: UseCases) -> Status:
 
 @get("/readyz/hot-reads", tags=["Operations"])
 async def hot_reads_readyz(service: UseCases) -> Status:
-    """The service answers hot reads, be it from its replica alone while the database is away."""
+    """The service answers hot reads, maybe only from its replica while the database is away."""
     await service.check_hot_reads()
     return Status()
 
@@ -119,7 +119,7 @@ async def docs(request: AnyRequest) -> Response[str]:
 
 @get("/docs/{name:str}", include_in_schema=False)
 async def docs_asset(request: AnyRequest, name: FromPath[str]) -> Response[bytes]:
-    """What the page loads."""
+    """The files that the page loads."""
     if name == "start.js":
         return Response(_START_SCRIPT.encode(), media_type="text/javascript")
     if name not in _ASSETS:

@@ -1,4 +1,4 @@
-"""/reports: order one, see how far it is, fetch the file by its link."""
+"""/reports: order one, read its status, fetch the file by its link."""
 
 import re
 from collections.abc import AsyncIterator, Mapping
@@ -80,7 +80,6 @@ class ReportBody(Struct, frozen=True):
 
     @classmethod
     def of(cls, report: Report, url: str) -> "ReportBody":
-        """As clients see it."""
         return cls(
             str(report.id),
             report.status,
@@ -174,7 +173,7 @@ async def get_report_file(
 
 
 async def _file(content: AsyncIterator[bytes], status: int, size: int, headers: Mapping[str, str]) -> Stream:
-    # A file that cannot be opened is told by the status, which is sent before the content.
+    # Open the file first: the status is sent before the content and has to show if that fails.
     first = await anext(content, b"")
     return Stream(
         _all(first, content),
@@ -195,15 +194,15 @@ def _link(request: AnyRequest, report: Report, signature: str) -> str:
 
 
 def _wait(prefer: str | None) -> int:
-    """The seconds of `Prefer: wait=N` (RFC 7240), 0 without one; other preferences are passed over."""
+    """The seconds of `Prefer: wait=N` (RFC 7240), 0 without it; other preferences are ignored."""
     match = re.search(r"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,9})", prefer or "", re.IGNORECASE)
     return min(int(match[1]), LONGEST_WAIT_S) if match else 0
 
 
 def _span(byte_range: str | None, size: int) -> range | None:
-    """The bytes that `Range` asks for: None for the whole file, an empty range for one outside of it.
+    """The bytes that `Range` asks for: None for the whole file, an empty range for one beyond its end.
 
-    Several ranges at once, and what is malformed, give the whole file, as RFC 9110 allows.
+    Several ranges, and a malformed header, give the whole file, as RFC 9110 allows.
     """
     match = re.fullmatch(r"bytes=(\d{0,18})-(\d{0,18})", (byte_range or "").replace(" ", ""), re.IGNORECASE)
     first, last = match.groups() if match else ("", "")

@@ -58,7 +58,6 @@ class SegmentBody(Struct, frozen=True):
 
     @classmethod
     def of(cls, segment: Segment) -> "SegmentBody":
-        """As clients see it."""
         percent = None if segment.percent is None else shortest(segment.percent)
         return cls(segment.slug, segment.description, percent, str(segment.salt), rfc3339(segment.created_at))
 

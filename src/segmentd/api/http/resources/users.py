@@ -47,7 +47,6 @@ class UserBody(Struct, frozen=True):
 
     @classmethod
     def of(cls, user: User, ids: Ids) -> "UserBody":
-        """As clients see them."""
         return cls(ids.write(user.id), user.name, rfc3339(user.registered_at))
 
 
