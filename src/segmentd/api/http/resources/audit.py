@@ -12,7 +12,7 @@ from segmentd.domain.pages import USUAL_PAGE
 
 
 class AuditBody(Struct, frozen=True):
-    """One operation. `subject` is a slug or a token's name; null for an erasure, of which nothing stays."""
+    """One operation. `subject` is a slug or a token's name; null for an erasure, which leaves no data."""
 
     at: InstantText
     actor: str

@@ -59,7 +59,7 @@ AS_ON_THE_HOT_PATH: Final = {UNCOMPRESSED: True}
 
 
 class Term(RequestBody, frozen=True):
-    """A segment to be in for a while: until an instant, or for some seconds."""
+    """A segment with a term: until an instant, or for a number of seconds."""
 
     slug: SlugValue
     until: InstantValue | None = None
@@ -67,7 +67,7 @@ class Term(RequestBody, frozen=True):
 
 
 class MembershipChange(RequestBody, frozen=True):
-    """What shall be true: all of it, or none."""
+    """The segments to add and to remove: all or nothing."""
 
     add: SlugsOfChange[SlugValue | Term] = ()
     remove: SlugsOfChange[SlugValue] = ()
@@ -81,7 +81,7 @@ class MembershipChange(RequestBody, frozen=True):
 
 
 class ChangedBody(Struct, frozen=True):
-    """What the user is in now, and what the change did."""
+    """The segments that the user is in now, and what the change did."""
 
     user_id: WrittenId
     segments: Sequence[Slug]
@@ -103,7 +103,7 @@ class ChangedBody(Struct, frozen=True):
 
 
 class MembershipBody(Struct, frozen=True):
-    """A segment that the user is in, with the why."""
+    """A segment that the user is in: its source, since when, and until when."""
 
     slug: Slug
     source: Source
@@ -118,14 +118,14 @@ class MembershipBody(Struct, frozen=True):
 
 
 class UserSegmentsBody(Struct, frozen=True):
-    """The segments that a user is in, by slug; with `detail=true` each with its why."""
+    """The segments that a user is in, by slug; with `detail=true` each with its source and times."""
 
     user_id: WrittenId
     segments: Sequence[Slug | MembershipBody]
 
 
 class LookupRequest(RequestBody, frozen=True):
-    """Whose segments are asked for."""
+    """The users whose segments are asked for."""
 
     user_ids: UsersOfLookup[WrittenId]
 
@@ -144,7 +144,7 @@ class LookupBody(Struct, frozen=True):
 
 
 class ExplanationBody(Struct, frozen=True):
-    """Whether the user is in, and why; null where it does not apply. Covered means `bucket < threshold`."""
+    """Whether the user is in, and why; null where a field does not apply. Covered: `bucket < threshold`."""
 
     user_id: WrittenId
     slug: Slug
@@ -216,11 +216,11 @@ async def get_user_segments(
     user_id: UserIdParameter,
     service: UseCases,
     *,
-    detail: Annotated[bool, QueryParameter(description="with the why")] = False,
+    detail: Annotated[bool, QueryParameter(description="each with its source and times")] = False,
     at: InstantParameter = None,
     ids: IdsParameter = Ids.NUMBER,
 ) -> Response[UserSegmentsBody]:
-    """Read the segments that a user is in, now or at an instant of the past, on request with the why."""
+    """Read the segments that a user is in, now or at an instant of the past, or with their source."""
     written = ids.write(user_id)
     if not detail and at is None:
         age, segments = await service.segments_of(user_id)

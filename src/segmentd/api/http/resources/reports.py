@@ -112,7 +112,7 @@ async def order_report(
     """Order a report. The link is in the answer at once; the file is there when the status is done.
 
     A caller may have a number of reports that are not done, 100 unless set otherwise. With `Prefer: wait=N`
-    the answer waits for the report; where it cannot, it is 202 with the report as it stands.
+    the answer waits for the report; if it cannot wait, it is 202 with the report as it is then.
     """
     seconds = _wait(prefer)
     report, signature = await service.order_report(data.to_order(ids), actor(request), seconds)
@@ -128,7 +128,7 @@ async def order_report(
 
 @get("/{report_id:str}", responses=problems(ReportNotFound))
 async def get_report(request: AnyRequest, report_id: ReportIdParameter, service: UseCases) -> ReportBody:
-    """Read how far a report is."""
+    """Read the status of a report."""
     report, signature = await service.get_report(read_report_id(report_id))
     return ReportBody.of(report, _link(request, report, signature))
 

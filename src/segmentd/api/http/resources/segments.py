@@ -40,7 +40,7 @@ class SegmentCreation(RequestBody, frozen=True):
 
 
 class SegmentPatch(RequestBody, frozen=True):
-    """What shall be different; `percent` null ends the rollout."""
+    """The new values; `percent` null ends the rollout."""
 
     slug: SlugValue | UnsetType = UNSET
     description: DescriptionValue | UnsetType = UNSET
@@ -114,7 +114,7 @@ async def get_segment(slug: SlugParameter, service: UseCases) -> SegmentBody:
 async def update_segment(
     request: AnyRequest, slug: SlugParameter, data: JSONBody[SegmentPatch], service: UseCases
 ) -> SegmentBody:
-    """Rename, describe, or change the percentage; with null the percentage ends."""
+    """Change the slug, the description or the percentage; null ends the percentage."""
     percent = (
         read(exact_percent, data.percent, "/percent") if isinstance(data.percent, float) else data.percent
     )
@@ -139,7 +139,7 @@ async def list_members(
     cursor: CursorParameter = None,
     ids: IdsParameter = Ids.NUMBER,
 ) -> MemberPage:
-    """List who is in, explicitly or by percentage, of the users that the service knows."""
+    """List the registered users that are in the segment, explicitly or by percentage."""
     page = await service.list_members(slug, limit, cursor)
     return MemberPage([ids.write(user_id) for user_id in page.items], page.next_cursor)
 

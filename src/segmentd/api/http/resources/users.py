@@ -64,7 +64,7 @@ async def register_user(
     service: UseCases,
     ids: IdsParameter = Ids.NUMBER,
 ) -> Response[UserBody]:
-    """Register a user. Nobody has to: the first change of a user's segments does it."""
+    """Register a user. This is optional: the first change of a user's segments registers the user."""
     user_id = None if data.id is None else ids.read(data.id, "/id")
     user = await service.register_user(user_id, data.name)
     return Response(
@@ -96,7 +96,7 @@ async def delete_user(
     user_id: UserIdParameter,
     service: UseCases,
     *,
-    erase: Annotated[bool, QueryParameter(description="the history goes, too")] = False,
+    erase: Annotated[bool, QueryParameter(description="erases the history too")] = False,
 ) -> None:
     """Delete a user: memberships and exclusions end, the history stays. To erase that too needs `admin`."""
     if erase:
