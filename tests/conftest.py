@@ -19,6 +19,7 @@ from tests.support.clock import Clock
 from tests.support.door import open_door
 from tests.support.postgres import (
     first_start,
+    kept_connections,
     migrated_template,
     new_database,
     quick_folder,
@@ -89,9 +90,11 @@ def used_dir(shared_dir: Path, initialised_dir: Path) -> Iterator[Path]:
 def postgres_url(shared_dir: Path) -> Iterator[str]:
     """Where databases can be made: SEGMENTD_TEST_DATABASE_URL, or else one embedded server a run."""
     if given := os.environ.get("SEGMENTD_TEST_DATABASE_URL"):
-        yield given
+        with kept_connections():
+            yield given
         return
-    with shared_by_workers(shared_dir / "server", partial(quick_server, shared_dir)) as url:
+    server = shared_by_workers(shared_dir / "server", partial(quick_server, shared_dir))
+    with server as url, kept_connections():
         yield url
 
 
