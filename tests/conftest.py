@@ -29,13 +29,13 @@ from tests.support.postgres import (
 
 pytest_plugins = ["tests.support.nodes"]
 
-# A shell starts what runs in its background with Ctrl-C ignored, and so would be all that the tests start.
+# A shell starts background jobs with Ctrl-C ignored, and all processes of the tests would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """One more than there are processors, which works while tests wait for processes and time limits."""
+    """One more than there are processors: it works while tests wait for processes and time limits."""
     return 1 + (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
 
 
@@ -51,7 +51,7 @@ def pytest_collection_finish() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Puts long tests first: at the end, the other processes would have nothing left to do beside them."""
+    """Puts long tests first: at the end, the other processes would have nothing left to do meanwhile."""
     items.sort(key=lambda item: item.get_closest_marker("timeout") is None)
 
 
@@ -67,7 +67,7 @@ settings.load_profile("patient")
 
 @pytest.fixture(scope="session")
 def shared_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder that all workers of this run see, and no other run."""
+    """A folder for all workers of this run, and for no other run."""
     own = tmp_path_factory.getbasetemp()
     return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
 
@@ -81,14 +81,14 @@ def initialised_dir(shared_dir: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def used_dir(shared_dir: Path, initialised_dir: Path) -> Iterator[Path]:
-    """A copy of it for this test alone."""
+    """A copy of it for only this test."""
     with quick_folder(shared_dir) as folder:
         yield Path(shutil.copytree(initialised_dir, folder / "used"))
 
 
 @pytest.fixture(scope="session")
 def postgres_url(shared_dir: Path) -> Iterator[str]:
-    """Where databases can be made: SEGMENTD_TEST_DATABASE_URL, or else one embedded server a run."""
+    """The server for test databases: SEGMENTD_TEST_DATABASE_URL, or else one embedded server for the run."""
     if given := os.environ.get("SEGMENTD_TEST_DATABASE_URL"):
         with kept_connections():
             yield given
@@ -107,14 +107,14 @@ def template_database(postgres_url: str, shared_dir: Path) -> Iterator[str]:
 
 @pytest.fixture
 def database_url(postgres_url: str, template_database: str) -> Iterator[str]:
-    """A database of this test alone, with the schema."""
+    """A database for only this test, with the schema."""
     with new_database(postgres_url, template_database) as url:
         yield url
 
 
 @pytest.fixture
 def empty_database_url(postgres_url: str) -> Iterator[str]:
-    """A database of this test alone, with nothing in it."""
+    """An empty database for only this test."""
     with new_database(postgres_url, "template1") as url:
         yield url
 

@@ -1,4 +1,4 @@
-"""What is told of a node's replica: how old it is, how large, and how its follower gets on."""
+"""The figures of a node's replica: its age, its size, and the progress of its follower."""
 
 import asyncio
 from contextlib import closing

@@ -25,7 +25,7 @@ CHANGE = "SELECT change_memberships(%s, ARRAY[%s], ARRAY[%s], '{NULL}', '{NULL}'
 
 
 async def assert_equal(database: Database, worker: Worker, *user_ids: int) -> None:
-    """The replica says of the users what the database says."""
+    """The replica has the same segments of the users as the database."""
     stored = await segments_of(database, [UserId(user_id) for user_id in user_ids])
     assert dict(zip(user_ids, await worker.replicated(*user_ids), strict=True)) == {
         user.user_id: [*user.segments] for user in stored
@@ -233,7 +233,7 @@ async def test_nothing_is_skipped_in_whatever_order_transactions_begin_and_end(
 
 
 def files(folder: Path) -> list[tuple[str, int]]:
-    """The names of the replicas, with what tells one file from another."""
+    """The names of the replicas, with their inodes."""
     return [(path.name, path.stat().st_ino) for path in replicas(folder)]
 
 

@@ -1,4 +1,4 @@
-"""Hot reads are right at their own instant: nothing that was computed before outlives its time."""
+"""Hot reads are right at their own instant: no earlier result is used after its time."""
 
 import json
 from datetime import timedelta

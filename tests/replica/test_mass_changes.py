@@ -1,4 +1,4 @@
-"""A mass change is worked off while reads go on: in batches, or beyond a measure by a new replica."""
+"""A mass change is applied while reads go on: in batches, or by rebuilding if it is very large."""
 
 import sys
 from collections.abc import AsyncGenerator, Sequence
@@ -105,7 +105,7 @@ async def test_after_a_mass_change_the_replica_is_rebuilt_while_the_old_one_serv
     async def catching_up(feed: Feed, snapshot: Snapshot, limit: int | None) -> Sequence[UserId]:
         if status.filling:
             begun.append("catching up")
-            # The snapshot is taken: this write reaches the new replica by itself, or not at all.
+            # After the snapshot: this write reaches the new replica only as an own write.
             assert await worker.get(3000) == ["A"]
             await worker.change(7, ["OWN"])
             await worker.change(9000, ["OWN"])

@@ -1,4 +1,4 @@
-"""A node hears of the commits of others at once, and by itself where it could not hear."""
+"""A node shows other nodes' commits at once after a change notification, and soon without one."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable
@@ -18,7 +18,7 @@ from tests.support.client import Api
 from tests.support.rows import Rows
 from tests.support.workers import PATIENCE_S, Worker, eventually
 
-# Longer than any test: what is heard meanwhile is heard by the notifier.
+# Longer than any test: everything that a node shows within it comes from notifications.
 NEVER = 3600.0
 
 END_ALL = """

@@ -36,7 +36,7 @@ def rename(path: Path, other: Path) -> None:
 
 @pytest.fixture
 async def left(api: Api, database: Database, folder: Path, worker: Worker, status: ReplicaStatus) -> Path:
-    """The file of a replica that serves, of a follower that has ended."""
+    """The file of a serving replica, whose follower has ended."""
     await api.create("A")
     await api.add(1, "A")
     with closing(Follower(database, folder)) as follower:

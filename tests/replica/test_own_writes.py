@@ -1,4 +1,4 @@
-"""The node that took a write shows it in its very next read, whichever of its processes is asked."""
+"""A node shows its own write in the very next read, whichever of its processes answers."""
 
 import asyncio
 import random

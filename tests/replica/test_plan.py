@@ -1,4 +1,4 @@
-"""A round's question for the changed users costs what changed, however long the history is."""
+"""A round's query for the changed users costs only what changed, however long the history is."""
 
 from collections.abc import Iterator
 from typing import Any

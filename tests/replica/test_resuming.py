@@ -1,4 +1,4 @@
-"""What a follower finds of an earlier run: it goes on from it, or makes it anew, and is never misled."""
+"""A follower resumes the replica of an earlier run or rebuilds it, and is never misled by what it finds."""
 
 import asyncio
 import shutil
@@ -45,7 +45,7 @@ def note_of(path: Path) -> Path:
 
 
 async def build_replica(database: Database, folder: Path) -> Path:
-    """The file of a new replica, closed in order."""
+    """The file of a new replica, properly closed."""
     with closing(Follower(database, folder)) as follower:
         await follower.round()
     [path] = replicas(folder)

@@ -1,4 +1,4 @@
-"""What SQL packs is what replicas read."""
+"""Replicas read exactly what SQL packs."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta

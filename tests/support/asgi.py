@@ -1,4 +1,4 @@
-"""Requests straight to an ASGI application, with bodies in as many messages as a test wants."""
+"""Requests directly to an ASGI application, with the body in as many messages as a test wants."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple, cast

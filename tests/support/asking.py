@@ -1,4 +1,4 @@
-"""All the ways to ask who is in what, each answer compared with the model's."""
+"""All ways to ask which segments users are in; each answer is compared with the model's."""
 
 import asyncio
 from collections.abc import Iterable
@@ -25,7 +25,7 @@ class Then(NamedTuple):
 
 
 class Asking:
-    """Asks about some users, one of whom is a stranger to the service."""
+    """Asks about some users, one of whom the service does not know."""
 
     def __init__(self, world: World, model: Model, doing: Doing, users: Iterable[int]) -> None:
         self._world = world
@@ -46,7 +46,7 @@ class Asking:
         )
 
     async def everything(self, presents: dict[int, datetime]) -> Then:
-        """Asks in every way that there is."""
+        """Asks in every way."""
         await self.hot_read()
         answers = [await self._about(user, presents[user]) for user in self._users]
         living = [user for user in self._users if user in self._model.lives]
@@ -65,7 +65,7 @@ class Asking:
         )
 
     async def report(self) -> datetime:
-        """Compares a report over all times, and gives the instant that it speaks for."""
+        """Compares a report over all times, and returns its cut-off."""
         as_of = await cut_off(self._world.database)
         self._model.happen(as_of - MICROSECOND, "expiry")
         same(
@@ -80,7 +80,7 @@ class Asking:
         return as_of
 
     async def look_back(self, then: Then, user: int) -> None:
-        """Asks about an instant of the past: the answer is the one of then, under the present slugs."""
+        """Asks about an instant of the past: the answer of that time, with the present slugs."""
         self._world.see("a look back")
         at = rfc3339(then.at[user])
         detail = await self._api.segments(user, detail="true", at=at)
@@ -88,7 +88,7 @@ class Asking:
             _by_slug(detail),
             _by_slug([{**told, "slug": segment.slug} for segment, told in then.memberships[user]]),
         )
-        # Of segments that have one slug by now, the living one is meant, else the one deleted last.
+        # If several segments had the slug, it means the living one, or else the one deleted last.
         told = [
             (segment, then.explanations[user, segment])
             for segment in [*self._doing.deleted, *self._model.segments]
@@ -127,7 +127,7 @@ class Asking:
     async def _check_life(
         self, user: int, history: list[tuple[Change, Json]], memberships: list[tuple[Segment, Json]]
     ) -> None:
-        """Who replays the history of the present life comes to the segments of now, and since when."""
+        """A replay of the present life's history gives the present segments, and since when."""
         life = await self._api.get(f"users/{user}")
         if user not in self._model.lives:
             assert life.status_code == 404

@@ -1,4 +1,4 @@
-"""The API as a client sees it, with short words for what tests do often."""
+"""The API as a client sees it, with short names for frequent calls."""
 
 from collections.abc import Awaitable
 from typing import Any, Final, cast
@@ -19,7 +19,7 @@ class Api(httpx.AsyncClient):
         super().__init__(transport=transport, base_url=f"{ORIGIN}/api/v1/")
 
     async def request(self, method: str, url: httpx.URL | str, **options: Json) -> httpx.Response:
-        """As httpx does it, but a slash at the beginning of `url` means the root."""
+        """As in httpx, but a slash at the beginning of `url` means the root."""
         if isinstance(url, str) and url.startswith("/"):
             url = f"{ORIGIN}{url}"
         return await super().request(method, url, **options)
@@ -49,7 +49,7 @@ class Api(httpx.AsyncClient):
         return (await self._ok(self.get(f"users/{user_id}/segments", params=query)))["segments"]
 
     async def explain(self, user_id: int, slug: str, **query: str) -> Json:
-        """Why the user is in or not."""
+        """Why the user is in or is not."""
         return await self._ok(self.get(f"users/{user_id}/segments/{slug}", params=query))
 
     async def history(self, user_id: int, **query: str) -> Json:

@@ -1,4 +1,4 @@
-"""Time that tests move: they replace the two SQL functions that every time comes from."""
+"""Time that tests move: it replaces the two SQL functions from which every time comes."""
 
 from datetime import UTC, datetime, timedelta
 

@@ -1,4 +1,4 @@
-"""Who receives spans: OTLP over HTTP on loopback, decoded by OpenTelemetry's own definition of it."""
+"""A receiver of spans: OTLP over HTTP on loopback, decoded by OpenTelemetry's own definitions."""
 
 import threading
 from collections.abc import Iterator, Mapping
@@ -10,12 +10,12 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.common.v1.common_pb2 import KeyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
-# A receiver that is told to wait does so no longer than this.
+# The longest that a receiver delays its answer.
 PATIENCE_S = 20
 
 
 class Received(NamedTuple):
-    """A span as it came."""
+    """A span as it was received."""
 
     name: str
     kind: str
@@ -38,7 +38,7 @@ class Collector:
 
     @property
     def spans(self) -> list[Received]:
-        """All spans that came, by name."""
+        """All received spans, by name."""
         return sorted(span for body in self.bodies for span in _decoded(body))
 
     def named(self, name: str) -> Received:
@@ -53,7 +53,7 @@ class Collector:
 
 @contextmanager
 def collecting() -> Iterator[Collector]:
-    """A receiver that listens as long as the context lives."""
+    """A receiver that listens while the context lives."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:

@@ -1,4 +1,4 @@
-"""All that can happen to segments and users, done to the service and to the model alike."""
+"""Everything that can happen to segments and users, done to the service and to the model."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -59,7 +59,7 @@ class Doing:
             self._model.happen(now, "rollout", partial(setattr, segment, "percent", _exact(percent)))
 
     def rename_segment(self, slug: str, new_slug: str, percent: float | None) -> None:
-        """Changes its percentage along with it: both, or neither where the name is taken."""
+        """Changes its percentage too: both, or neither if the name is taken."""
         segment = self._segment(slug)
         with self._change_at() as now:
             body = {"slug": new_slug, "percent": percent}
@@ -132,13 +132,13 @@ class Doing:
         self._move_to(self.now + timedelta(seconds=seconds))
 
     def step_back(self, seconds: float) -> None:
-        """The clock is set back, or another computer with another clock takes over."""
+        """The clock steps back, as when another computer with another clock takes over."""
         self._move_to(self.now - timedelta(seconds=seconds))
         for user in [who for who in self._model.lives if who > 0]:
             self._model.step_back(user, self.present_of(user))
 
     def present_of(self, user: int) -> datetime:
-        """What readers take for now: never before what is written of the user and of the segments."""
+        """What readers take as now: never before the stored changes of the user and of the segments."""
         marks = self._world.marks(user)
         return max(self.now, marks.catalog, marks.user)
 
@@ -149,14 +149,14 @@ class Doing:
         self._move_to(instant)
 
     def run_the_jobs(self) -> None:
-        """Nothing that anybody sees changes."""
+        """No answer changes."""
         settled = self._world.run(upkeep.settle_due_terms(self._world.database, 1))
         self._world.see("a term settled by a job", when=settled > 0)
         settled = self._world.run(upkeep.settle_deleted_segments(self._world.database, 1))
         self._world.see("a deletion settled by a job", when=settled > 0)
 
     def terms_ahead(self) -> list[tuple[int, str, datetime]]:
-        """Whose term in which segment ends when; those that end right now left out."""
+        """The terms that end later than now: user, segment, end."""
         return [
             (user, segment.slug, override.until)
             for (user, segment), override in self._model.overrides.items()
@@ -215,7 +215,7 @@ class Doing:
         self._world.see("a second life", when=user in self._ended_lives)
 
     def _instant_of_change(self, user: int, now: datetime) -> datetime:
-        """The end of a term and what follows it are two instants."""
+        """The end of a term and the change after it are two instants."""
         own = [(user, segment) for segment in self._model.segments]
         ends = {self._model.overrides[key].until for key in own if key in self._model.overrides}
         while now in ends:

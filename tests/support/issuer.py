@@ -1,4 +1,4 @@
-"""Those who sign JWTs: with `cryptography` alone, so that nothing of PyJWT judges itself."""
+"""Issuers of JWTs: they use only `cryptography`, so that PyJWT does not check its own work."""
 
 import hashlib
 import hmac
@@ -34,12 +34,12 @@ def base64url(data: bytes) -> str:
 
 
 def without(name: str) -> Claims:
-    """The usual claims but one."""
+    """The usual claims without one."""
     return {key: value for key, value in CLAIMS.items() if key != name}
 
 
 class Issuer(NamedTuple):
-    """Somebody with one key, which has one algorithm."""
+    """An issuer with one key, which has one algorithm."""
 
     algorithm: str
     private: bytes | RSAPrivateKey | EllipticCurvePrivateKey | Ed25519PrivateKey
@@ -53,23 +53,23 @@ class Issuer(NamedTuple):
         return public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
 
     def jwk(self, **members: object) -> dict[str, object]:
-        """As it stands in a key set (RFC 7518, section 6; RFC 8037), with further members."""
+        """The key as in a key set (RFC 7518, section 6; RFC 8037), with further members."""
         return {**_public_members(self.private), **members}
 
     def token(self, claims: Claims = CLAIMS, /, **header: object) -> str:
-        """A JWT that says this; the header may say more, or something else, too."""
+        """A JWT with these claims; the header may have more members, or other values."""
         whole = {"typ": "JWT", "alg": self.algorithm, **header}
         return self.signed(json.dumps(whole).encode(), json.dumps(claims).encode())
 
     def signed(self, header: bytes, payload: bytes) -> str:
-        """Any bytes as header and payload, well signed."""
+        """Any bytes as header and payload, correctly signed."""
         text = f"{base64url(header)}.{base64url(payload)}"
         return f"{text}.{base64url(_signature(self.private, text.encode()))}"
 
 
 @cache
 def issuer(algorithm: str, number: int = 0) -> Issuer:
-    """One of each number and algorithm, the same in all tests of a process: RSA keys take their time."""
+    """One issuer for each number and algorithm; tests share them, because RSA keys are slow to make."""
     match algorithm:
         case "HS256":
             return Issuer(algorithm, f"the secret of issuer {number}".ljust(32, ".").encode())

@@ -1,4 +1,4 @@
-"""A node's replica: the follower that makes it is in the test, the processes that read it are others."""
+"""A node's replica: its follower is in the test, and other processes read it."""
 
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, closing
@@ -15,28 +15,28 @@ from tests.support.workers import Worker
 
 @pytest.fixture
 def rows(database_url: str) -> Iterator[Rows]:
-    """Questions straight to this test's database."""
+    """Queries directly to this test's database."""
     with rows_of(database_url) as rows:
         yield rows
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Where this test's node keeps its replica."""
+    """The folder of this test's node with its replica."""
     (tmp_path / "node").mkdir()
     return tmp_path / "node"
 
 
 @pytest.fixture
 def status(folder: Path) -> Iterator[ReplicaStatus]:
-    """The notice status of this test's node."""
+    """The replica status of this test's node."""
     with closing(ReplicaStatus.open(status_path(folder))) as status:
         yield status
 
 
 @pytest.fixture
 def follower(database: Database, folder: Path) -> Iterator[Follower]:
-    """Keeps the replica of this test's node; the test says when."""
+    """The follower of this test's node; the test calls its rounds."""
     with closing(Follower(database, folder)) as follower:
         yield follower
 

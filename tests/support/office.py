@@ -1,4 +1,4 @@
-"""Reports as those see them who order them; the background job is done by the service's own tasks."""
+"""Reports as callers see them; the service's own tasks do the background job."""
 
 import asyncio
 import os
@@ -24,7 +24,7 @@ ALL_TIMES = {"from": "0001-01-01T00:00:00Z", "to": "9999-12-31T00:00:00Z"}
 
 
 class Office:
-    """Orders reports, makes them, and fetches their files."""
+    """Orders reports, builds them, and fetches their files."""
 
     def __init__(self, api: Api, database: Database, data_dir: Path, tracing: Tracing | None = None) -> None:
         self.api = api
@@ -33,7 +33,7 @@ class Office:
         self.tasks = Tasks(database, self.files, tracing)
 
     async def order(self, **body: Json) -> Json:
-        """Orders a report, by default of all times; nobody makes it yet."""
+        """Orders a report, by default of all times; it is not built yet."""
         answer = await self.api.post("reports", json=body or ALL_TIMES)
         assert answer.status_code == 202, answer.text
         return answer.json()
@@ -43,7 +43,7 @@ class Office:
         await self.tasks.build_report(ReportId(UUID(report["id"])), last_attempt=last_attempt)
 
     async def see(self, report: Json) -> Json:
-        """How far it is."""
+        """The report's status."""
         answer = await self.api.get(f"reports/{report['id']}")
         assert answer.status_code == 200, answer.text
         return answer.json()
@@ -55,7 +55,7 @@ class Office:
         return await self.see(report)
 
     async def file(self, report: Json, **headers: str) -> httpx.Response:
-        """What the link gives; `if_none_match` is the header If-None-Match."""
+        """The answer of the link; `if_none_match` is the header If-None-Match."""
         return await self.api.get(
             report["url"], headers={name.replace("_", "-"): value for name, value in headers.items()}
         )
@@ -68,14 +68,14 @@ class Office:
 
 
 async def until(condition: Callable[[], Awaitable[object]], seconds: float = 30) -> None:
-    """Waits for what must become true."""
+    """Waits until it becomes true."""
     async with asyncio.timeout(seconds):
-        while not await condition():  # noqa: ASYNC110 - what others do to a database sets no event
+        while not await condition():  # noqa: ASYNC110 - changes of a database set no event
             await asyncio.sleep(0.02)
 
 
 async def waits_for_a_table(rows: Rows) -> bool:
-    """Whether somebody waits for the lock of a table in this test's database."""
+    """Whether a statement waits for the lock of a table in this test's database."""
     return rows.column(
         "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'relation'"
     ) == [1]
@@ -83,7 +83,7 @@ async def waits_for_a_table(rows: Rows) -> bool:
 
 @contextmanager
 def worker_process(database_url: str, data_dir: Path) -> Iterator[int]:
-    """`segmentd worker` in a process group of its own, killed in the end; gives its id."""
+    """`segmentd worker` in a process group of its own, killed at the end; gives its id."""
     options = ["--database-url", database_url, "--data-dir", str(data_dir)]
     command = [sys.executable, "-m", "segmentd", "worker", *options]
     pid = os.posix_spawn(sys.executable, command, os.environ, setpgroup=0)

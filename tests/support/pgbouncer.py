@@ -43,7 +43,7 @@ def pgbouncer(
     """A PgBouncer in front of one database; the URL that leads through it."""
     assert PROGRAM is not None
     parameters = conninfo_to_dict(database_url)
-    with TemporaryDirectory(prefix="pgbouncer-") as name:  # short, for a socket's path has to be
+    with TemporaryDirectory(prefix="pgbouncer-") as name:  # short, because a socket's path has to be short
         folder = Path(name)
         configuration = folder / "pgbouncer.ini"
         configuration.write_text(

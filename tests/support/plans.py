@@ -1,4 +1,4 @@
-"""Plans: how PostgreSQL runs the service's own statements, as EXPLAIN tells it."""
+"""Plans: how PostgreSQL runs the service's own statements, according to EXPLAIN."""
 
 import json
 import re
@@ -14,7 +14,7 @@ from segmentd.storage.database import Database, Parameters
 Row = TypeVar("Row")
 Node = Mapping[str, Any]
 
-# A connection prepares a statement that it often sends; the server then may plan it once for all parameters.
+# A connection prepares a frequent statement; the server may then plan it once for all parameters.
 PLAN_MODES: Final[Sequence[LiteralString]] = ("force_custom_plan", "force_generic_plan")
 
 
@@ -39,7 +39,7 @@ class Statement(NamedTuple):
 
 
 class Recorder(Database):
-    """The service's access to a database, which keeps what it sends."""
+    """The service's access to a database, which records its statements."""
 
     def __init__(self, url: str) -> None:
         super().__init__(url)
@@ -52,12 +52,12 @@ class Recorder(Database):
 
 
 class Plan(NamedTuple):
-    """A plan that was carried out."""
+    """A plan that was executed."""
 
     root: Node
 
     def nodes(self) -> Iterator[Node]:
-        """All nodes that did something, from the top."""
+        """All executed nodes, from the top."""
         yield from _walk(self.root)
 
     def scans(self, table: str) -> list[Node]:
@@ -115,13 +115,13 @@ def _reads(node: Node, table: str) -> bool:
 
 
 def settle(connection: psycopg.Connection) -> None:
-    """Brings all tables into the state in which plans are compared, and keeps autovacuum away from them.
+    """Brings all tables into the state in which plans are compared, and switches autovacuum off for them.
 
     The statistics are current, and every page is marked as visible to all, so that an index-only scan reads
     nothing but its index.
     """
-    # VACUUM does not mark a page while the commit of one of its rows is not in the log, and a commit that
-    # does not wait gets there up to half a second later. One that waits takes all earlier ones along.
+    # VACUUM does not mark a page while the commit of one of its rows is not in the log. An asynchronous
+    # commit gets there up to half a second later; a synchronous one flushes all earlier ones too.
     connection.execute("SET synchronous_commit = on")
     for (table,) in connection.execute(_TABLES).fetchall():
         alter = sql.SQL("ALTER TABLE {} SET (autovacuum_enabled = off)")

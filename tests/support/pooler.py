@@ -1,6 +1,6 @@
 """A pooler of transactions with one connection to PostgreSQL, for where PgBouncer is not installed.
 
-It speaks as much of the protocol as it takes to pass whole transactions on, one after the other.
+It implements as much of the protocol as it needs to pass on whole transactions, one after the other.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ class Pooler:
         self._greeting = b""
 
     async def serve(self, client: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:
-        """One client, until it goes."""
+        """One client, until it closes its connection."""
         with suppress(asyncio.IncompleteReadError, ConnectionError):
             startup = await self._startup(client, to_client)
             if self._greeting:
@@ -57,7 +57,7 @@ class Pooler:
         while (message := await _message(self._server))[:1] != b"Z":
             sent = _OWN_KEY if message[:1] == b"K" else message
             to_client.write(sent)
-            # What every later client is told: that it is logged in, and the server's parameters.
+            # The messages for every later client: it is logged in, and the server's parameters.
             if sent[:1] in b"KS" or sent == _LOGGED_IN:
                 self._greeting += sent
             if sent[:1] == b"R" and sent[5:9] in _ANSWERED:

@@ -23,9 +23,9 @@ from segmentd.storage.migrate import migrate
 
 @contextmanager
 def shared_by_workers(place: Path, made: Callable[[], AbstractContextManager[str]]) -> Iterator[str]:
-    """One value for all workers of a run: the first makes it, and ends it when the last has done with it.
+    """One value for all workers of a run: the first one makes it, and removes it after the last one.
 
-    The locks at `place` are the system's, so a worker that is killed holds up no one.
+    The locks at `place` belong to the system, so a killed worker blocks nobody.
     """
     with _opened(place.with_suffix(".gate")) as gate, _opened(place.with_suffix(".users")) as users:
         value = place.with_suffix(".value")
@@ -161,7 +161,7 @@ def migrated_template(server_url: str) -> Iterator[str]:
 
 @contextmanager
 def new_database(server_url: str, template: str) -> Iterator[str]:
-    """The URL of a database cloned from `template`, which goes away with whoever is still connected to it."""
+    """The URL of a database cloned from `template`; at the end it is dropped, with its connections."""
     name = f"segmentd_test_{secrets.token_hex(6)}"
     administrator = _administrator(server_url)
     # Copying the template's files takes half as long as writing them to the log, which is the default.

@@ -16,7 +16,7 @@ import httpx
 
 from tests.support.commands import run_forked
 
-# Not how long something may take, but when a test gives up.
+# The time after which a test fails, not a limit on how long something may take.
 PATIENCE_S: Final = 60
 
 MODULE: Final = [sys.executable, "-m", "segmentd"]

@@ -1,4 +1,4 @@
-"""As much of PromQL as tells which metrics and labels an expression speaks of."""
+"""The part of PromQL that shows which metrics and labels an expression uses."""
 
 import re
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ WORDS: Final = {
 
 
 class Matcher(NamedTuple):
-    """What a selector asks of one label."""
+    """A selector's condition on one label."""
 
     label: str
     operator: str

@@ -119,7 +119,7 @@ class Numbers:
         return self.of.setdefault(found[0], f"({found.lastgroup} {len(self.of) + 1})")
 
     def times_in_their_order(self) -> list[str]:
-        """The numbers of the times, from the earliest to the latest."""
+        """The numbers of the times, from the earliest to the latest time."""
         return [number for text, number in sorted(self.of.items()) if re.fullmatch(TIME, text)]
 
 

@@ -1,4 +1,4 @@
-"""A door that stays where it is while the server behind it goes, and comes back elsewhere."""
+"""A relay whose address stays the same while the server behind it stops, and starts elsewhere."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -23,37 +23,37 @@ class Relay:
 
     @property
     def url(self) -> str:
-        """Where the service finds its database."""
+        """The URL of the database through the relay."""
         parts = urlsplit(self._server_url)
         login = parts.netloc.rpartition("@")[0]
         return parts._replace(netloc=f"{login}@127.0.0.1:{self._port}").geturl()
 
     @property
     def is_cut(self) -> bool:
-        """Whether nobody gets through."""
+        """Whether no connection passes."""
         return self._cut
 
     @property
     def socket(self) -> str:
-        """Where the server listens."""
+        """The socket of the server."""
         parameters = conninfo_to_dict(self._server_url)
         return f"{parameters['host']}/.s.PGSQL.{parameters.get('port', 5432)}"
 
     def hush(self) -> None:
-        """From now on nothing passes, and nobody is told."""
+        """From now on nothing passes, and no connection is closed."""
         self.flowing.clear()
 
     async def cut(self) -> None:
-        """From now on there is nothing behind the door, and who was behind it is thrown out."""
+        """From now on connections are refused, and existing ones are closed."""
         self._cut = True
         await end(*self.passing)
 
     def mend(self) -> None:
-        """From now on all is as it was."""
+        """From now on connections pass again."""
         self._cut = False
 
     def lead_to(self, server_url: str) -> None:
-        """From now on to this server."""
+        """From now on connections pass to this server."""
         self._server_url = server_url
 
 

@@ -1,4 +1,4 @@
-"""Questions straight to a test's database, for what no request shows."""
+"""Queries directly to a test's database, for what no request shows."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +8,7 @@ import psycopg
 
 
 class Rows:
-    """A connection of the test's own; each statement is a transaction."""
+    """A connection of the test; each statement is a transaction."""
 
     def __init__(self, connection: psycopg.Connection) -> None:
         self._connection = connection
@@ -22,13 +22,13 @@ class Rows:
         return [row[0] for row in self(query, *parameters)]
 
     def run(self, statement: LiteralString, *parameters: object) -> None:
-        """A statement that has no rows to give."""
+        """A statement that returns no rows."""
         self._connection.execute(statement, parameters)
 
 
 @contextmanager
 def rows_of(url: str) -> Iterator[Rows]:
-    """Questions to the database at a URL."""
+    """Queries to the database at a URL."""
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("SET timezone = 'UTC'")
         yield Rows(connection)

@@ -1,4 +1,4 @@
-"""A scraped page as Prometheus understands it."""
+"""A scraped page, parsed as Prometheus parses it."""
 
 from collections import Counter
 from itertools import groupby
@@ -13,7 +13,7 @@ REQUESTS: Final = "segmentd_http_request_duration_seconds"
 
 
 class Scrape:
-    """Families by name, of a page that is checked against what the format demands."""
+    """Metric families by name, from a page that is checked against the rules of the format."""
 
     def __init__(self, page: str, *, openmetrics: bool = False) -> None:
         families: list[Metric] = [*(parsed_openmetrics if openmetrics else parsed_text)(page)]

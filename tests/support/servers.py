@@ -1,4 +1,4 @@
-"""Servers unlike the one that the tests usually have: another version, another locale, a standby."""
+"""Servers that differ from the usual one of the tests: another version, another locale, a standby."""
 
 import shutil
 import subprocess
@@ -33,7 +33,7 @@ def binaries_with_icu() -> Path | None:
 @contextmanager
 def server(binaries: Path, *initdb: str, standby: bool = False) -> Iterator[str]:
     """A server that lives as long as the context; the URL of its database `postgres`."""
-    with TemporaryDirectory(prefix="postgres-") as name:  # short, for a socket's path has to be
+    with TemporaryDirectory(prefix="postgres-") as name:  # short, because a socket's path has to be short
         folder = Path(name)
         pgdata = folder / "pgdata"
         account, _ = choose_account(binaries, folder, pgdata)

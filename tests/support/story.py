@@ -1,4 +1,4 @@
-"""One story that uses all that the service does with its database, as a real `segmentd serve`."""
+"""A sequence of calls that uses everything that a real `segmentd serve` does with its database."""
 
 import re
 from pathlib import Path
@@ -16,7 +16,7 @@ ROUNDS: Final = re.compile(r"^segmentd_replica_age_seconds\S* \d", re.MULTILINE)
 
 
 def story(database_url: str, folder: Path) -> list[Json]:
-    """What a client is told in the end, without times and ids that differ from run to run."""
+    """The answers at the end, without times and ids that differ from run to run."""
     folder.mkdir()
     with serving("--database-url", database_url, cwd=folder) as service:
         service.ready()

@@ -14,7 +14,7 @@ _SOCKET: Final = socket.socket()
 
 
 class Transport(asyncio.Transport):
-    """Takes at once whatever is written, and hands on what it is fed unless reading is paused."""
+    """Accepts everything that is written at once, and passes on what it is fed unless reading is paused."""
 
     def __init__(self) -> None:
         super().__init__({"socket": _SOCKET})

@@ -1,6 +1,6 @@
-"""HTTP processes of a node without the network: real processes, for LMDB lets each open a file only once.
+"""HTTP processes of a node without the network: real processes, because LMDB lets each open a file only once.
 
-They are kept for the whole run, as Python takes long to start; nodes are opened and closed in them.
+They live for the whole run, because Python starts slowly; nodes are opened and closed in them.
 """
 
 import asyncio
@@ -37,14 +37,14 @@ PATIENCE_S: Final = 60
 
 
 async def eventually(condition: Callable[[], Awaitable[bool]]) -> None:
-    """Waits for something to come true."""
+    """Waits until it becomes true."""
     async with asyncio.timeout(PATIENCE_S):
         while not await condition():  # noqa: ASYNC110 - another process or server makes it true
             await asyncio.sleep(0.01)
 
 
 def replicas(folder: Path) -> list[Path]:
-    """The files of a node's replicas."""
+    """The files of a node's replicas, without their locks and notes."""
     return sorted(folder.glob("*.lmdb"))
 
 
@@ -79,9 +79,9 @@ class Worker:
         access_url: str | None = None,
         **settings: Json,
     ) -> AsyncIterator["Worker"]:
-        """A node's HTTP process as long as the context lives; `patience_s` with a database that is away.
+        """A node's HTTP process while the context lives; it waits `patience_s` for a database that is away.
 
-        It learns from `access_url` who may call, if that is another one.
+        It reads the tokens from `access_url`, if that is another database.
         """
         await self._do("open", database_url, str(folder), patience_s, access_url or database_url, settings)
         try:
@@ -90,17 +90,17 @@ class Worker:
             await self._do("close")
 
     async def age(self) -> int | None:
-        """How old the replica is, in whole seconds; None where it may not be used."""
+        """How old the replica is, in whole seconds; None if it may not be used."""
         age: int | None = await self._do("age")
         return age
 
     async def replicated(self, *user_ids: int) -> list[list[str]]:
-        """The segments of users as the replica has them, whatever its age. Raises Unusable."""
+        """The segments of users in the replica, whatever its age. Raises Unusable."""
         found: list[list[str]] = await self._do("replicated", user_ids)
         return found
 
     def replicated_now(self, *user_ids: int) -> list[list[str]]:
-        """`replicated` for whoever cannot wait."""
+        """`replicated`, but blocking."""
         found: list[list[str]] = self._told(("replicated", user_ids))
         return found
 
@@ -148,7 +148,7 @@ class Worker:
 
 
 async def tells_its_age(worker: Worker, status: ReplicaStatus) -> bool:
-    """Whether the process says how old the status has its replica; it may be renewed meanwhile."""
+    """Whether the process shows the age from the replica status, which may change meanwhile."""
     begun, shown_before = boot_time(), status.fresh_at
     age = await worker.age()
     least, most = begun - status.fresh_at, boot_time() - shown_before

@@ -1,4 +1,4 @@
-"""The service over one database, with a clock that stands, for many examples of one test."""
+"""The service on one database, with a stopped clock, for many examples of one test."""
 
 import asyncio
 from collections import Counter
@@ -32,7 +32,7 @@ class Marks(NamedTuple):
 
 
 class World:
-    """Time stands until it is set, so that the instant of everything can be foretold to the microsecond."""
+    """Time stands still until it is set, so that each instant can be predicted to the microsecond."""
 
     def __init__(self, runner: asyncio.Runner, database: Database, api: Api, own: psycopg.Connection) -> None:
         self._runner = runner
@@ -77,7 +77,7 @@ class World:
             self.seen[what] += 1
 
     def marks(self, user: int | None) -> Marks:
-        """The latest times that stand in the tables."""
+        """The latest times in the tables."""
         row = self._own.execute(
             """
             SELECT c.last_at, (SELECT u.last_at FROM users u WHERE u.id = %s),
@@ -109,7 +109,7 @@ def inhabited(database_url: str, folder: Path) -> Iterator[World]:
     with asyncio.Runner() as runner, psycopg.connect(database_url, autocommit=True) as own:
         stack = AsyncExitStack()
         try:
-            # As many connections as there are questions at once: none waits for another's on a busy machine.
+            # As many connections as there are statements at once: none waits for another on a busy machine.
             # And a busy machine may hold a question up for longer than the service would wait.
             with patch("segmentd.storage.database._LONGEST_WAIT_S", 60.0):
                 database = runner.run(stack.enter_async_context(Database(database_url, pool_size=7)))
@@ -122,5 +122,5 @@ def inhabited(database_url: str, folder: Path) -> Iterator[World]:
 
 
 def same(told: Json, expected: Json) -> None:
-    """With both in the message: pytest explains the assertions of test modules only."""
+    """Compares, with both values in the message: pytest explains only the assertions of test modules."""
     assert told == expected, f"told:     {told}\nexpected: {expected}"

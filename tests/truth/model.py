@@ -1,7 +1,7 @@
-"""Who is in what, and when that changed: by the words of docs/data-model.md, plain and slow, without any SQL.
+"""Which users are in which segments, and when that changed: docs/data-model.md as plain, slow code.
 
-Beside each user stands a stranger with the same buckets, under the negative id, of whom nobody has heard:
-as the stranger is answered, so is the user before, between and after their lives.
+Each user has a counterpart with the same buckets and the negative id, which the service does not know: the
+answers for the counterpart are those for the user before, between and after the user's lives.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -65,7 +65,7 @@ class Model:
     def happen(
         self, at: datetime, cause: str, act: Callable[[], object] = lambda: None, to: int | None = None
     ) -> None:
-        """All that changes at one instant, ends of terms too: who is in then and was not before, got in.
+        """Everything that changes at one instant, also by ends of terms: a user who is in and was not, got in.
 
         It happens to one, or to all: where the clock stepped back, each has a present of their own.
         """
@@ -83,7 +83,7 @@ class Model:
             self.changes.append(Change(*key, "add" if key in after else "remove", at, source, why))
 
     def step_back(self, who: int, present: datetime) -> None:
-        """Terms that readers saw end, and that nothing written is later than, are ahead again."""
+        """Terms whose end readers saw, but no later change was stored, are in the future again."""
         ahead = [(key, o) for key, o in self.ended if key[0] == who and o.until and o.until > present]
         self.ended = [term for term in self.ended if term not in ahead]
         for key, override in ahead:
@@ -99,7 +99,7 @@ class Model:
         self.overrides = {key: o for key, o in self.overrides.items() if key[0] != who}
 
     def decide(self, who: int, segment: Segment, wish: Override) -> str:
-        """Lets a request happen, and gives what it did: added, removed, updated or unchanged."""
+        """Applies a request, and returns its outcome: added, removed, updated or unchanged."""
         held, was_in = self.overrides.get((who, segment)), self.source(who, segment) is not None
         if wish.included or segment.percent is not None:
             self.overrides[who, segment] = wish

@@ -1,4 +1,4 @@
-"""Whatever happens, in whatever order: all ways to ask give one answer, the one of tests/truth/model.py."""
+"""Whatever happens in whatever order, all ways to ask give the same answer: that of tests/truth/model.py."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -58,7 +58,7 @@ def acts_at_the_end(term: tuple[int, str, datetime]) -> st.SearchStrategy[Act]:
 
 
 class OneTruth(RuleBasedStateMachine):
-    """Everything is asked after each `pace` steps and at the ends of terms, the hot read after each step."""
+    """Asks in all ways after each `pace` steps and at the ends of terms; the hot read after each step."""
 
     def __init__(self, world: World, pace: int) -> None:
         super().__init__()
@@ -153,7 +153,7 @@ SHORT: Final = settings(
 )
 LONG: Final = settings(SHORT, max_examples=200, stateful_step_count=50, derandomize=False)
 
-# What a run has to come across, else it proves too little.
+# What a run has to include, else it proves too little.
 EVERYTHING: Final = {
     *("add explicit request", "add rollout rollout"),
     *(f"remove explicit {cause}" for cause in ("request", "expiry", "segment-deleted", "user-deleted")),
