@@ -65,7 +65,7 @@ class Model:
     def happen(
         self, at: datetime, cause: str, act: Callable[[], object] = lambda: None, to: int | None = None
     ) -> None:
-        """Everything that changes at one instant, also by ends of terms: a user who is in and was not, got in.
+        """Everything that changes at one instant, also by ends of terms: who is in and was not, got in.
 
         It happens to one, or to all: where the clock stepped back, each has a present of their own.
         """
