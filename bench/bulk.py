@@ -22,10 +22,11 @@ from bench.memory import private_mebibytes
 from bench.population import instant_of
 from bench.programs import BenchError, connection_environment, postgres_program
 from segmentd.domain.reports import Report, ReportId, Status
-from segmentd.reports.build import build, cut_off, rows_query
+from segmentd.reports.build import build
 from segmentd.reports.files import ReportFiles
 from segmentd.storage.database import Database
 from segmentd.storage.replication import ALL_STATES
+from segmentd.storage.report_rows import cut_off, rows_query
 
 _SAMPLE_SECONDS: Final = 0.05
 

@@ -28,6 +28,7 @@ from rich.table import Table
 
 from bench.population import OVERRIDES, Calendar, batches, segments
 from segmentd.api.http.edge.request_ids import RequestIds
+from segmentd.api.http.hot.calls import HotCalls
 from segmentd.api.http.hot.path import HotPath
 from segmentd.auth.authenticator import AccessRules, Authenticator
 from segmentd.domain.access import ANONYMOUS, Principal
@@ -187,7 +188,7 @@ class _OpenToAll(Authenticator):
 def _open_hot_path(replica: Replica) -> HotPath:
     """The hot path of a service that everybody may call, without a database."""
     rules = AccessRules(may_be_open=True, bound_seconds=math.inf)
-    return HotPath(_refuse, replica, _OpenToAll(Database(""), rules), RequestIds(), Metrics())
+    return HotPath(_refuse, HotCalls(replica, _OpenToAll(Database(""), rules), RequestIds(), Metrics()))
 
 
 def _seconds(work: Callable[[], object]) -> float:

@@ -15,10 +15,11 @@ from obstore.store import LocalStore, ObjectStore
 
 from segmentd.domain.bucketing import buckets, threshold
 from segmentd.domain.reports import ReportId
-from segmentd.reports.build import build, cut_off
+from segmentd.reports.build import build
 from segmentd.reports.files import CHUNK_BYTES, ReportFiles
 from segmentd.storage import reports
 from segmentd.storage.database import Database
+from segmentd.storage.report_rows import cut_off
 from tests.support.clock import Clock
 from tests.support.office import Office, until
 

@@ -13,7 +13,7 @@ from psycopg import sql
 
 from segmentd.domain.identifiers import UserId
 from segmentd.domain.reports import Period, Report, ReportId, Status
-from segmentd.reports.build import rows_query
+from segmentd.storage.report_rows import rows_query
 from tests.support.plans import Plan, settle
 
 FIRST: Final = datetime(2025, 1, 1, tzinfo=UTC)

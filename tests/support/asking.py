@@ -8,7 +8,7 @@ from typing import NamedTuple
 from segmentd.domain.bucketing import threshold
 from segmentd.domain.instants import rfc3339
 from segmentd.domain.segments import Percent, shortest
-from segmentd.reports.build import cut_off
+from segmentd.storage.report_rows import cut_off
 from tests.support.client import Json
 from tests.support.doing import MICROSECOND, Doing
 from tests.support.world import World, same

@@ -11,6 +11,7 @@ from litestar.types import ASGIApp, Receive, Scope, Send
 from segmentd.api.http.app import create_app
 from segmentd.api.http.edge.middleware import RequestLimits, RequestMiddleware
 from segmentd.api.http.edge.request_ids import RequestIds
+from segmentd.api.http.hot.calls import HotCalls
 from segmentd.api.http.hot.path import HotPath
 from segmentd.auth.authenticator import AccessRules, Authenticator
 from segmentd.observability.metrics import Metrics
@@ -95,7 +96,7 @@ def middleware(
 
 def hot_path(app: ASGIApp, replica: Replica, authenticator: Authenticator) -> HotPath:
     """The hot path in front of any application."""
-    return HotPath(app, replica, authenticator, RequestIds(), Metrics())
+    return HotPath(app, HotCalls(replica, authenticator, RequestIds(), Metrics()))
 
 
 async def open_door(

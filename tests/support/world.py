@@ -13,10 +13,10 @@ import psycopg
 from psycopg import sql
 
 from segmentd.config import Settings
-from segmentd.reports.build import REPORT_ROWS
 from segmentd.serve.wiring import service
 from segmentd.storage.database import Database
 from segmentd.storage.history import EARLIEST
+from segmentd.storage.report_rows import REPORT_ROWS
 from tests.support.client import Api, Json
 from tests.support.door import open_door
 

@@ -4,43 +4,20 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from datetime import datetime
 from hashlib import sha256
-from typing import Final, LiteralString
+from typing import Final
 
 from msgspec.structs import replace
-from psycopg import AsyncConnection, sql
+from psycopg import AsyncConnection
 
 from segmentd.domain.reports import Built, Report
 from segmentd.reports.files import CHUNK_BYTES, ReportFiles
-from segmentd.storage.copying import batches
 from segmentd.storage.database import Database
+from segmentd.storage.report_rows import copied_rows, cut_off, report_snapshot
 
 Claim = Callable[[int], Awaitable[int]]
 """From a file's size to the size that it may reach before the next call. Raises ReportStoreFull."""
 
 HEADER: Final = b"user_id;segment;operation;time\n"
-
-# The parameters are literals because COPY takes no others.
-REPORT_ROWS: Final[LiteralString] = """
-    SELECT c.user_id, s.slug, c.operation,
-           to_char(c.at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') AS time
-    FROM effective_changes({as_of}) c
-    JOIN segments s ON s.id = c.segment_id
-    WHERE c.at >= {begins_at}
-      AND c.at < least({ends_at}, {as_of})
-      AND {user_filter}
-      AND {segment_filter}
-    ORDER BY c.user_id, c.at, s.slug, c.segment_id
-"""
-
-# A session without time limits and with more memory, because a report may be large.
-_SESSION: Final = """
-    SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY;
-    SET LOCAL statement_timeout = 0;
-    -- After the last row the transaction is idle until the store has the last part of the file.
-    SET LOCAL idle_in_transaction_session_timeout = 0;
-    SET LOCAL work_mem = '64MB';
-    SET LOCAL hash_mem_multiplier = 4;
-"""
 
 
 async def build(database: Database, files: ReportFiles, report: Report, claim: Claim | None = None) -> Built:
@@ -52,47 +29,21 @@ async def build(database: Database, files: ReportFiles, report: Report, claim: C
     as_of = await cut_off(database)
     file_name = replace(report, as_of=as_of).file_name
     recorder = _Recorder(claim)
-    async with database.transaction() as connection:
-        await connection.execute(_SESSION)
+    async with (
+        report_snapshot(database) as connection,
         # If the store fails, the query ends before its transaction does.
-        async with aclosing(_chunks(connection, report, as_of)) as chunks:
-            await files.write(file_name, recorder.record(chunks))
+        aclosing(_chunks(connection, report, as_of)) as chunks,
+    ):
+        await files.write(file_name, recorder.record(chunks))
     return Built(as_of, recorder.rows - report.header, recorder.size, recorder.digest.hexdigest())
-
-
-async def cut_off(database: Database) -> datetime:
-    """The instant up to which the history is complete from now on. Raises Unavailable."""
-    async with database.transaction() as connection:
-        cursor = await connection.execute("SELECT report_cut_off()")
-        row = await cursor.fetchone()
-    if row is None or not isinstance(row[0], datetime):
-        raise TypeError("report_cut_off gives an instant")
-    return row[0]
-
-
-def rows_query(report: Report, as_of: datetime) -> sql.Composed:
-    """The SELECT of a report's rows, in their order."""
-    only = sql.SQL("{} = {}")
-    return sql.SQL(REPORT_ROWS).format(
-        as_of=sql.Literal(as_of),
-        begins_at=sql.Literal(report.begins_at),
-        ends_at=sql.Literal(report.ends_at),
-        user_filter=sql.SQL("true")
-        if report.user_id is None
-        else only.format(sql.SQL("c.user_id"), sql.Literal(report.user_id)),
-        segment_filter=sql.SQL("true")
-        if report.segment_id is None
-        else only.format(sql.SQL("c.segment_id"), sql.Literal(report.segment_id)),
-    )
 
 
 async def _chunks(connection: AsyncConnection, report: Report, as_of: datetime) -> AsyncGenerator[bytes]:
     if report.header:
         yield HEADER
-    copy_out = sql.SQL("COPY ({}) TO STDOUT (FORMAT csv, DELIMITER ';')").format(rows_query(report, as_of))
-    async with aclosing(batches(connection, copy_out, CHUNK_BYTES)) as copied:
+    async with aclosing(copied_rows(connection, report, as_of, CHUNK_BYTES)) as copied:
         async for rows in copied:
-            yield b"".join(rows)
+            yield rows
 
 
 class _Recorder:

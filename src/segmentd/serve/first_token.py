@@ -1,12 +1,10 @@
-"""Access control before the first request, and on the command line: tokens, and the keys of links."""
+"""Access control before the first request: the first token."""
 
-import getpass
 import ipaddress
 import os
 import socket
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final
 
@@ -15,9 +13,9 @@ import structlog
 from segmentd.auth.jwt import JwtRules, JwtVerifier
 from segmentd.auth.tokens import digest_of, new_secret
 from segmentd.config import Settings
-from segmentd.domain.access import Actor, CallerName, Role, Token
+from segmentd.domain.access import Actor, CallerName, Role
 from segmentd.domain.errors import StartupFailed, TokenExists, Unavailable
-from segmentd.storage import reports, tokens
+from segmentd.storage import tokens
 from segmentd.storage.database import Database
 
 ADMIN: Final = CallerName("admin")
@@ -38,7 +36,7 @@ async def prepare_access(database_url: str, settings: Settings, *, may_be_open: 
     Raises StartupFailed.
     """
     has_jwt = jwt_verifier(settings) is not None
-    async with _database(database_url) as database:
+    async with open_database(database_url) as database:
         if settings.admin_token is not None:
             await _ensure(database, settings.admin_token)
         elif settings.admin_token_file is not None and not (await tokens.state(database)).has_tokens:
@@ -50,39 +48,6 @@ async def prepare_access(database_url: str, settings: Settings, *, may_be_open: 
             " make a token (segmentd token create --role admin --name admin), set JWT keys,"
             " listen on 127.0.0.1, or allow it with --insecure-open"
         )
-
-
-async def create_token(
-    database_url: str, name: CallerName, role: Role, expires: datetime | timedelta | None
-) -> str:
-    """Makes a token and returns its secret, which is shown only now. Raises StartupFailed, TokenExists."""
-    async with _database(database_url) as database:
-        now = (await tokens.state(database)).now
-        if isinstance(expires, timedelta):
-            expires = now + expires
-        if expires is not None and expires <= now:
-            raise StartupFailed("the token would have expired already: name a time in the future")
-        secret = new_secret()
-        await tokens.create(database, name, role, digest_of(secret), expires, _command_actor())
-        return secret
-
-
-async def list_tokens(database_url: str) -> tuple[datetime, Sequence[Token]]:
-    """The database's time, and all tokens that there ever were. Raises StartupFailed."""
-    async with _database(database_url) as database:
-        return (await tokens.state(database)).now, await tokens.list_all(database)
-
-
-async def revoke_token(database_url: str, name: str) -> None:
-    """Ends a token. Raises StartupFailed, TokenNotFound."""
-    async with _database(database_url) as database:
-        await tokens.revoke(database, name, _command_actor())
-
-
-async def rotate_signing_key(database_url: str, keep: timedelta) -> None:
-    """Makes a new key for the links of reports; the old ones verify for so long. Raises StartupFailed."""
-    async with _database(database_url) as database:
-        await reports.replace_signing_key(database, keep, _command_actor())
 
 
 def jwt_verifier(settings: Settings) -> JwtVerifier | None:
@@ -100,7 +65,8 @@ def jwt_verifier(settings: Settings) -> JwtVerifier | None:
 
 
 @asynccontextmanager
-async def _database(url: str) -> AsyncIterator[Database]:
+async def open_database(url: str) -> AsyncIterator[Database]:
+    """One connection, to a database that has to be there. Raises StartupFailed."""
     database = Database(url, pool_size=1)
     try:
         async with database:
@@ -140,11 +106,3 @@ def _kept_secret(path: Path) -> str:
         raise StartupFailed(f"{path} holds no token: remove it, and the next start makes one")
     _log.info("the first token, an admin's, is in a file", file=str(path))
     return secret
-
-
-def _command_actor() -> Actor:
-    """The user who runs the command, as the audit log shows it."""
-    try:
-        return Actor(f"{getpass.getuser()} on the command line")
-    except (KeyError, OSError):  # no name for this user id, as in a container
-        return Actor(f"uid {os.getuid()} on the command line")

@@ -6,6 +6,7 @@ from segmentd.api.http.edge.cors import Cors
 from segmentd.api.http.edge.middleware import RequestLimits, RequestMiddleware
 from segmentd.api.http.edge.request_ids import RequestIds
 from segmentd.api.http.edge.send_buffer import Room
+from segmentd.api.http.hot.calls import HotCalls
 from segmentd.api.http.hot.path import HotPath
 from segmentd.auth.authenticator import Authenticator
 from segmentd.config import Settings
@@ -40,7 +41,8 @@ def http_door(
         cors,
     )
     unusual = [b"origin"] if settings.cors_origins else []
-    return HotPath(middleware, replica, authenticator, ids, metrics, unusual, room), middleware
+    calls = HotCalls(replica, authenticator, ids, metrics, unusual, room)
+    return HotPath(middleware, calls), middleware
 
 
 def cors_of(settings: Settings) -> Cors:

@@ -48,7 +48,7 @@ async def serve_http(assignment: Assignment, duty: Duty) -> None:
             use_cases = service(database, settings, node, metrics)
             hot_path, middleware = http_door(use_cases, settings, authenticator, node.replica, metrics)
             app = hot_path if tracing is None else tracing.wrap(hot_path)
-            protocol = HotProtocol.answering_by(hot_path, tracing.headers if tracing else ()).within(
+            protocol = HotProtocol.answering_by(hot_path.calls, tracing.headers if tracing else ()).within(
                 _limits(settings), metrics.refused if metrics else None, cors=cors_of(settings)
             )
             server = Server(

@@ -2,25 +2,26 @@
 
 import asyncio
 import fcntl
+import getpass
 import itertools
 import os
 import secrets
 import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 import structlog
 
+from segmentd.auth import administration
 from segmentd.auth.known_tokens import KnownTokens
 from segmentd.config import Configuration, Settings
-from segmentd.domain.access import CallerName, Role, Token
-from segmentd.domain.errors import StartupFailed
+from segmentd.domain.access import Actor, CallerName, Role, Token
+from segmentd.domain.errors import Invalid, StartupFailed
 from segmentd.observability.traces import exporters_asked_for
 from segmentd.replica.status import ReplicaStatus, status_path
-from segmentd.serve import first_token as access
 from segmentd.serve.child import Assignment
 from segmentd.serve.connections import (
     SPARE,
@@ -29,10 +30,11 @@ from segmentd.serve.connections import (
     needs_of_worker,
     warn_of_few_connections,
 )
-from segmentd.serve.first_token import is_loopback, prepare_access
+from segmentd.serve.first_token import is_loopback, open_database, prepare_access
 from segmentd.serve.healthcheck import note_serving
 from segmentd.serve.supervisor import Kept, address, bind, listen, supervise, worker_count
 from segmentd.storage import embedded
+from segmentd.storage.database import Database
 from segmentd.storage.migrate import migrate, pending_migrations
 from segmentd.storage.server import connected
 
@@ -42,6 +44,8 @@ NODE_WORKER: Final = "segmentd.serve.node_worker"
 BACKLOG: Final = 2048
 # The folder of metric files within the node's folder.
 METRICS: Final = "metrics"
+
+Result = TypeVar("Result")
 
 _log = structlog.get_logger(__name__)
 
@@ -110,26 +114,30 @@ def create_token(
     settings: Settings, name: CallerName, role: Role, expires: datetime | timedelta | None
 ) -> str:
     """Makes a token and returns its secret, which is shown only now. Raises StartupFailed, TokenExists."""
-    with _migrated_database(settings) as database_url:
-        return asyncio.run(access.create_token(database_url, name, role, expires))
+    try:
+        return _administer(
+            settings,
+            lambda database: administration.create_token(database, name, role, expires, _command_actor()),
+        )
+    except Invalid as error:
+        raise StartupFailed(error.faults[0].detail) from None
 
 
 def list_tokens(settings: Settings) -> tuple[datetime, Sequence[Token]]:
     """The time, and all tokens. Raises StartupFailed."""
-    with _migrated_database(settings) as database_url:
-        return asyncio.run(access.list_tokens(database_url))
+    return _administer(settings, administration.list_tokens)
 
 
 def revoke_token(settings: Settings, name: str) -> None:
     """Ends a token. Raises StartupFailed, TokenNotFound."""
-    with _migrated_database(settings) as database_url:
-        asyncio.run(access.revoke_token(database_url, name))
+    _administer(settings, lambda database: administration.revoke_token(database, name, _command_actor()))
 
 
 def rotate_signing_key(settings: Settings, keep: timedelta) -> None:
     """Makes a new key for the links of reports. Raises StartupFailed."""
-    with _migrated_database(settings) as database_url:
-        asyncio.run(access.rotate_signing_key(database_url, keep))
+    _administer(
+        settings, lambda database: administration.rotate_signing_key(database, keep, _command_actor())
+    )
 
 
 def check(configuration: Configuration) -> Iterator[str]:
@@ -234,12 +242,16 @@ def own_database(settings: Settings) -> Iterator[tuple[str, Callable[[], bool]]]
         postgres.stop()
 
 
-@contextmanager
-def _migrated_database(settings: Settings) -> Iterator[str]:
-    """The URL of the database, its schema up to date."""
+def _administer(settings: Settings, work: Callable[[Database], Awaitable[Result]]) -> Result:
+    """Does the work on the database, its schema up to date. Raises StartupFailed."""
+
+    async def done(database_url: str) -> Result:
+        await migrate(database_url)
+        async with open_database(database_url) as database:
+            return await work(database)
+
     with any_database(settings) as (database_url, _):
-        asyncio.run(migrate(database_url))
-        yield database_url
+        return asyncio.run(done(database_url))
 
 
 @contextmanager
@@ -256,3 +268,11 @@ def any_database(settings: Settings) -> Iterator[tuple[str, Callable[[], bool]]]
 async def _server_version(database_url: str) -> str:
     async with connected(database_url) as connection:
         return connection.info.parameter_status("server_version") or "of an unknown version"
+
+
+def _command_actor() -> Actor:
+    """The user who runs the command, as the audit log shows it."""
+    try:
+        return Actor(f"{getpass.getuser()} on the command line")
+    except (KeyError, OSError):  # no name for this user id, as in a container
+        return Actor(f"uid {os.getuid()} on the command line")

@@ -68,7 +68,7 @@ def is_overloaded(answer: httpx.Response) -> bool:
 
 
 async def test_while_too_much_is_unsent_large_answers_are_refused_and_all_others_given(door: Door) -> None:
-    api, unsent = door.api, door.hot_path.room.unsent
+    api, unsent = door.api, door.hot_path.calls.room.unsent
     large: list[Call] = [
         ("GET", "users/1/segments", None),
         ("GET", "users/1/segments?detail=true", None),

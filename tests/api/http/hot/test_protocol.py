@@ -10,6 +10,7 @@ import uvicorn
 
 from segmentd.api.http.edge.connection import ConnectionLimits
 from segmentd.api.http.edge.request_ids import RequestIds
+from segmentd.api.http.hot.calls import Answer, HotCalls, Question
 from segmentd.api.http.hot.path import HotPath
 from segmentd.api.http.hot.protocol import PLAIN, HotProtocol
 from segmentd.config import Settings
@@ -27,21 +28,22 @@ LIMITS = ConnectionLimits(max_header_bytes=32_768, receive_seconds=20, send_seco
 ANSWER = b'{"user_id":1000,"segments":["A"]}'
 
 
-class Counting(HotPath):
-    """The hot path, counting what it was asked on the spot."""
+class Counting(HotCalls):
+    """The hot calls, counting the reads that were asked for."""
 
     asked = 0
 
-    def user(self, user_id: int, authorization: bytes | None) -> tuple[bytes, int] | None:
+    def read(self, question: Question) -> Answer | None:
         self.asked += 1
-        return super().user(user_id, authorization)
+        return super().read(question)
 
 
 class Line:
     """Raw bytes to and from a server."""
 
-    def __init__(self, hot_path: Counting, port: int) -> None:
-        self.hot_path = hot_path
+    def __init__(self, app: HotPath, calls: Counting, port: int) -> None:
+        self.app = app
+        self.calls = calls
         self._port = port
 
     async def say(
@@ -79,12 +81,13 @@ async def line(database_url: str, database: Database, api: Api, tmp_path: Path) 
     async with Database(database_url) as own, open_node(own, settings, tmp_path / "node") as node:
         authenticator = await open_to_all(own)
         app = middleware(service(own, settings, node), authenticator)
-        hot_path = Counting(app, node.replica, authenticator, RequestIds(), Metrics())
+        calls = Counting(node.replica, authenticator, RequestIds(), Metrics())
+        hot_path = HotPath(app, calls)
         started = asyncio.Event()
         config = uvicorn.Config(
             hot_path,
             port=0,
-            http=HotProtocol.answering_by(hot_path).within(LIMITS),
+            http=HotProtocol.answering_by(calls).within(LIMITS),
             ws="none",
             lifespan="off",
             log_config=None,
@@ -93,14 +96,14 @@ async def line(database_url: str, database: Database, api: Api, tmp_path: Path) 
         server = Server(config, started.set)
         serving = asyncio.create_task(server.serve())
         await asyncio.wait_for(started.wait(), 10)
-        yield Line(hot_path, server.servers[0].sockets[0].getsockname()[1])
+        yield Line(hot_path, calls, server.servers[0].sockets[0].getsockname()[1])
         server.should_exit = True
         await serving
 
 
 async def test_a_plain_hot_read_is_answered_on_the_spot_as_the_parser_would(line: Line) -> None:
     [on_the_spot] = await line.say(HOT + b"\r\n")
-    assert line.hot_path.asked == 1
+    assert line.calls.asked == 1
 
     [by_the_parser] = await line.say(HOT + b"\r", b"\n")
 
@@ -112,7 +115,7 @@ async def test_a_plain_hot_read_is_answered_on_the_spot_as_the_parser_would(line
 async def test_the_blanks_after_a_value_matter_nowhere(line: Line, blanks: bytes) -> None:
     hot = HOT.replace(b"\r\n", blanks + b"\r\n").replace(b"HTTP/1.1" + blanks, b"HTTP/1.1") + b"\r\n"
     [on_the_spot] = await line.say(hot)
-    assert line.hot_path.asked == 1
+    assert line.calls.asked == 1
 
     [by_the_parser] = await line.say(hot[:-1], b"\n")
     [by_the_framework] = await line.say(hot.replace(b"/segments", b"/segments?ids=number"))
@@ -155,19 +158,19 @@ async def test_a_client_that_asks_to_keep_the_connection_is_answered_on_the_spot
     [answer] = await line.say(HOT + b"Connection: Keep-Alive\r\nAccept: */*\r\n\r\n")
 
     assert answer.endswith(ANSWER)
-    assert line.hot_path.asked == 1
+    assert line.calls.asked == 1
 
 
 async def test_a_hot_read_with_more_headers_than_allowed_is_refused(line: Line) -> None:
     header = b"X: ".ljust(LIMITS.max_header_bytes - len(HOT) - 4, b"x")
     [largest] = await line.say(HOT + header + b"\r\n\r\n")
-    assert line.hot_path.asked == 1
+    assert line.calls.asked == 1
 
     [larger] = await line.say(HOT + header + b"x\r\n\r\n")
 
     assert largest.endswith(ANSWER)
     assert larger.startswith(b"HTTP/1.1 431")
-    assert line.hot_path.asked == 1
+    assert line.calls.asked == 1
 
 
 @pytest.mark.parametrize(
@@ -207,7 +210,7 @@ async def test_a_hot_read_for_any_host_is_answered_on_the_spot(line: Line, host:
         [answer] = await line.say(head + b"\r\n")
 
         assert answer.endswith(ANSWER)
-    assert line.hot_path.asked == 2
+    assert line.calls.asked == 2
 
 
 @pytest.mark.parametrize(
@@ -229,7 +232,7 @@ async def test_a_hot_read_without_one_good_host_is_refused(line: Line, hosts: by
 
     assert answer.startswith(b"HTTP/1.1 400 ")
     assert b"/problems/malformed" in answer
-    assert line.hot_path.asked == 0
+    assert line.calls.asked == 0
 
 
 OFFER = b"Connection: Upgrade\r\nUpgrade: h2c\r\n"
@@ -258,7 +261,7 @@ LENGTH = b"Content-Length: %d\r\n" % len(HIDDEN)
 async def test_hot_reads_are_the_same_however_their_bytes_arrive(
     line: Line, headers: bytes, body: bytes
 ) -> None:
-    wire = Wire(HotProtocol.answering_by(line.hot_path).within(LIMITS), line.hot_path)
+    wire = Wire(HotProtocol.answering_by(line.calls).within(LIMITS), line.app)
     stream = HOT + headers + b"\r\n" + body + HOT + b"\r\n"
 
     ways = [await wire.say([stream[:at], stream[at:]], apart=True) for at in range(1, len(stream) + 1)]
@@ -300,7 +303,7 @@ async def test_a_body_that_looks_like_a_request_is_a_body(line: Line) -> None:
     [answer] = await line.say(head + b"Content-Length: %d\r\n\r\n" % len(hidden), hidden)
 
     assert answer.startswith(b"HTTP/1.1 400")
-    assert line.hot_path.asked == 0
+    assert line.calls.asked == 0
 
 
 def without_times(answer: bytes) -> bytes:

@@ -1,0 +1,165 @@
+"""The hot calls themselves, in whichever protocol they come: a question, and its answer.
+
+Only the plain case is answered: from a replica that is fresh enough, to a caller who may read it. Whatever is
+unusual gives None, and goes to the framework's handlers (api/http/resources/memberships.py), which give the
+same bytes for the plain case.
+"""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Final
+
+import msgspec
+
+from segmentd.api.http.edge.guard import AUTHORIZATION
+from segmentd.api.http.edge.request_ids import HEADER, RequestIds
+from segmentd.api.http.edge.send_buffer import SMALL_ANSWER, Room
+from segmentd.api.http.resources.memberships import lookup_body
+from segmentd.api.http.types import RequestBody
+from segmentd.auth.authenticator import Authenticator
+from segmentd.domain.errors import SegmentdError
+from segmentd.domain.identifiers import INT64_MAX, UserId, UserIdValue
+from segmentd.domain.memberships import UsersOfLookup
+from segmentd.observability.metrics import Metrics
+from segmentd.replica.replica import Replica
+from segmentd.replica.store import Unusable
+
+BEFORE_ID: Final = "/api/v1/users/"
+AFTER_ID: Final = "/segments"
+LOOKUP: Final = "/api/v1/lookup"
+USER_SEGMENTS: Final = f"{BEFORE_ID}{{user_id}}{AFTER_ID}"
+
+# A thousand ids take 21,000 bytes; a larger body has many blanks, or is too large.
+_LONGEST_LOOKUP: Final = 2**16
+
+# The rest of a lookup without its ids: this shows that it has no second key, and only whole numbers.
+_IDS_ALONE: Final = b'{"user_ids":[]}'
+_IN_IDS: Final = b"0123456789, \t\r\n"
+
+# The headers that the framework checks in a request with a body.
+_UNUSUAL_WITH_A_BODY: Final = frozenset({b"content-encoding", b"origin", b"sec-fetch-site"})
+_NOTED: Final = frozenset({AUTHORIZATION, b"content-type", HEADER}) | _UNUSUAL_WITH_A_BODY
+
+
+class _PlainLookup(RequestBody, frozen=True):
+    """A lookup whose ids are numbers."""
+
+    user_ids: UsersOfLookup[UserIdValue]
+
+
+class Question(msgspec.Struct, frozen=True, gc=False):
+    """Whose segments are asked for, and by whom."""
+
+    user_ids: Sequence[UserId]
+    authorization: bytes | None = None
+    request_id: bytes | None = None
+
+
+class Answer(msgspec.Struct, frozen=True, gc=False):
+    """A 200 in JSON."""
+
+    body: bytes
+    age: int
+    request_id: bytes
+
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        """In the form of ASGI."""
+        return [
+            (HEADER, self.request_id),
+            (b"age", b"%d" % self.age),
+            (b"content-type", b"application/json"),
+            (b"content-length", b"%d" % len(self.body)),
+        ]
+
+    def encoded(self, server_headers: bytes) -> bytes:
+        """As HTTP/1.1, with the lines of these headers first."""
+        return (
+            b"HTTP/1.1 200 OK\r\n%bx-request-id: %b\r\n"
+            b"age: %d\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b"
+            % (server_headers, self.request_id, self.age, len(self.body), self.body)
+        )
+
+
+class HotCalls:
+    """Reads questions and answers them; requests with an `unusual` header are not for it."""
+
+    def __init__(
+        self,
+        replica: Replica,
+        authenticator: Authenticator,
+        ids: RequestIds,
+        metrics: Metrics | None,
+        unusual: Collection[bytes] = (),
+        room: Room | None = None,
+    ) -> None:
+        self._replica = replica
+        self._authenticator = authenticator
+        self._ids = ids
+        self._lookups = msgspec.json.Decoder(_PlainLookup)
+        self._unusual = frozenset(unusual)
+        self.room = room or Room()
+        self.reads = None if metrics is None else metrics.hot_reads
+        self.lookups = None if metrics is None else metrics.hot_lookups
+
+    def noted(self, headers: Iterable[tuple[bytes, bytes]]) -> Mapping[bytes, bytes] | None:
+        """The headers that matter here; None if one is unusual, or is there twice."""
+        noted: dict[bytes, bytes] = {}
+        for name, value in headers:
+            if name in self._unusual or name in noted:
+                return None
+            if name in _NOTED:
+                noted[name] = value
+        return noted
+
+    def read_question(self, user_id: UserId, headers: Iterable[tuple[bytes, bytes]]) -> Question | None:
+        """The question of a read of one user, whose id is positive."""
+        noted = self.noted(headers)
+        if noted is None:
+            return None
+        return Question((user_id,), noted.get(AUTHORIZATION), noted.get(HEADER))
+
+    def lookup_question(self, noted: Mapping[bytes, bytes], body: bytes) -> Question | None:
+        """The question of a lookup with these headers of `noted`."""
+        if len(body) > _LONGEST_LOOKUP or body.translate(None, _IN_IDS) != _IDS_ALONE:
+            return None
+        try:
+            user_ids = self._lookups.decode(body).user_ids
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return None
+        return Question(user_ids, noted.get(AUTHORIZATION), noted.get(HEADER))
+
+    def read(self, question: Question) -> Answer | None:
+        """Answers for the only user of the question."""
+        age = self._replica.age()
+        user_id = question.user_ids[0]
+        if age is None or user_id > INT64_MAX:
+            return None
+        try:
+            # Every role may read, so every known caller is admitted; the framework answers the refusals.
+            self._authenticator.admit(question.authorization)
+            slugs = self._replica.segments(user_id)
+        except (SegmentdError, Unusable):
+            return None
+        body = b'{"user_id":%d,"segments":[%b]}' % (user_id, b",".join(slugs))
+        return self._answer(question, body, age)
+
+    async def look_up(self, question: Question) -> Answer | None:
+        """Answers for all users of the question, in its order."""
+        age = self._replica.age()
+        if age is None:
+            return None
+        try:
+            self._authenticator.admit(question.authorization)
+            found = await self._replica.segments_of_many(question.user_ids)
+        except (SegmentdError, Unusable):
+            return None
+        return self._answer(question, lookup_body(question.user_ids, found), age)
+
+    def _answer(self, question: Question, body: bytes, age: int) -> Answer | None:
+        if len(body) > SMALL_ANSWER and self.room.unsent.is_reached:
+            return None
+        return Answer(body, age, self._ids.id(question.request_id))
+
+
+def is_plain_json(noted: Mapping[bytes, bytes]) -> bool:
+    """Whether a body with these headers is JSON, with no parameters, and nothing about it is unusual."""
+    return noted.get(b"content-type") == b"application/json" and _UNUSUAL_WITH_A_BODY.isdisjoint(noted)
