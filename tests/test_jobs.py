@@ -11,7 +11,10 @@ from typing import Final, LiteralString, TypeVar
 import psycopg
 import pytest
 
+from segmentd import jobs
 from segmentd.domain.instants import rfc3339
+from segmentd.jobs import Tasks
+from segmentd.reports.files import ReportFiles
 from segmentd.storage.database import Database, Parameters
 from segmentd.storage.upkeep import settle_deleted_segments, settle_due_terms
 from tests.support.client import Api, Json
@@ -46,6 +49,38 @@ BATCHES: LiteralString = """
     SELECT count(DISTINCT user_id) FROM membership_events WHERE operation = 'remove' GROUP BY xid
 """
 OPEN: LiteralString = "SELECT count(*) FROM memberships WHERE ended_at IS NULL"
+
+
+# The schedule
+
+
+@pytest.mark.parametrize("step_s", [DAY_S, -3600])
+async def test_the_schedule_begins_again_where_the_machine_slept_or_its_clock_was_set(
+    database: Database, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step_s: float
+) -> None:
+    starts, offset_s, stop = 0, 0.0, asyncio.Event()
+
+    class Counted(Tasks):
+        async def maintain(self) -> None:  # at every start of the upkeep
+            nonlocal starts
+            starts += 1
+
+    async def have_begun(times: int) -> None:
+        async def is_so() -> bool:
+            return starts == times
+
+        await until(is_so)
+
+    monkeypatch.setattr(jobs, "_clock_offset", lambda: offset_s)
+    monkeypatch.setattr(jobs, "CLOCK_LOOK_S", 0.01)
+    working = asyncio.create_task(
+        jobs.work(database_url, Counted(database, ReportFiles.at(None, tmp_path)), stop, 1)
+    )
+    await have_begun(1)
+    offset_s += step_s
+    await have_begun(2)
+    stop.set()
+    await working
 
 
 # Terms

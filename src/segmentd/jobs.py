@@ -43,6 +43,10 @@ EVERY_TEN_SECONDS: Final = "* * * * * */10"
 EVERY_TEN_MINUTES: Final = "*/10 * * * *"
 EVERY_HOUR: Final = "0 * * * *"
 
+# The schedule begins again where the machine's clock was set by more, or the machine slept for longer.
+CLOCK_STEP_S: Final = 30.0
+CLOCK_LOOK_S: Final = 5.0
+
 BUILD_REPORT: Final = "build_report"
 ATTEMPTS: Final = 4
 
@@ -228,7 +232,10 @@ async def _keep_working(
     async with background(stop.wait(), "wait for the stop") as stopping:
         while not stop.is_set():
             working = asyncio.create_task(_work_once(queue, database_url, tasks, drain_seconds))
-            await asyncio.wait([working, stopping], return_when=asyncio.FIRST_COMPLETED)
+            async with background(_clock_step(), "wait for a step of the clock") as step:
+                # Reports have no schedule, and a restart would cut their builds off.
+                ends = [working, stopping, *([step] if queue is UPKEEP else [])]
+                await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
             working.cancel()
             try:
                 await working
@@ -241,6 +248,22 @@ async def _keep_working(
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), pause)
             pause = min(pause * 2, LONGEST_PAUSE_S)
+
+
+async def _clock_step() -> None:
+    """Ends when the machine's clock has been set, or the machine has slept.
+
+    procrastinate goes through all ticks since its latest one: after a day of sleep these are thousands, and
+    where the clock was set back by an hour, there are none for an hour. A new worker begins with the present.
+    """
+    before = _clock_offset()
+    while abs(_clock_offset() - before) < CLOCK_STEP_S:  # noqa: ASYNC110 - no event tells of it
+        await asyncio.sleep(CLOCK_LOOK_S)
+    _log.info("the clock of this machine was set, or it slept: the schedule of jobs begins again")
+
+
+def _clock_offset() -> float:
+    return time.time() - time.monotonic()
 
 
 async def _work_once(queue: Queue, database_url: str, tasks: Tasks, drain_seconds: float) -> None:

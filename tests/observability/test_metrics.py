@@ -293,4 +293,6 @@ async def test_what_the_database_knows_is_on_the_page(api: Api) -> None:
         "failed": 0,
     }
     assert scrape("segmentd_terms_due") == 0
+    assert scrape("segmentd_segments") >= 0
+    assert scrape("segmentd_audit_log_entries") >= 0
     assert scrape("segmentd_events_written_total") >= 0

@@ -137,3 +137,28 @@ def test_a_full_disk_kills_nobody_and_all_heals_when_there_is_room(
         assert service.errors.count("process died") == 1
         assert service.stop() == (0, "")
         assert "Traceback" not in service.errors
+
+
+def test_a_node_that_starts_on_a_full_disk_uses_its_replica_once_there_is_room(
+    database_url: str, tmp_path: Path, disk: Path
+) -> None:
+    env = {"SEGMENTD_DATABASE_URL": database_url, "SEGMENTD_DATA_DIR": str(disk / "data")}
+    filler = fill(disk)
+    with serving(cwd=tmp_path, workers=2, env=env) as service:
+        service.ready()
+        assert ask(service, "POST", "segments", slug="A").status_code == 201
+        done(service, range(1, 5))
+        assert reads(service) == ["A"]
+        page = httpx.get(f"{service.url}/metrics", timeout=PATIENCE_S, verify=TLS)
+        assert page.status_code == 200, page.text
+
+        filler.unlink()
+
+        def every_process_has_a_replica() -> bool:
+            return all(figure(service, "segmentd_replica_users") == 4 for _ in range(8))
+
+        eventually(every_process_has_a_replica)
+        done(service, range(5, 30))
+        assert all(reads(service, user_id) == ["A"] for user_id in range(1, 30))
+        assert service.stop() == (0, "")
+        assert "Traceback" not in service.errors

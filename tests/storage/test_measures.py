@@ -29,6 +29,17 @@ async def test_where_there_is_nothing_to_do_there_is_nothing_to_tell(database: D
 
     assert (found.jobs, found.reports) == ([], [])
     assert (found.terms_due, found.term_due_oldest_seconds, found.events_written) == (0, 0, 0)
+    assert (found.segments, found.audit_entries) == (0, 0)
+
+
+async def test_living_segments_and_entries_of_the_audit_log_are_counted(api: Api, database: Database) -> None:
+    for slug in ("A", "B", "C"):
+        await api.create(slug)
+    assert (await api.delete("segments/B")).status_code == 204
+
+    found = await measure(database)
+
+    assert (found.segments, found.audit_entries) == (2, 4)
 
 
 async def test_jobs_are_counted_by_task_those_that_wait_and_those_that_are_worked_on(

@@ -99,6 +99,15 @@ async def test_an_empty_database_gets_every_migration_in_order(empty_database_ur
     assert {"users", "segments", "memberships", "membership_events"} <= tables(empty_database_url)
 
 
+async def test_the_functions_pass_the_checks_that_a_server_may_ask_of_plpgsql(
+    empty_database_url: str,
+) -> None:
+    name = str(psycopg.conninfo.conninfo_to_dict(empty_database_url)["dbname"])
+    execute(empty_database_url, "ALTER DATABASE {} SET plpgsql.extra_errors = 'all'", name)
+
+    assert await migrate(empty_database_url) >= len(ALL)
+
+
 async def test_a_second_run_does_nothing(empty_database_url: str) -> None:
     await migrate(empty_database_url)
     before = tables(empty_database_url)

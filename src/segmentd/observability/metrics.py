@@ -181,8 +181,10 @@ class Metrics:
         """
         counted = self._registry.collect() if self._folder is None else added_up(self._folder)
         families = {family.name: family for family in (*counted, *others, _build())}
-        for labels, tally in zip((_HOT_READ, _HOT_LOOKUP), self._tallies.counted(), strict=True):
-            add_tally(families[_REQUESTS], labels, tally)
+        # It is missing where the disk is full and no process of the node could keep its figures.
+        if requests := families.get(_REQUESTS):
+            for labels, tally in zip((_HOT_READ, _HOT_LOOKUP), self._tallies.counted(), strict=True):
+                add_tally(requests, labels, tally)
         return written(families.values(), accept)
 
 

@@ -20,6 +20,7 @@ from segmentd.storage.database import Database
 from segmentd.storage.replication import OwnWrite
 
 MICROSECONDS: Final = 1_000_000
+SHARE_EVERY_S: Final = 0.2
 
 _log = structlog.get_logger(__name__)
 
@@ -52,6 +53,12 @@ class Replica:
         """Closes the replica and the status."""
         self._close_all()
         self.status.close()
+
+    async def share_status(self) -> None:
+        """In a process that started on a full disk: uses the replica as soon as there is room."""
+        while not self.status.shared:
+            await asyncio.sleep(SHARE_EVERY_S)
+            self.status.share()
 
     def age(self) -> int | None:
         """The age of the replica in whole seconds; None if it is above the bound."""

@@ -48,6 +48,11 @@ class ReplicaStatus:
     def close(self) -> None:
         self._memory.close()
 
+    @property
+    def shared(self) -> bool:
+        """Whether the other processes of the node see it."""
+        return self._memory.shared
+
     def share(self) -> None:
         """If the disk had no room for it, tries again."""
         if self._memory.share():

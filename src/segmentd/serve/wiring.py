@@ -52,7 +52,8 @@ async def open_node(database: Database, settings: Settings, folder: Path) -> Asy
     notifier = Notifier(database)
     async with background(notifier.run(), "notify the other nodes"):
         with closing(Replica(folder, settings.max_age_seconds)) as replica:
-            yield Node(replica, notifier, settings.serve_stale)
+            async with background(replica.share_status(), "share the replica's status"):
+                yield Node(replica, notifier, settings.serve_stale)
 
 
 @asynccontextmanager

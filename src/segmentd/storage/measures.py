@@ -42,6 +42,10 @@ class Measures(msgspec.Struct, frozen=True):
     """Since when the first of them is due; 0 where there is none."""
     events_written: int
     """Events written since PostgreSQL's counters began; a crash of PostgreSQL resets them."""
+    segments: int
+    """Living segments: every node keeps them in memory."""
+    audit_entries: int
+    """Entries of the audit log, which only grows."""
 
 
 async def measure(database: Database, patience_s: float = PATIENCE_S) -> Measures:
@@ -52,12 +56,15 @@ async def measure(database: Database, patience_s: float = PATIENCE_S) -> Measure
     return measures
 
 
-# Every scrape runs this, so it reads no table that grows: the queue holds only unfinished jobs, and the other
-# figures come from the indexes memberships_due and reports_to_purge and from PostgreSQL's statistics.
+# Every scrape runs this, so it reads no table that grows: the queue holds only unfinished jobs, and segments
+# are few. The other figures come from the indexes memberships_due and reports_to_purge, and from statistics.
 MEASURES: Final[LiteralString] = """
     SELECT coalesce(jobs.found, '[]') AS jobs, coalesce(kept.found, '[]') AS reports,
            report_bytes() AS report_bytes,
-           due.terms AS terms_due, due.oldest AS term_due_oldest_seconds, written.events AS events_written
+           due.terms AS terms_due, due.oldest AS term_due_oldest_seconds, written.events AS events_written,
+           (SELECT count(*) FROM segments WHERE deleted_at IS NULL) AS segments,
+           -- Each entry is numbered, so this asks an index. Undone changes may leave gaps.
+           (SELECT coalesce(max(id), 0) FROM audit_log) AS audit_entries
     FROM (
         SELECT jsonb_agg(j) AS found
         FROM (

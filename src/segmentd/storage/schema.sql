@@ -983,16 +983,16 @@ $$;
 CREATE OR REPLACE FUNCTION lookup_bytes(p_user_ids bigint[], p_at timestamptz, p_enough bigint) RETURNS bigint
     LANGUAGE plpgsql STABLE AS $$
 DECLARE
-    found bigint;
+    size bigint;
 BEGIN
     SELECT cardinality(p_user_ids) * coalesce(sum(length(s.slug) + 3), 0)
-    INTO found
+    INTO size
     FROM segments s
     WHERE s.deleted_at IS NULL;
-    IF found > p_enough THEN
-        SELECT coalesce(sum(length(c.slug) + 3), 0) INTO found FROM current_segments(p_user_ids, p_at) c;
+    IF size > p_enough THEN
+        SELECT coalesce(sum(length(c.slug) + 3), 0) INTO size FROM current_segments(p_user_ids, p_at) c;
     END IF;
-    RETURN found;
+    RETURN size;
 END
 $$;
 
@@ -1435,4 +1435,4 @@ $$;
 INSERT INTO schema_migrations (number, name) VALUES
     (1, '0001_tables.sql');
 INSERT INTO schema_functions (digest, version) VALUES
-    ('5c49469c23efb54e7333e918d452bfb106a196f257dac702f58698bd7039f45b', '0.1.0');
+    ('dc937ad65d5b809b221eb4eb8acd54c93c2147f34d0ef16ab910cfdc68f18385', '0.1.0');

@@ -124,16 +124,16 @@ $$;
 CREATE OR REPLACE FUNCTION lookup_bytes(p_user_ids bigint[], p_at timestamptz, p_enough bigint) RETURNS bigint
     LANGUAGE plpgsql STABLE AS $$
 DECLARE
-    found bigint;
+    size bigint;
 BEGIN
     SELECT cardinality(p_user_ids) * coalesce(sum(length(s.slug) + 3), 0)
-    INTO found
+    INTO size
     FROM segments s
     WHERE s.deleted_at IS NULL;
-    IF found > p_enough THEN
-        SELECT coalesce(sum(length(c.slug) + 3), 0) INTO found FROM current_segments(p_user_ids, p_at) c;
+    IF size > p_enough THEN
+        SELECT coalesce(sum(length(c.slug) + 3), 0) INTO size FROM current_segments(p_user_ids, p_at) c;
     END IF;
-    RETURN found;
+    RETURN size;
 END
 $$;
 

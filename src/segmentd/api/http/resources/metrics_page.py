@@ -73,6 +73,8 @@ def _of_database(found: Measures) -> Iterator[Metric]:
         "For how long the oldest of these terms has been due.",
         found.term_due_oldest_seconds,
     )
+    yield _gauge("segments", "Living segments.", found.segments)
+    yield _gauge("audit_log_entries", "Entries of the audit log.", found.audit_entries)
     yield CounterMetricFamily(
         "segmentd_events_written", "Events that all nodes wrote to the history.", found.events_written
     )
