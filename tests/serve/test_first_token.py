@@ -12,7 +12,7 @@ import pytest
 
 from segmentd.auth.tokens import new_secret
 from tests.support.issuer import CLAIMS, issuer
-from tests.support.processes import PATIENCE_S, Serving, eventually, failure, run, serving
+from tests.support.processes import PATIENCE_S, TLS, Serving, eventually, failure, run, serving
 from tests.support.rows import Rows, rows_of
 from tests.support.tokens import bearer
 
@@ -51,7 +51,8 @@ def created(url: str, folder: Path, role: str, name: str, *arguments: str) -> st
 def status(service: Serving, secret: str | None = None, path: str = "segments") -> int:
     """How a request on a connection of its own, so by any of the workers, is answered."""
     url = f"{service.url.replace('0.0.0.0', '127.0.0.1')}/api/v1/{path}"  # noqa: S104
-    return httpx.get(url, headers=bearer(secret) if secret else {}, timeout=PATIENCE_S).status_code
+    headers = bearer(secret) if secret else {}
+    return httpx.get(url, headers=headers, timeout=PATIENCE_S, verify=TLS).status_code
 
 
 def is_always(service: Serving, secret: str | None, expected: int, path: str = "segments") -> bool:
@@ -306,7 +307,7 @@ def test_links_of_old_keys_work_for_as_long_as_the_operator_keeps_them(
             return made
 
         def works(link: str) -> bool:
-            return httpx.get(link, timeout=PATIENCE_S).status_code == 200
+            return httpx.get(link, timeout=PATIENCE_S, verify=TLS).status_code == 200
 
         def rotate(*arguments: str) -> None:
             ended = run("key", "rotate", *arguments, "--database-url", url, cwd=tmp_path)
@@ -342,7 +343,7 @@ def test_before_it_stops_it_says_that_it_is_not_ready_and_goes_on_to_answer(url:
         service.ready()
 
         def ready() -> int:
-            return httpx.get(f"{service.url}/readyz", timeout=PATIENCE_S).status_code
+            return httpx.get(f"{service.url}/readyz", timeout=PATIENCE_S, verify=TLS).status_code
 
         assert ready() == 200
 
@@ -351,7 +352,7 @@ def test_before_it_stops_it_says_that_it_is_not_ready_and_goes_on_to_answer(url:
         eventually(lambda: all(ready() == 503 for _ in range(20)))
         assert is_always(service, None, 200)
         assert is_always(service, None, 200, "users/1000/segments")
-        assert httpx.get(f"{service.url}/livez").status_code == 200
+        assert httpx.get(f"{service.url}/livez", verify=TLS).status_code == 200
         assert len(service.workers()) == 2
         assert service.stop(signal.SIGTERM) == (0, "")
         assert "Traceback" not in service.errors

@@ -11,7 +11,7 @@ from typing import Final
 import httpx
 import pytest
 
-from tests.support.processes import PATIENCE_S, Serving, eventually, serving
+from tests.support.processes import PATIENCE_S, TLS, Serving, eventually, serving
 
 SIZE: Final = "48m"
 # So many kinds of answers that the files of figures have to grow.
@@ -62,10 +62,6 @@ def fill(disk: Path) -> Path:
         while True:
             file.write(bytes(4096))
     return filler
-
-
-# Made once, for making it is dear.
-TLS: Final = httpx.create_ssl_context()
 
 
 def ask(service: Serving, method: str, path: str, **body: object) -> httpx.Response:

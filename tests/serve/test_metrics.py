@@ -8,11 +8,11 @@ from pathlib import Path
 
 import httpx
 
-from tests.support.processes import Serving, eventually, serving
+from tests.support.processes import TLS, Serving, eventually, serving
 from tests.support.scraping import REQUESTS, Scrape
 
 CHANGES = "segmentd_membership_changes_total"
-FOLDER = Path("data/node-1/metrics")
+FOLDER = Path("data/node-1/metrics", verify=TLS)
 COUNTERS, GAUGES, TALLIES = "counter_*.db", "gauge_livesum_*.db", "tallies_*"
 
 
@@ -30,7 +30,7 @@ def alone(service: Serving, worker: int) -> Iterator[None]:
 
 
 def scrape(service: Serving) -> Scrape:
-    answer = httpx.get(f"{service.url}/metrics", timeout=60)
+    answer = httpx.get(f"{service.url}/metrics", timeout=60, verify=TLS)
     assert answer.status_code == 200
     return Scrape(answer.text)
 
@@ -157,7 +157,7 @@ def test_a_node_that_shall_not_measure_does_not(empty_database_url: str, tmp_pat
     with serving(*options, cwd=tmp_path, env=env) as service:
         service.ready()
         add(service, 1)
-        answer = httpx.get(f"{service.url}/metrics")
+        answer = httpx.get(f"{service.url}/metrics", verify=TLS)
         assert answer.status_code == 404
         assert answer.json()["type"] == "/problems/not-found"
         assert service.stop() == (0, "")

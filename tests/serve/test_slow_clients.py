@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from tests.support.client import Json
-from tests.support.processes import PATIENCE_S, Serving, eventually, serving
+from tests.support.processes import PATIENCE_S, TLS, Serving, eventually, serving
 
 # The test has a file open for each of its clients too.
 FILES: Final = 1024
@@ -59,7 +59,8 @@ class Others:
             self.answered += 2
 
     async def _ask(self, method: str, path: str, body: Json) -> Json:
-        async with httpx.AsyncClient(base_url=f"{self._service.url}/api/v1/", timeout=PATIENCE_S) as client:
+        url = f"{self._service.url}/api/v1/"
+        async with httpx.AsyncClient(base_url=url, timeout=PATIENCE_S, verify=TLS) as client:
             answer = await client.request(method, path, json=body)
         assert answer.status_code == 200, answer.text
         return answer.json()

@@ -7,7 +7,7 @@ from typing import Final
 import httpx
 
 from tests.support.client import Json
-from tests.support.processes import eventually, serving
+from tests.support.processes import TLS, eventually, serving
 
 TIME: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
 SLUGS: Final = ("b", "B", "IZMIR", "a.1", "Zero", "half")
@@ -21,7 +21,7 @@ def story(database_url: str, folder: Path) -> list[Json]:
     with serving("--database-url", database_url, cwd=folder) as service:
         service.ready()
         with service.client() as client:
-            eventually(lambda: ROUNDS.search(httpx.get(f"{service.url}/metrics").text))
+            eventually(lambda: ROUNDS.search(httpx.get(f"{service.url}/metrics", verify=TLS).text))
             told = [*_changes(client), *_questions(client), _report(client, service.url)]
         assert service.stop() == (0, ""), service.errors
         assert '"level": "error"' not in service.errors, service.errors
@@ -76,7 +76,7 @@ def _report(client: httpx.Client, url: str) -> Json:
     period = {"from": "0001-01-01T00:00:00Z", "to": "9999-12-31T00:00:00Z"}
     ordered = client.post("reports", json=period, headers={"Prefer": "wait=50"})
     assert ordered.json()["status"] == "done", ordered.text
-    file = httpx.get(httpx.URL(url).join(ordered.json()["url"]))
+    file = httpx.get(httpx.URL(url).join(ordered.json()["url"]), verify=TLS)
     return sorted(TIME.sub("TIME", file.text).splitlines())
 
 
