@@ -246,6 +246,15 @@ async def test_the_blanks_around_a_value_are_no_part_of_it() -> None:
     assert headers == b"host: h\nx-a: b c\nx-d: "
 
 
+async def test_a_list_that_stands_in_several_lines_is_one() -> None:
+    lines = b"Prefer: respond-async\r\nX: 1\r\nAccept-Encoding: br\r\nPREFER: wait=5\r\nX: 2\r\n"
+    _, [(_, _, headers, _)] = await ask(b"GET /a HTTP/1.1\r\nHost: h\r\n" + lines + b"\r\n")
+
+    assert headers.split(b"\n") == [
+        *(b"host: h", b"x: 1", b"x: 2", b"prefer: respond-async, wait=5", b"accept-encoding: br")
+    ]
+
+
 @pytest.mark.parametrize(
     "stream",
     [

@@ -279,6 +279,16 @@ async def test_history_names_for_whom_somebody_acts(admin: Api, name: str) -> No
     }
 
 
+async def test_a_change_is_on_behalf_of_one_person(admin: Api) -> None:
+    await admin.create("A")
+    two = [(b"X-On-Behalf-Of", b"ann"), (b"X-On-Behalf-Of", b"bob")]
+
+    answer = await admin.post("users/1000/segments", json={"add": ["A"]}, headers=two)
+
+    assert problem(answer) == (422, "validation")
+    assert await admin.segments(1000) == []
+
+
 @pytest.mark.parametrize(
     "value",
     [b"", b"a\tb", b"\x7f", b"a\x01", "a\u200e".encode(), "a\u2028b".encode(), b"a" * 257, b"\xff", b"\xd0"],

@@ -24,6 +24,9 @@ HOST_NAME: Final = rb"[A-Za-z0-9._~-]{1,255}+"
 _HOST: Final = re.compile(rb"(?:%b|\[([0-9A-Fa-f:.]{2,45})\])(?::([0-9]{0,5}))?" % HOST_NAME)
 _LAST_PORT: Final = 65_535
 
+# Headers that are lists. The framework hears only the first line of a header.
+_LISTS: Final = frozenset({b"accept", b"accept-encoding", b"if-none-match", b"prefer"})
+
 
 class BadFraming(Exception):
     """The head is refused, and the connection with it, since nobody knows where the request ends."""
@@ -85,7 +88,9 @@ class _AfterHead:
 
 
 def accepted(version: str, target: bytes, headers: Headers) -> Headers:
-    """The headers of a head that the parser accepted, with the one Host that counts. Raises BadFraming.
+    """The headers of a head that the parser accepted: the one Host that counts, and each list in one line.
+
+    Raises BadFraming.
 
     The parser leaves the blanks after a value, which are no part of it (RFC 9110, 5.5).
     """
@@ -98,6 +103,7 @@ def accepted(version: str, target: bytes, headers: Headers) -> Headers:
     hosts = [value for name, value in headers if name == b"host"]
     if len(hosts) > 1 or (not hosts and version == "1.1") or not all(map(is_host, hosts)):
         raise BadFraming("A request needs one header Host, which names a host, with a port or without.")
+    headers = _with_whole_lists(headers)
     if target.startswith(b"/") or target == b"*":
         return headers
     # The absolute form, in which the header Host does not count (RFC 9112, 3.2.2).
@@ -106,6 +112,15 @@ def accepted(version: str, target: bytes, headers: Headers) -> Headers:
     if scheme.lower() not in {b"http", b"https"} or not is_host(host):
         raise BadFraming
     return [(b"host", host), *(header for header in headers if header[0] != b"host")]
+
+
+def _with_whole_lists(headers: Headers) -> Headers:
+    lists: dict[bytes, list[bytes]] = {}
+    for name, value in headers:
+        if name in _LISTS:
+            lists.setdefault(name, []).append(value)
+    others = [header for header in headers if header[0] not in lists]
+    return [*others, *((name, b", ".join(values)) for name, values in lists.items())]
 
 
 def _check_coding(version: str, coding: bytes) -> None:

@@ -11,7 +11,7 @@ from segmentd.api.http.types import AnyRequest
 from segmentd.api.roles import ROLES, check
 from segmentd.auth.authenticator import Authenticator
 from segmentd.domain.access import Actor, Principal, read_on_behalf_of
-from segmentd.domain.errors import Unauthenticated, read
+from segmentd.domain.errors import Fault, Invalid, Unauthenticated, read
 
 AUTHORIZATION: Final = b"authorization"
 ON_BEHALF_OF: Final = "X-On-Behalf-Of"
@@ -64,8 +64,10 @@ def principal(request: AnyRequest) -> Principal:
 
 def actor(request: AnyRequest) -> Actor:
     """Who asks for a change, and on whose behalf, if the caller says so. Raises Invalid."""
-    on_behalf_of = request.headers.get(ON_BEHALF_OF)
-    name = None if on_behalf_of is None else read(read_on_behalf_of, _text(on_behalf_of), f"/{ON_BEHALF_OF}")
+    given = request.headers.getall(ON_BEHALF_OF, [])
+    if len(given) > 1:
+        raise Invalid(Fault(f"/{ON_BEHALF_OF}", "must be given once"))
+    name = read(read_on_behalf_of, _text(given[0]), f"/{ON_BEHALF_OF}") if given else None
     return Actor(principal(request).name, name)
 
 
