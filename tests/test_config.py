@@ -99,7 +99,7 @@ def test_the_error_for_a_bad_value_names_its_source(name: str, value: str) -> No
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "expected"),
     [
         ("port = = 1", "cannot read the configuration"),
         ('port = "many"', "'many' is not acceptable"),
@@ -109,12 +109,12 @@ def test_the_error_for_a_bad_value_names_its_source(name: str, value: str) -> No
         ("report_key = 1", "is not acceptable"),
     ],
 )
-def test_the_error_names_a_bad_file(tmp_path: Path, text: str, told: str) -> None:
+def test_the_error_names_a_bad_file(tmp_path: Path, text: str, expected: str) -> None:
     file = tmp_path / "segmentd.toml"
     file.write_text(text)
     line = refusal({"config": str(file)}, {})
     assert str(file) in line
-    assert told in line
+    assert expected in line
 
 
 @pytest.mark.parametrize("content", [None, b"\xff\xfe"])

@@ -1,4 +1,4 @@
-"""Who is let in, told from what the last look at the database said."""
+"""Who is admitted, decided by what the last poll of the database found."""
 
 import json
 import math
@@ -80,7 +80,7 @@ async def looked(database: Database, rules: AccessRules = OPEN) -> Authenticator
 
 
 def jwts(file: Path | None = None) -> JwtVerifier:
-    """Verifies what the first issuer of HS256 signed, or whoever is in the file."""
+    """Verifies JWTs of the first issuer of HS256, or of the issuers in the file."""
     key = issuer("HS256").key if file is None else None
     made = JwtVerifier.of(JwtRules(key=key, jwks_file=file, leeway_seconds=0, role_claim="role"))
     assert made is not None

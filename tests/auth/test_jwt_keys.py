@@ -175,7 +175,7 @@ def test_a_public_key_in_another_form_does_not_become_a_secret(algorithm: str, f
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "expected"),
     [
         (b"", "is not a JSON Web Key Set: "),
         (b"{", "is not a JSON Web Key Set: "),
@@ -201,12 +201,12 @@ def test_a_public_key_in_another_form_does_not_become_a_secret(algorithm: str, f
         (b'{"keys": [{"kty": "OKP", "crv": "Ed25519", "x": "AA"}]}', "/keys/0 is broken"),
     ],
 )
-def test_a_file_that_is_no_good_key_set_is_refused(file: Path, content: bytes, told: str) -> None:
+def test_a_file_that_is_no_good_key_set_is_refused(file: Path, content: bytes, expected: str) -> None:
     file.write_bytes(content)
     said = refusal(file=file)
 
     assert said.startswith(f"jwt_jwks_file {file}")
-    assert told in said
+    assert expected in said
 
 
 def test_a_file_that_cannot_be_read_is_refused(file: Path) -> None:
@@ -316,7 +316,7 @@ def test_a_key_that_is_set_never_changes() -> None:
 def test_a_bad_new_file_leaves_the_keys_and_is_logged_once(file: Path, bad: str | None) -> None:
     ring = ring_of(publish(file, one()))
 
-    with capture_logs() as told:
+    with capture_logs() as expected:
         if bad is None:
             file.unlink()
         else:
@@ -324,10 +324,10 @@ def test_a_bad_new_file_leaves_the_keys_and_is_logged_once(file: Path, bad: str 
         assert [ring.reload() for _ in range(3)] == [False] * 3
         assert kids(ring) == {"one"}
 
-    assert [(line["log_level"], line["event"]) for line in told] == [
+    assert [(line["log_level"], line["event"]) for line in expected] == [
         ("warning", "the keys of JWTs stay as they were")
     ]
-    assert re.match(f"jwt_jwks_file {re.escape(str(file))}", told[0]["reason"])
+    assert re.match(f"jwt_jwks_file {re.escape(str(file))}", expected[0]["reason"])
     publish(file, two())
     assert ring.reload()
     assert kids(ring) == {"two"}

@@ -146,7 +146,7 @@ def test_what_was_counted_before_the_machine_s_last_start_does_not_matter(
 ) -> None:
     assert taken(opened(5)) == 5
 
-    watch.now = 60 * S  # the clock began anew
+    watch.now = 60 * S  # the clock began again
 
     assert taken(opened(5)) == 5
 

@@ -36,7 +36,7 @@ LEAVES = [error for error in ERRORS if not error.__subclasses__()]
 def test_every_error_has_a_problem_of_its_own_or_that_of_its_branch(leaf: type[SegmentdError]) -> None:
     found = next(ancestor for ancestor in leaf.__mro__ if ancestor in PROBLEMS)
 
-    assert found is not SegmentdError, f"{leaf.__name__} would be told as an internal error"
+    assert found is not SegmentdError, f"{leaf.__name__} would be answered as an internal error"
     branch = next((branch for branch in leaf.__mro__ if branch in STATUS_OF_BRANCH), None)
     assert problem_of(leaf).status == (500 if branch is None else STATUS_OF_BRANCH[branch])
 

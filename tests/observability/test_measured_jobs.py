@@ -1,4 +1,4 @@
-"""What background jobs count: users that were settled, reports that were made or given up."""
+"""What background jobs count: settled users, built reports and failed ones."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path

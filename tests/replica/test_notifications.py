@@ -41,7 +41,7 @@ async def running(*tasks: Awaitable[None]) -> AsyncIterator[None]:
                 await task
 
 
-async def heard(wake: asyncio.Event) -> None:
+async def notified(wake: asyncio.Event) -> None:
     async with asyncio.timeout(PATIENCE_S):
         await wake.wait()
     wake.clear()
@@ -51,13 +51,13 @@ async def test_a_notification_reaches_all_who_listen(database: Database, databas
     near, far, stop = asyncio.Event(), asyncio.Event(), asyncio.Event()
     notifier = Notifier(database)
     async with running(listen(database_url, near, stop), listen(database_url, far, stop), notifier.run()):
-        await heard(near)  # something may have come before it listened
-        await heard(far)
+        await notified(near)  # something may have come before it listened
+        await notified(far)
 
         notifier.notify()
 
-        await heard(near)
-        await heard(far)
+        await notified(near)
+        await notified(far)
 
 
 async def test_many_commits_are_one_notification(
@@ -74,10 +74,10 @@ async def test_many_commits_are_one_notification(
     monkeypatch.setattr(replication, "notify", counted)
     wake, notifier = asyncio.Event(), Notifier(database)
     async with running(listen(database_url, wake, asyncio.Event()), notifier.run()):
-        await heard(wake)
+        await notified(wake)
         for _ in range(1000):
             notifier.notify()
-        await heard(wake)
+        await notified(wake)
 
     assert carried == 1
 
@@ -88,10 +88,10 @@ async def test_the_first_commit_is_notified_at_once_and_later_ones_together(
     monkeypatch.setattr(notifications, "BUNDLE_SECONDS", NEVER)
     wake, notifier = asyncio.Event(), Notifier(database)
     async with running(listen(database_url, wake, asyncio.Event()), notifier.run()):
-        await heard(wake)
+        await notified(wake)
         notifier.notify()
 
-        await heard(wake)
+        await notified(wake)
 
         notifier.notify()
         await database.execute("SELECT")
@@ -110,20 +110,20 @@ async def test_a_notification_that_fails_does_not_end_later_ones(
 
     wake, notifier = asyncio.Event(), Notifier(database)
     async with running(listen(database_url, wake, asyncio.Event()), notifier.run()):
-        await heard(wake)
+        await notified(wake)
         monkeypatch.setattr(replication, "notify", away)
         notifier.notify()
         await failed.wait()
         monkeypatch.setattr(replication, "notify", notify)
         notifier.notify()
 
-        await heard(wake)
+        await notified(wake)
 
 
 async def test_listening_ends_with_the_stop(database_url: str) -> None:
     wake, stop = asyncio.Event(), asyncio.Event()
     listening = asyncio.create_task(listen(database_url, wake, stop))
-    await heard(wake)
+    await notified(wake)
 
     stop.set()
 

@@ -1,4 +1,4 @@
-"""What callers can pile up of reports has a bound, and whoever waits costs nobody else."""
+"""Reports that callers pile up have a bound, and waiting callers do not slow down others."""
 
 import asyncio
 from collections import Counter

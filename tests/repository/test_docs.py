@@ -18,7 +18,7 @@ from tests.support.readme_examples import BLOCK, Play, blocks, examples, serving
 ROOT = Path(__file__).parents[2]
 ENGLISH = [ROOT / "README.md", *sorted((ROOT / "docs/guide").glob("*.md"))]
 RUSSIAN = [ROOT / "README.ru.md", *sorted((ROOT / "docs/ru/guide").glob("*.md"))]
-# One story, told on one service from the first page to the last.
+# One story, on one service from the first page to the last.
 STORY = [*ENGLISH, ROOT / "docs/errors.md", ROOT / "docs/operations.md"]
 DECISIONS = sorted((ROOT / "docs/decisions").glob("0*.md"))
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
@@ -65,7 +65,7 @@ def test_every_example_gives_the_answer_that_its_page_shows(database_url: str, t
                     f"{by_name(page)}, line {example.line}\n\n{example.command}\n\n"
                     f"the page promises:\n{example.answer}\n\nthe service answers:\n{came}\n"
                 )
-        assert play.real.times_in_their_order() == play.told.times_in_their_order()
+        assert play.real.times_in_their_order() == play.promised.times_in_their_order()
 
         with psycopg.connect(database_url) as connection:
             for page in STORY:

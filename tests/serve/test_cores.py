@@ -1,4 +1,4 @@
-"""How many cores there are for HTTP processes, told from what control groups say."""
+"""How many cores there are for HTTP processes, according to control groups."""
 
 from pathlib import Path
 

@@ -102,10 +102,10 @@ async def test_hot_reads_go_on_without_the_database_whatever_dies_meanwhile(
         await relay.cut()
         assert await asyncio.to_thread(caller.reads) == ["A"]
         await becomes_true(lambda: {caller.ask("GET", "/readyz").status_code for _ in range(20)} == {503})
-        told = (await asyncio.to_thread(caller.ask, "GET", "/readyz")).json()
-        assert told["hot_reads"] is True
-        assert isinstance(told["age"], int)
-        assert "database" in told["detail"]
+        answered = (await asyncio.to_thread(caller.ask, "GET", "/readyz")).json()
+        assert answered["hot_reads"] is True
+        assert isinstance(answered["age"], int)
+        assert "database" in answered["detail"]
         assert (await asyncio.to_thread(caller.ask, "GET", "/readyz/hot-reads")).status_code == 200
         changed = await asyncio.to_thread(caller.ask, "POST", "/api/v1/users/1/segments", add=["A"])
         assert changed.status_code == 503

@@ -16,7 +16,7 @@ from segmentd.serve.supervisor import SPARE_SECONDS
 from tests.support.processes import PATIENCE_S, Serving, eventually, failure, is_alive, run, serving
 from tests.support.rows import Rows, rows_of
 
-# Whoever writes takes this lock, shared (catalog_lock).
+# Every write takes this lock, shared (catalog_lock).
 WRITERS_LOCK = 7236837901
 # In this test's own database: others are on the same server.
 SOMEBODY_WAITS = """
@@ -130,7 +130,7 @@ def connected(service: Serving, sent: bytes) -> socket.socket:
     return connection
 
 
-def heard(connection: socket.socket) -> bytes:
+def received(connection: socket.socket) -> bytes:
     """All that comes until the other side ends the connection."""
     with connection:
         return b"".join(iter(lambda: connection.recv(65536), b""))
@@ -159,7 +159,7 @@ def test_while_it_stops_the_port_is_closed_and_each_client_has_its_answer_and_is
 
         for connection in (used, fresh):
             connection.sendall(REST)
-            answer = heard(connection)
+            answer = received(connection)
             assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
             assert b"\r\nconnection: close\r\n" in answer
         rows("SELECT pg_advisory_unlock(%s)", WRITERS_LOCK)
@@ -186,7 +186,7 @@ def test_clients_that_wait_to_be_let_in_when_it_stops_are_answered(
             os.kill(pid, signal.SIGCONT)
 
         for connection in waiting:
-            assert heard(connection).startswith(b"HTTP/1.1 200 OK\r\n")
+            assert received(connection).startswith(b"HTTP/1.1 200 OK\r\n")
         assert service.ended() == (0, "")
         assert is_refused_at(service.url)
 
@@ -227,7 +227,7 @@ def test_a_request_that_the_stop_cuts_off_is_503_and_the_end_fits_the_defaults(
         assert running.result().json()["type"] == "/problems/unavailable"
         assert running.result().json()["request_id"] in service.errors
         for connection in incomplete:
-            answer = heard(connection)
+            answer = received(connection)
             assert answer.startswith(b"HTTP/1.1 503 "), answer
             assert b'"/problems/unavailable"' in answer
         assert "Traceback" not in service.errors

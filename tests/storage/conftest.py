@@ -9,6 +9,6 @@ from tests.support.story import story
 
 @pytest.fixture(scope="session")
 def usual_story(postgres_url: str, tmp_path_factory: pytest.TempPathFactory) -> list[Json]:
-    """What a client is told on a database as the tests usually have it."""
+    """The answers that a client gets on the usual database of the tests."""
     with new_database(postgres_url, "template1") as url:
         return story(url, tmp_path_factory.mktemp("usual") / "node")

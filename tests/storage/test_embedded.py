@@ -297,7 +297,7 @@ def test_a_start_killed_half_way_through_initdb_does_not_stop_the_next(data_dir:
 
         server = begin(data_dir)
 
-    save(server.url, "begun anew")
+    save(server.url, "begun again")
 
 
 def test_a_half_made_folder_of_a_first_start_is_cleared_away(data_dir: Path, begin: Begin) -> None:
@@ -308,7 +308,7 @@ def test_a_half_made_folder_of_a_first_start_is_cleared_away(data_dir: Path, beg
 
     server = begin(data_dir)
 
-    save(server.url, "begun anew")
+    save(server.url, "begun again")
     assert not half_made.exists()
 
 

@@ -266,9 +266,11 @@ async def test_a_function_whose_signature_changed_in_place_is_refused_with_what_
     before = asked(database_url, count)
     bring_function(monkeypatch, sql)
 
-    told = await line_of(migrate(database_url))
+    expected = await line_of(migrate(database_url))
 
-    assert told == f"{line}a changed signature or return type needs a DROP FUNCTION in a new numbered file"
+    assert (
+        expected == f"{line}a changed signature or return type needs a DROP FUNCTION in a new numbered file"
+    )
     assert asked(database_url, count) == before
 
 
@@ -314,7 +316,7 @@ async def test_a_missing_database_is_an_error_that_names_it(database_url: str) -
 
 
 @pytest.mark.parametrize(
-    ("host", "told"),
+    ("host", "expected"),
     [
         ("127.0.0.1:1", 'server at "127.0.0.1", port 1 failed: Connection refused'),
         ("127.0.0.1:1,127.0.0.1:2", 'server at "127.0.0.1", port 2 failed: Connection refused'),
@@ -322,10 +324,10 @@ async def test_a_missing_database_is_an_error_that_names_it(database_url: str) -
         (quote("/no/such/folder", safe=""), 'on socket "/no/such/folder/.s.PGSQL.5432" failed'),
     ],
 )
-async def test_an_unreachable_host_is_an_error_without_the_password(host: str, told: str) -> None:
+async def test_an_unreachable_host_is_an_error_without_the_password(host: str, expected: str) -> None:
     line = await refusal(f"postgresql://segmentd:a-secret@{host}/segmentd")
     assert line.startswith("cannot use the database: ")
-    assert told in line
+    assert expected in line
     assert "a-secret" not in line
 
 

@@ -193,7 +193,7 @@ async def taken_to_be_away(
         async with asyncio.timeout(HANGS_AFTER_S):
             while not (await blocking.execute(WAITS_FOR_SEVEN)).rowcount:
                 await blocking.execute("SELECT pg_sleep(0.01)")
-        # Waits for the one connection in vain; who comes after that is told at once.
+        # Waits for the one connection in vain; later statements fail at once.
         for _ in range(2):
             with pytest.raises(Unavailable):
                 await database.execute("SELECT")

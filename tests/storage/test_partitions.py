@@ -93,7 +93,7 @@ async def test_a_term_that_ends_in_a_month_without_a_partition_is_settled(
     await api.create("A")
     await api.add(1000, {"slug": "A", "until": "2345-06-07T08:09:10.111213Z"})
     clock.advance(days=400 * 366)
-    told = await api.history(1000)
+    answered = await api.history(1000)
 
     if settled_by == "the job":
         assert await settle_due_terms(database) == 1
@@ -105,7 +105,7 @@ async def test_a_term_that_ends_in_a_month_without_a_partition_is_settled(
     ends = datetime(2345, 6, 7, 8, 9, 10, 111213, tzinfo=UTC)
     assert rows("SELECT at, cause FROM membership_events WHERE at > '2300-01-01Z'") == [(ends, "expiry")]
     assert partition_of_each_event(rows)[-1] == "2345_06"
-    assert await api.history(1000) == told
+    assert await api.history(1000) == answered
 
 
 def test_a_month_begins_and_ends_with_utc(rows: Rows) -> None:

@@ -61,12 +61,12 @@ def parts(url: str) -> dict[str, str]:
 
 def differences(migrated: dict[str, str], written: dict[str, str]) -> str:
     """What a developer has to do, thing by thing; nothing where both are the same."""
-    told = [f"only in a migrated database: {name}" for name in migrated.keys() - written.keys()]
-    told += [f"only in schema.sql: {name}" for name in written.keys() - migrated.keys()]
+    answered = [f"only in a migrated database: {name}" for name in migrated.keys() - written.keys()]
+    answered += [f"only in schema.sql: {name}" for name in written.keys() - migrated.keys()]
     for name in migrated.keys() & written.keys():
         texts = (migrated[name].splitlines(), written[name].splitlines())
-        told += ["\n".join(unified_diff(*texts, f"migrated: {name}", f"schema.sql: {name}", lineterm=""))]
-    return "\n\n".join(sorted(filter(None, told)))
+        answered += ["\n".join(unified_diff(*texts, f"migrated: {name}", f"schema.sql: {name}", lineterm=""))]
+    return "\n\n".join(sorted(filter(None, answered)))
 
 
 def schema_file() -> str:

@@ -99,7 +99,7 @@ async def test_a_percentage_is_dated_after_a_decision_before_it_though_the_clock
 
     held = ["A"] if wish == "a pin" else []
     assert await api.segments(1000) == held
-    assert [told["slug"] for told in await api.segments(1000, detail="true")] == held
+    assert [answered["slug"] for answered in await api.segments(1000, detail="true")] == held
     assert (await api.get("segments/A/users")).json()["user_ids"] == ([1000] if held else [])
     assert (await api.explain(1000, "A"))["because"] == ("explicit" if held else "excluded")
     assert [event["operation"] for event in await api.history(1000)] == (["add"] if held else [])
@@ -170,17 +170,17 @@ async def test_a_segment_deleted_after_the_clock_went_back_can_be_settled(
     assert await api.segments(1000) == []
     clock.advance(days=2)
 
-    told = await api.history(1000)
+    answered = await api.history(1000)
     if settled_by == "a write":
         await api.add(1000, "B")
     else:
         await settle_deleted_segments(database)
 
-    assert [(event["operation"], event["cause"]) for event in told] == [
+    assert [(event["operation"], event["cause"]) for event in answered] == [
         ("add", "request"),
         ("remove", "segment-deleted"),
     ]
-    assert (await api.history(1000))[:2] == told
+    assert (await api.history(1000))[:2] == answered
     assert rows.column("SELECT ended_at > since FROM memberships WHERE segment_id = 1") == [True]
 
 
@@ -333,7 +333,7 @@ async def test_a_term_is_settled_once_and_with_exactly_its_end(
     await api.create("B")
     await api.add(1000, {"slug": "A", "ttl_seconds": 60}, {"slug": "B", "ttl_seconds": 90})
     clock.advance(seconds=100)
-    told = await api.history(1000)
+    answered = await api.history(1000)
 
     if settled_by == "a write":
         await asyncio.gather(api.remove(1000, "A"), api.remove(1000, "B"))
@@ -352,7 +352,7 @@ async def test_a_term_is_settled_once_and_with_exactly_its_end(
         " WHERE e.operation = 'remove'"
     )
     assert settled == [(True, True, "expiry", "segmentd")] * 2
-    assert await api.history(1000) == told
+    assert await api.history(1000) == answered
 
 
 @pytest.mark.parametrize("settled_by", ["a write", "the job", "all at once"])
@@ -364,7 +364,7 @@ async def test_a_deleted_segment_is_settled_once_and_with_exactly_its_end(
     for user_id in (1, 2, 3):
         await api.add(user_id, "A")
     await api.delete("segments/A")
-    told = [await api.history(user_id) for user_id in (1, 2, 3)]
+    answered = [await api.history(user_id) for user_id in (1, 2, 3)]
 
     if settled_by == "a write":
         for user_id in (1, 2, 3):
@@ -382,7 +382,7 @@ async def test_a_deleted_segment_is_settled_once_and_with_exactly_its_end(
         " JOIN segments s ON s.id = m.segment_id WHERE e.operation = 'remove'"
     )
     assert settled == [(True, True, "segment-deleted")] * 3
-    assert [await api.history(user_id) for user_id in (1, 2, 3)] == told
+    assert [await api.history(user_id) for user_id in (1, 2, 3)] == answered
 
 
 async def test_the_end_of_a_term_is_judged_by_the_percentage_of_that_instant(

@@ -50,15 +50,15 @@ async def ask(app: ASGIApp, request: Request) -> Answer:
         {"type": "http.request", "body": part, "more_body": index < len(request.body)}
         for index, part in enumerate(request.body, 1)
     ]
-    told: list[dict[str, Any]] = []
+    answered: list[dict[str, Any]] = []
 
     async def receive() -> dict[str, Any]:
         return unheard.pop(0) if unheard else {"type": "http.disconnect"}
 
     async def send(message: dict[str, Any]) -> None:
-        told.append(message)
+        answered.append(message)
 
     await app(cast("Any", scope), cast("Any", receive), cast("Any", send))
-    begin, *rest = told
+    begin, *rest = answered
     headers = {name.decode().lower(): value.decode() for name, value in begin["headers"]}
     return Answer(begin["status"], headers, b"".join(part.get("body", b"") for part in rest))

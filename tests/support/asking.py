@@ -40,7 +40,7 @@ class Asking:
         same(
             looked_up.json()["users"],
             [
-                {"user_id": user, "segments": [told["slug"] for _, told in self._memberships(user)]}
+                {"user_id": user, "segments": [shown["slug"] for _, shown in self._memberships(user)]}
                 for user in self._users
             ],
         )
@@ -58,9 +58,9 @@ class Asking:
             presents,
             dict(zip(self._users, memberships, strict=True)),
             {
-                (user, segment): told
+                (user, segment): shown
                 for user, by_segment in zip(self._users, explanations, strict=True)
-                for segment, told in by_segment.items()
+                for segment, shown in by_segment.items()
             },
         )
 
@@ -86,16 +86,16 @@ class Asking:
         detail = await self._api.segments(user, detail="true", at=at)
         same(
             _by_slug(detail),
-            _by_slug([{**told, "slug": segment.slug} for segment, told in then.memberships[user]]),
+            _by_slug([{**shown, "slug": segment.slug} for segment, shown in then.memberships[user]]),
         )
         # If several segments had the slug, it means the living one, or else the one deleted last.
-        told = [
+        shown = [
             (segment, then.explanations[user, segment])
             for segment in [*self._doing.deleted, *self._model.segments]
             if (user, segment) in then.explanations
         ]
-        meant = {segment.slug: explanation for segment, explanation in told}
-        self._world.see("a slug that was two segments", when=len(meant) < len(told))
+        meant = {segment.slug: explanation for segment, explanation in shown}
+        self._world.see("a slug that was two segments", when=len(meant) < len(shown))
         for slug, explanation in meant.items():
             same(await self._api.explain(user, slug, at=at), {**explanation, "slug": slug})
 
@@ -110,15 +110,15 @@ class Asking:
             *(self._api.explain(user, segment.slug) for segment in self._model.segments),
         )
         memberships = self._memberships(user)
-        same(detail, [told for _, told in memberships])
-        same([plain, at_now], [[told["slug"] for told in detail]] * 2)
-        for segment, told in zip(self._model.segments, explanations, strict=True):
-            same(told, self._explanation(user, segment))
-            self._world.see(told["because"])
+        same(detail, [shown for _, shown in memberships])
+        same([plain, at_now], [[shown["slug"] for shown in detail]] * 2)
+        for segment, shown in zip(self._model.segments, explanations, strict=True):
+            same(shown, self._explanation(user, segment))
+            self._world.see(shown["because"])
 
         changes = self._changes(user)
         same(
-            [_told(event) for event in history],
+            [_shown(event) for event in history],
             [(c.segment.slug, c.operation, rfc3339(c.at), c.source, c.cause) for c in changes],
         )
         await self._check_life(user, [*zip(changes, history, strict=True)], memberships)
@@ -145,7 +145,7 @@ class Asking:
                     since[change.segment] = event["at"]
                 else:
                     del since[change.segment]
-        same(since, {segment: told["since"] for segment, told in memberships})
+        same(since, {segment: shown["since"] for segment, shown in memberships})
 
     # What the model says, as clients see it
 
@@ -162,7 +162,7 @@ class Asking:
 
     def _explanation(self, user: int, segment: Segment) -> Json:
         because = self._model.because(self._known(user), segment)
-        told = {
+        shown = {
             "user_id": user,
             "slug": segment.slug,
             "member": because in {"explicit", "rollout"},
@@ -170,8 +170,8 @@ class Asking:
             **self._term(user, segment),
         }
         if segment.percent is None:
-            return told | dict.fromkeys(("percent", "bucket", "threshold", "salt"))
-        return told | {
+            return shown | dict.fromkeys(("percent", "bucket", "threshold", "salt"))
+        return shown | {
             "percent": shortest(Percent(segment.percent)),
             "bucket": segment.buckets[user],
             "threshold": threshold(segment.percent),
@@ -195,9 +195,9 @@ class Asking:
         return user if user in self._model.lives else -user
 
 
-def _told(event: Json) -> tuple[str, str, str, str, str]:
+def _shown(event: Json) -> tuple[str, str, str, str, str]:
     return event["segment"], event["operation"], event["at"], event["source"], event["cause"]
 
 
 def _by_slug(memberships: list[Json]) -> list[Json]:
-    return sorted(memberships, key=lambda told: [told["slug"], *map(str, told.values())])
+    return sorted(memberships, key=lambda shown: [shown["slug"], *map(str, shown.values())])

@@ -130,7 +130,7 @@ class Play:
         # Links name the host that was called.
         self._client = httpx.Client(base_url=address, headers={"host": README_HOST}, timeout=30)
         self._link = ""
-        self.told = Numbers()
+        self.promised = Numbers()
         self.real = Numbers()
 
     def __enter__(self) -> Self:
@@ -153,12 +153,12 @@ class Play:
             text = subprocess.run(
                 ["/bin/sh", "-c", filters], input=text, capture_output=True, text=True, check=True
             ).stdout
-        promised = comparable(example.answer, example.language, self.told)
+        promised = comparable(example.answer, example.language, self.promised)
         return promised, comparable(text, example.language, self.real), text
 
-    def _real_one(self, told: re.Match[str]) -> str:
-        number = self.told.of.get(told[0])
-        return next((text for text, same in self.real.of.items() if same == number), told[0])
+    def _real_one(self, found: re.Match[str]) -> str:
+        number = self.promised.of.get(found[0])
+        return next((text for text, same in self.real.of.items() if same == number), found[0])
 
     def _request(self, command: str) -> httpx.Request:
         """The request that curl would send. Raises ValueError for what is not understood here."""

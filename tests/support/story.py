@@ -25,7 +25,7 @@ def story(database_url: str, folder: Path) -> list[Json]:
             told = [*_changes(client), *_questions(client), _report(client, service.url)]
         assert service.stop() == (0, ""), service.errors
         assert '"level": "error"' not in service.errors, service.errors
-    return told
+    return answered
 
 
 def _changes(client: httpx.Client) -> list[Json]:
@@ -85,13 +85,15 @@ def _ok(answer: httpx.Response) -> Json:
     return _timeless(answer.json())
 
 
-def _timeless(told: Json) -> Json:
-    match told:
+def _timeless(answered: Json) -> Json:
+    match answered:
         case dict():
-            return {key: _timeless(value) for key, value in told.items() if key not in {"id", "request_id"}}
+            return {
+                key: _timeless(value) for key, value in answered.items() if key not in {"id", "request_id"}
+            }
         case list():
-            return [_timeless(value) for value in told]
+            return [_timeless(value) for value in answered]
         case str():
-            return TIME.sub("TIME", told)
+            return TIME.sub("TIME", answered)
         case _:
-            return told
+            return answered

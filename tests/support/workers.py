@@ -101,7 +101,7 @@ class Worker:
 
     def replicated_now(self, *user_ids: int) -> list[list[str]]:
         """`replicated`, but blocking."""
-        found: list[list[str]] = self._told(("replicated", user_ids))
+        found: list[list[str]] = self._answered(("replicated", user_ids))
         return found
 
     async def show_user(self, user_id: int, write: OwnWrite) -> None:
@@ -127,9 +127,9 @@ class Worker:
         assert answer.status == 200, answer
 
     async def _do(self, *command: Json) -> Json:
-        return await asyncio.to_thread(self._told, command)
+        return await asyncio.to_thread(self._answered, command)
 
-    def _told(self, command: Json) -> Json:
+    def _answered(self, command: Json) -> Json:
         with self._turn:
             return self._asked(command)
 

@@ -121,6 +121,6 @@ def inhabited(database_url: str, folder: Path) -> Iterator[World]:
             runner.run(stack.aclose())
 
 
-def same(told: Json, expected: Json) -> None:
+def same(answered: Json, expected: Json) -> None:
     """Compares, with both values in the message: pytest explains only the assertions of test modules."""
-    assert told == expected, f"told:     {told}\nexpected: {expected}"
+    assert answered == expected, f"answered:     {answered}\nexpected: {expected}"

@@ -155,7 +155,7 @@ class Authenticator:
 
     def _check_known(self, now: float) -> None:
         if now >= self._known_until:
-            raise Unavailable("The database is away, so it cannot be told who may call; try again shortly.")
+            raise Unavailable("The database is away, so it is not known who may call; try again shortly.")
 
     def _recall(self, authorization: bytes, now: float) -> Principal | None:
         # Safe against timing: the dictionary finds it by a randomly keyed hash before it compares the header.

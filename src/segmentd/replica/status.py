@@ -1,4 +1,4 @@
-"""The replica status, in shared memory: by it the follower tells a node's readers which replica serves.
+"""The replica status, in shared memory: the follower shows a node's readers in it which replica serves.
 
 All times are microseconds of the boot-time clock, which nobody sets and which goes on during sleep.
 """

@@ -47,7 +47,7 @@ class Duty:
 
     @staticmethod
     def report_ready() -> None:
-        """Tells the supervisor that this process does its work."""
+        """Reports to the supervisor that this process is ready."""
         # What is in memory now stays there until the end. The garbage collector need not look through it:
         # that would delay requests, and take a quarter of a second at the end.
         gc.freeze()

@@ -133,7 +133,7 @@ def uvicorn_config(app: ASGIApp, protocol: type[LimitedProtocol]) -> uvicorn.Con
         log_config=None,
         access_log=False,
         server_header=False,
-        proxy_headers=False,  # api/http/addresses.py hears them, where something depends on them
+        proxy_headers=False,  # api/http/edge/addresses.py reads them where they matter
     )
 
 

@@ -19,7 +19,7 @@ from segmentd.storage.sessions import reason_of
 # Services that start at once on an empty database migrate it one after the other.
 _MIGRATION_LOCK: Final = 7236837900
 _LOCK_TIMEOUT: Final = "60s"
-# Whoever waits for the catalog holds up all writes that come after, so each wait is short (lock_catalog).
+# A wait for the catalog lock blocks all later writes, so each wait is short (lock_catalog).
 _CATALOG_ATTEMPTS: Final = 30
 
 _DROP_FIRST: Final = "a changed signature or return type needs a DROP FUNCTION in a new numbered file"

@@ -978,8 +978,8 @@ CREATE OR REPLACE FUNCTION current_segments(p_user_ids bigint[], p_at timestampt
       AND NOT EXISTS (SELECT FROM overrides o WHERE o.user_id = u.user_id AND o.segment_id = r.segment_id)
 $$;
 
--- How many bytes the slugs of these different users take as JSON. They are counted only where the number of users
--- and of living segments does not tell that they are few enough.
+-- How many bytes the slugs of these different users take as JSON, or an upper bound of that which is at most `p_enough`:
+-- the slugs are counted only if all living segments for each of the users would be more than `p_enough`.
 CREATE OR REPLACE FUNCTION lookup_bytes(p_user_ids bigint[], p_at timestamptz, p_enough bigint) RETURNS bigint
     LANGUAGE plpgsql STABLE AS $$
 DECLARE

@@ -23,7 +23,7 @@ async def register(database: Database, user_id: UserId | None, name: Name | None
         User, "SELECT id, name, registered_at FROM register_user(%s, %s)", [user_id, name]
     )
     if user is None:
-        assert user_id is not None, "an id that the service gives out is free"  # noqa: S101 - tells mypy and readers
+        assert user_id is not None, "an id that the service gives out is free"  # noqa: S101 - for mypy and readers
         raise UserExists(user_id)
     return user
 

@@ -127,24 +127,24 @@ async def test_every_operation_is_refused_exactly_to_those_whom_the_table_leaves
 
         answer = await door.api.request(method, path, **body)
 
-        told = (operation, method, answer.status_code, answer.text)
-        assert answer.status_code < 500, told
+        answered = (operation, method, answer.status_code, answer.text)
+        assert answer.status_code < 500, answered
         if caller.may(needed):
-            assert answer.status_code not in {401, 403}, told
+            assert answer.status_code not in {401, 403}, answered
             assert "WWW-Authenticate" not in answer.headers
             continue
         assert answer.headers["Content-Type"] == "application/problem+json"
         problem = answer.json()
         if caller.role is None:
-            assert (answer.status_code, problem["type"]) == (401, "/problems/unauthenticated"), told
+            assert (answer.status_code, problem["type"]) == (401, "/problems/unauthenticated"), answered
             expected = NOT_SENT if caller.name == "no token" else NO_GOOD
             assert answer.headers["WWW-Authenticate"] == expected
             assert "role" not in problem
         else:
-            assert (answer.status_code, problem["type"]) == (403, "/problems/forbidden"), told
+            assert (answer.status_code, problem["type"]) == (403, "/problems/forbidden"), answered
             assert problem["role"] == needed
             assert problem["detail"] == f"This needs the role {needed}."
-        assert stored() == before, told
+        assert stored() == before, answered
 
 
 async def test_the_table_names_every_operation_and_no_other(door: Door) -> None:

@@ -1,4 +1,4 @@
-"""Every way to get a request wrong: each is told as a problem, and none of them changes anything."""
+"""Every way to get a request wrong: each is answered as a problem, and none of them changes anything."""
 
 import codecs
 import json

@@ -73,9 +73,9 @@ async def test_head_is_get_without_the_body(reads: Api, path: str) -> None:
 async def test_head_on_the_way_of_the_hot_read_is_followed_by_the_next_answer(line: Line) -> None:
     head = HOT.replace(b"GET", b"HEAD") + b"\r\n"
 
-    told, read = await line.say(head + HOT + b"\r\n", answers=2, bodies=(False, True))
+    answered, read = await line.say(head + HOT + b"\r\n", answers=2, bodies=(False, True))
 
-    assert read == told + ANSWER
+    assert read == answered + ANSWER
 
 
 async def test_a_report_is_not_read_for_a_head() -> None:

@@ -118,8 +118,8 @@ async def test_new_events_disturb_no_page_of_the_history(api: Api) -> None:
     await api.add(1, "A")
 
     rest = await page(api, "users/1/history", limit=10, cursor=first["next_cursor"])
-    told = [(event["segment"], event["operation"]) for event in first["events"] + rest["events"]]
-    assert told == [("A", "add"), ("B", "add"), ("A", "remove"), ("B", "remove"), ("A", "add")]
+    answered = [(event["segment"], event["operation"]) for event in first["events"] + rest["events"]]
+    assert answered == [("A", "add"), ("B", "add"), ("A", "remove"), ("B", "remove"), ("A", "add")]
 
 
 async def test_a_history_is_walked_through_what_is_due_and_not_yet_written(api: Api, clock: Clock) -> None:

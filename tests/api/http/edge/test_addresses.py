@@ -42,7 +42,7 @@ async def called_from(
         yield api
 
 
-async def told(api: Api, headers: Mapping[str, str]) -> dict[str, str]:
+async def answered(api: Api, headers: Mapping[str, str]) -> dict[str, str]:
     """All that the service says about where it is."""
     user = await api.post("users", json={}, headers=headers)
     report = await api.post("reports", json=ALL_TIMES, headers=headers)
@@ -58,7 +58,7 @@ async def told(api: Api, headers: Mapping[str, str]) -> dict[str, str]:
 
 async def test_with_no_proxy_the_host_that_was_called_counts(database: Database, tmp_path: Path) -> None:
     async with called_from(database, tmp_path, "203.0.113.9") as api:
-        assert await told(api, {"Host": "node.example:8080"}) == {
+        assert await answered(api, {"Host": "node.example:8080"}) == {
             "user": "/api/v1/users/1",
             "report": "/api/v1/reports/1",
             "link": "http://node.example:8080/api/v1/reports/",
@@ -82,7 +82,7 @@ async def test_what_a_trusted_proxy_forwards_counts(
     database: Database, tmp_path: Path, peer: str, trusted: str
 ) -> None:
     async with called_from(database, tmp_path, peer, Addresses(None, networks(trusted))) as api:
-        assert await told(api, FORWARDED) == {
+        assert await answered(api, FORWARDED) == {
             "user": "/crm/segments/api/v1/users/1",
             "report": "/crm/segments/api/v1/reports/1",
             "link": "https://segments.example:8443/crm/segments/api/v1/reports/",
@@ -111,7 +111,7 @@ async def test_what_anybody_else_forwards_does_not_count(
     database: Database, tmp_path: Path, peer: str, trusted: str
 ) -> None:
     async with called_from(database, tmp_path, peer, Addresses(None, networks(trusted))) as api:
-        found = await told(api, {"Host": "node.example", **FORWARDED})
+        found = await answered(api, {"Host": "node.example", **FORWARDED})
 
     assert found["user"] == "/api/v1/users/1"
     assert found["link"] == "http://node.example/api/v1/reports/"
@@ -136,7 +136,7 @@ async def test_what_is_no_address_is_passed_over(
     database: Database, tmp_path: Path, forwarded: dict[str, str]
 ) -> None:
     async with called_from(database, tmp_path, "127.0.0.1") as api:
-        found = await told(api, {"Host": "node.example", **forwarded})
+        found = await answered(api, {"Host": "node.example", **forwarded})
 
     assert found["link"] == "http://node.example/api/v1/reports/"
     assert found["user"] == "/api/v1/users/1"
@@ -145,7 +145,7 @@ async def test_what_is_no_address_is_passed_over(
 async def test_of_a_forwarded_list_the_last_value_counts(database: Database, tmp_path: Path) -> None:
     forwarded = {"X-Forwarded-Host": "made-up.example, segments.example", "X-Forwarded-Proto": "http, https"}
     async with called_from(database, tmp_path, "127.0.0.1") as api:
-        assert (await told(api, forwarded))["link"] == "https://segments.example/api/v1/reports/"
+        assert (await answered(api, forwarded))["link"] == "https://segments.example/api/v1/reports/"
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,7 @@ async def test_of_a_forwarded_list_the_last_value_counts(database: Database, tmp
 )
 async def test_public_url_outweighs_what_a_request_says(database: Database, tmp_path: Path, url: str) -> None:
     async with called_from(database, tmp_path, "127.0.0.1", Addresses(public_address(f"{url}/"))) as api:
-        assert await told(api, FORWARDED) == {
+        assert await answered(api, FORWARDED) == {
             "user": f"{url}/api/v1/users/1",
             "report": f"{url}/api/v1/reports/1",
             "link": f"{url}/api/v1/reports/",

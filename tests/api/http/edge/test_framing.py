@@ -176,9 +176,9 @@ async def test_however_the_bytes_arrive_the_application_sees_the_same_requests(p
         for way in ways(framing + NEXT):
             for apart in (True, False) if len(way) != 2 else (False,):
                 app.requests.clear()
-                heard = statuses(await wire.say(way, apart=apart)), [*app.requests]
-                expected = expected or heard
-                assert heard == expected, (framing, way)
+                received = statuses(await wire.say(way, apart=apart)), [*app.requests]
+                expected = expected or received
+                assert received == expected, (framing, way)
 
 
 async def ask(stream: bytes) -> tuple[list[int], list[tuple[str, str, bytes, bytes]]]:
@@ -192,13 +192,13 @@ async def ask(stream: bytes) -> tuple[list[int], list[tuple[str, str, bytes, byt
 async def test_a_body_is_read_as_a_body_whatever_else_the_client_would_like_to_speak(
     offer: bytes, framing: tuple[bytes, bytes]
 ) -> None:
-    told, [(method, path, headers, body), *others] = await ask(post(offer, framing) + NEXT)
+    answered, [(method, path, headers, body), *others] = await ask(post(offer, framing) + NEXT)
 
     assert (method, path, body) == ("POST", "/a", HIDDEN)
     assert (b"authorization" in headers, headers.count(b"host: ")) == (False, 1)
     closed = b"close" in offer
     assert [other[:2] for other in others] == ([] if closed else [("GET", "/next")])
-    assert [status for status in told if status != 100] == [200] * (1 if closed else 2)
+    assert [status for status in answered if status != 100] == [200] * (1 if closed else 2)
 
 
 @pytest.mark.parametrize("framing", REFUSED)
@@ -206,19 +206,19 @@ async def test_a_body_is_read_as_a_body_whatever_else_the_client_would_like_to_s
 async def test_framing_that_leaves_a_doubt_is_refused_and_the_connection_with_it(
     offer: bytes, framing: tuple[bytes, bytes]
 ) -> None:
-    told, requests = await ask(post(offer, framing) + NEXT)
+    answered, requests = await ask(post(offer, framing) + NEXT)
 
     assert requests == []
-    assert told in ([400], [501])
+    assert answered in ([400], [501])
 
 
 @pytest.mark.parametrize("head", HEADS)
 async def test_a_head_is_one_request_or_refused(head: bytes) -> None:
-    told, requests = await ask(head + NEXT)
+    answered, requests = await ask(head + NEXT)
 
     paths = [path for _, path, _, _ in requests]
     assert [path for path in paths if path != "/next"] in ([], ["/a"], ["*"], ["//other/a"])
-    assert 200 in told or told == [400]
+    assert 200 in answered or answered == [400]
 
 
 @pytest.mark.parametrize("size", [1, 2**15, 2**15 + 1, 2**17])
@@ -272,8 +272,8 @@ async def test_a_page_that_may_call_may_read_a_refusal_of_the_protocol(stream: b
         return (await wire.say([stream])).lower()
 
     allowed = b"access-control-allow-origin: %b\r\n"
-    told = await answers("https://page.example", "https://other.example")
-    assert told.count(allowed % b"https://page.example") == 1
+    answered = await answers("https://page.example", "https://other.example")
+    assert answered.count(allowed % b"https://page.example") == 1
     assert (allowed % b"*") in await answers("*")
     for others in ((), ("https://other.example",)):
         assert b"access-control" not in await answers(*others)

@@ -38,7 +38,7 @@ Log = list[MutableMapping[str, Any]]
 
 UUID: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 ORIGIN: Final = "https://console.example"
-# Whoever writes takes this lock, shared (catalog_lock).
+# Every write takes this lock, shared (catalog_lock).
 WRITERS_LOCK: Final = 7236837901
 
 
@@ -363,9 +363,7 @@ async def test_an_answer_that_varies_by_its_compression_varies_by_the_origin_too
         assert sorted(answer.headers.get_list("Vary", split_commas=True)) == ["Accept-Encoding", "Origin"]
 
 
-async def test_a_foreign_page_that_asks_first_hears_nothing_that_lets_it_call(
-    database: Database, tmp_path: Path
-) -> None:
+async def test_a_preflight_of_a_foreign_page_gets_no_permission(database: Database, tmp_path: Path) -> None:
     async with door_for(database, tmp_path, ORIGIN) as api:
         for origin in ("https://evil.example", "null", f"{ORIGIN}.evil.example"):
             answer = await api.options(READ, headers={"Origin": origin, **PREFLIGHT})

@@ -62,12 +62,12 @@ class Doors:
         request = request._replace(headers=[*request.headers, ("x-request-id", "one"), *headers])
         answer = await ask(self.hot, request)
         alone = await ask(self._alone, request)
-        assert told(answer) == told(alone)
+        assert answered(answer) == answered(alone)
         return answer
 
 
-def told(answer: Answer) -> tuple[object, ...]:
-    """What must be the same, whoever answers."""
+def answered(answer: Answer) -> tuple[object, ...]:
+    """What must be the same for every way to answer."""
     names = ("content-type", "www-authenticate", "retry-after", "x-request-id")
     return answer.status, [answer.headers.get(name) for name in names], answer.body
 

@@ -67,15 +67,15 @@ class Doors:
         answer = self._runner.run(ask(self._hot, request))
         own = self._framework.asked == 0
         for door in (self._framework, self._plain):
-            assert told(self._runner.run(ask(door, request))) == told(answer)
+            assert answered(self._runner.run(ask(door, request))) == answered(answer)
         if own:
             assert answer.status == 200
             assert answer.headers.keys() == {"x-request-id", "age", "content-type", "content-length"}
         return answer, own
 
 
-def told(answer: Answer) -> tuple[Any, ...]:
-    """What must be the same, whoever answers."""
+def answered(answer: Answer) -> tuple[Any, ...]:
+    """What must be the same for every way to answer."""
     allowed = sorted(answer.headers.get("allow", "").split(", "))
     return answer.status, answer.headers.get("content-type"), allowed, answer.body
 
@@ -503,10 +503,10 @@ async def test_what_is_no_request_is_left_to_the_framework(tmp_path: Path, datab
 async def test_a_client_that_leaves_before_its_body_came_is_left_to_the_framework(
     tmp_path: Path, database: Database
 ) -> None:
-    heard: list[Any] = []
+    received: list[Any] = []
 
     async def app(_scope: Scope, receive: Receive, _send: Send) -> None:
-        heard.extend([await receive(), await receive()])
+        received.extend([await receive(), await receive()])
 
     messages: list[Any] = [{"type": "http.disconnect"}, {"type": "http.disconnect"}]
 
@@ -523,4 +523,4 @@ async def test_a_client_that_leaves_before_its_body_came_is_left_to_the_framewor
             "headers": [(b"content-type", b"application/json")],
         }  # fmt: skip
         await hot_path(app, replica, Authenticator(database, OPEN))(scope, receive, send)
-    assert heard == [{"type": "http.disconnect"}] * 2
+    assert received == [{"type": "http.disconnect"}] * 2

@@ -267,11 +267,11 @@ async def test_history_names_for_whom_somebody_acts(admin: Api, name: str) -> No
     await admin.add(1000, "B")
     assert (await admin.delete("users/1000", headers=raw)).status_code == 204
 
-    told = {
+    recorded = {
         (event["segment"], event["operation"]): (event["actor"], event["on_behalf_of"])
         for event in await admin.history(1000)
     }
-    assert told == {
+    assert recorded == {
         ("A", "add"): ("boss", name),
         ("B", "add"): ("boss", None),
         ("A", "remove"): ("boss", name),

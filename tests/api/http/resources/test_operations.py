@@ -117,9 +117,9 @@ async def test_the_document_lists_the_values_of_an_enum_and_explains_each(
 
 
 async def test_the_document_names_every_route(document: Json) -> None:
-    told = {path: item.keys() & METHODS for path, item in document["paths"].items()}
+    shown = {path: item.keys() & METHODS for path, item in document["paths"].items()}
 
-    assert told | ROUTES == told
+    assert shown | ROUTES == shown
 
 
 async def test_every_operation_is_summed_up_for_people(document: Json) -> None:
@@ -187,8 +187,8 @@ async def test_the_documentation_is_not_to_be_taken_for_anything_else(api: Api) 
 async def test_nothing_but_the_metrics_tells_the_version(api: Api, path: str) -> None:
     answer = await api.get(path)
 
-    told = answer.text + str(answer.headers)
-    assert __version__ not in told.replace("3.1.0", "")  # OpenAPI's own
+    shown = answer.text + str(answer.headers)
+    assert __version__ not in shown.replace("3.1.0", "")  # OpenAPI's own
     assert "server" not in answer.headers
 
 

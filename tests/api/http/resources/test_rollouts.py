@@ -26,7 +26,7 @@ async def members(api: Api, slug: str) -> list[int]:
     return [user["user_id"] for user in users if slug in user["segments"]]
 
 
-def told(events: list[Json]) -> list[tuple[str, str, str]]:
+def answered(events: list[Json]) -> list[tuple[str, str, str]]:
     """What happened, in short."""
     return [(event["operation"], event["source"], event["cause"]) for event in events]
 
@@ -84,7 +84,7 @@ async def test_the_same_percentage_again_changes_nothing(api: Api, clock: Clock)
     await api.change_segment("A", percent=12.5)
 
     assert await api.explain(1000, "A") == explained
-    assert told(await api.history(1000)) == [("add", "rollout", "rollout")]
+    assert answered(await api.history(1000)) == [("add", "rollout", "rollout")]
 
 
 async def test_removing_someone_whom_the_percentage_covers_excludes_them(api: Api) -> None:
@@ -142,7 +142,7 @@ async def test_an_exclusion_said_twice_is_the_same_exclusion(api: Api) -> None:
     await api.remove(1, "A")
 
     assert (await api.remove(1, "A"))["unchanged"] == ["A"]
-    assert told(await api.history(1))[1:] == [("remove", "explicit", "request")]
+    assert answered(await api.history(1))[1:] == [("remove", "explicit", "request")]
 
 
 async def test_a_pin_holds_while_the_percentage_shrinks_and_ends(api: Api) -> None:
@@ -152,7 +152,7 @@ async def test_a_pin_holds_while_the_percentage_shrinks_and_ends(api: Api) -> No
     for percent in (50, 0, None, 100, None):
         await api.change_segment("A", percent=percent)
         assert await api.segments(1) == ["A"]
-    assert told(await api.history(1)) == [("add", "rollout", "rollout")]
+    assert answered(await api.history(1)) == [("add", "rollout", "rollout")]
 
 
 async def test_when_a_term_ends_the_percentage_decides_again(api: Api, clock: Clock) -> None:
@@ -180,11 +180,11 @@ async def test_the_percentage_that_holds_at_the_end_of_a_term_decides(api: Api, 
     clock.advance(seconds=60)
 
     assert await api.segments(1) == ["B"]
-    assert told([event for event in await api.history(1) if event["segment"] == "A"]) == [
+    assert answered([event for event in await api.history(1) if event["segment"] == "A"]) == [
         ("add", "rollout", "rollout"),
         ("remove", "explicit", "expiry"),
     ]
-    assert told([event for event in await api.history(1) if event["segment"] == "B"]) == [
+    assert answered([event for event in await api.history(1) if event["segment"] == "B"]) == [
         ("add", "explicit", "request")
     ]
 
@@ -219,7 +219,7 @@ async def test_the_history_of_a_percentage_has_each_time_that_the_answer_changed
 
     events = await api.history(1)
 
-    assert told(events) == [("add", "rollout", "rollout"), ("remove", "rollout", "rollout")] * 2
+    assert answered(events) == [("add", "rollout", "rollout"), ("remove", "rollout", "rollout")] * 2
     assert {(event["actor"], event["reason"], event["until"]) for event in events} == {
         ("segmentd", None, None)
     }
@@ -243,7 +243,7 @@ async def test_a_first_request_that_removes_from_a_percentage_has_the_addition_b
     await api.remove(1, "A")
 
     events = await api.history(1)
-    assert told(events) == [("add", "rollout", "rollout"), ("remove", "explicit", "request")]
+    assert answered(events) == [("add", "rollout", "rollout"), ("remove", "explicit", "request")]
     assert events[0]["at"] < events[1]["at"]
 
 

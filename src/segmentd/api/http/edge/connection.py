@@ -260,8 +260,8 @@ class LimitedProtocol(MeasuredProtocol):
             self._has_head = False
 
     def _refusal_of(self, problem: Problem, detail: str) -> bytes:
-        heard = self.scope["headers"] if self._parsing else ()
-        headers = [*self.server_state.default_headers, *self.cors.headers(heard)]
+        received = self.scope["headers"] if self._parsing else ()
+        headers = [*self.server_state.default_headers, *self.cors.headers(received)]
         return last_answer(problem, detail, headers)
 
     def _turn_away(self) -> None:

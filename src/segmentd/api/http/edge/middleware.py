@@ -132,7 +132,7 @@ class RequestMiddleware:
             return
         try:
             async with asyncio.timeout(self._limits.seconds) as answer.limit:
-                await self._app(scope, answer.heard(receive), answer)
+                await self._app(scope, answer.receiving(receive), answer)
         except TimeoutError:
             if answer.status is not None or not answer.limit.expired():
                 raise
@@ -181,16 +181,16 @@ class _Answer:
         self.has_no_room = False
         self.status: int | None = None
 
-    def heard(self, receive: Receive) -> Receive:
+    def receiving(self, receive: Receive) -> Receive:
         """Receives, and notices if the client goes away before it is answered."""
 
-        async def heard() -> ReceiveMessage:
+        async def receive_and_notice() -> ReceiveMessage:
             message = await receive()
             if message["type"] == "http.disconnect" and self.status is None:
                 self._client_gone = True
             return message
 
-        return heard
+        return receive_and_notice
 
     async def __call__(self, message: Message) -> None:
         if self.is_refused:  # and the framework was about to answer

@@ -77,13 +77,13 @@ class HotPath:
                 self.calls.lookups.add(time.perf_counter_ns() - begun)
             return
 
-        heard = False
+        received = False
 
         async def again() -> ReceiveMessage:
-            nonlocal heard
-            if heard:
+            nonlocal received
+            if received:
                 return await receive()
-            heard = True
+            received = True
             return message
 
         await self._app(scope, again, send)
