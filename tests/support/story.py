@@ -22,7 +22,7 @@ def story(database_url: str, folder: Path) -> list[Json]:
         service.ready()
         with service.client() as client:
             eventually(lambda: ROUNDS.search(httpx.get(f"{service.url}/metrics", verify=TLS).text))
-            told = [*_changes(client), *_questions(client), _report(client, service.url)]
+            answered = [*_changes(client), *_questions(client), _report(client, service.url)]
         assert service.stop() == (0, ""), service.errors
         assert '"level": "error"' not in service.errors, service.errors
     return answered

@@ -1435,4 +1435,4 @@ $$;
 INSERT INTO schema_migrations (number, name) VALUES
     (1, '0001_tables.sql');
 INSERT INTO schema_functions (digest, version) VALUES
-    ('dc937ad65d5b809b221eb4eb8acd54c93c2147f34d0ef16ab910cfdc68f18385', '0.1.0');
+    ('82e7f6a2a3187792cae0e524f707cb8cb9ce914c32b55ff027f88a6e14b73f9c', '0.1.0');
