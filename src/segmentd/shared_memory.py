@@ -5,6 +5,7 @@ for every byte is allocated before the mapping; a process that gets none goes on
 (docs/decisions/0047).
 """
 
+import asyncio
 import errno
 import mmap
 import os
@@ -15,6 +16,7 @@ from typing import Final
 import structlog
 
 WORD_BYTES: Final = 8
+SHARE_EVERY_S: Final = 0.2
 
 _log = structlog.get_logger(__name__)
 
@@ -51,6 +53,12 @@ class SharedMemory:
         self.words = memoryview(memory).cast("q")
         _log.info("memory is shared again", path=str(self._path))
         return True
+
+    async def share_when_there_is_room(self) -> None:
+        """If the disk had no room when this process started, shares the memory as soon as there is some."""
+        while not self.shared:
+            await asyncio.sleep(SHARE_EVERY_S)
+            self.share()
 
     def close(self) -> None:
         self.words.release()

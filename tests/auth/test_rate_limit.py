@@ -180,3 +180,22 @@ def test_a_caller_who_waits_for_retry_after_is_admitted_and_nobody_exceeds_the_r
 
     passed = (watch.now - begun) / S
     assert let_in <= (passed + 1) * per_second * (1 + 1e-6) + 1
+
+
+async def test_processes_that_found_no_room_at_their_start_share_the_rate_once_there_is_some(
+    watch: Watch, tmp_path: Path
+) -> None:
+    place = tmp_path / "not there yet" / "rates"
+    with ExitStack() as stack:
+        first, second = (stack.enter_context(closing(RateLimit.open(place, 1, KEY))) for _ in range(2))
+        assert first.take("me") == second.take("me") == 0
+
+        place.parent.mkdir()
+        for limit in (first, second):
+            await limit.memory.share_when_there_is_room()
+
+        assert first.take("me") == 0
+        assert second.take("me") > 0
+        watch.advance(1)
+        assert second.take("me") == 0
+        assert first.take("me") > 0

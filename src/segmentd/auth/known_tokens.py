@@ -35,15 +35,15 @@ class KnownTokens:
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / "tokens"
-        self._memory = SharedMemory(folder / "tokens-seen", 3)
+        self.memory = SharedMemory(folder / "tokens-seen", 3)
         self._said = False
 
     def close(self) -> None:
-        self._memory.close()
+        self.memory.close()
 
     def leave(self, known: Known, seen_at: float) -> None:
         """Stores what is current at this time of the monotonic clock; on a full disk it stores nothing."""
-        words, boot = self._memory.words, boot_word()
+        words, boot = self.memory.words, boot_word()
         if (words[_BOOT], words[_VERSION]) != (boot, known.version):
             # First invalidate: if the file cannot be replaced, a revoked token in it must not be found.
             words[_VERSION] = _NOTHING
@@ -60,7 +60,7 @@ class KnownTokens:
 
     def found(self) -> tuple[Known, float] | None:
         """What was stored since the machine's start, and when it was current; None: nothing to be trusted."""
-        words = self._memory.words
+        words = self.memory.words
         if words[_BOOT] == 0 or words[_BOOT] != boot_word():
             return None
         try:
@@ -71,7 +71,7 @@ class KnownTokens:
 
     def forget(self) -> None:
         """Invalidates what is stored, because it may be of another database."""
-        self._memory.words[_VERSION] = _NOTHING
+        self.memory.words[_VERSION] = _NOTHING
 
     def _write(self, content: bytes) -> None:
         begun = self._path.with_name(f"tokens-{os.getpid()}")

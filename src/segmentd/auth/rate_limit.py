@@ -24,8 +24,7 @@ class RateLimit:
     """
 
     def __init__(self, memory: SharedMemory, per_second: float, key: bytes) -> None:
-        self._memory = memory
-        self._full_at = memory.words
+        self.memory = memory
         self._key = key
         self._cost_ns = int(_SECOND_NS / per_second)
         # The burst: the requests of one second, at least one.
@@ -37,19 +36,20 @@ class RateLimit:
         return cls(SharedMemory(path, _PLACES), per_second, key)
 
     def close(self) -> None:
-        self._memory.close()
+        self.memory.close()
 
     def take(self, caller: str) -> float:
         """Counts one request and returns 0, or returns the seconds to wait and does not count it."""
         digest = blake2b(caller.encode(), digest_size=WORD_BYTES, key=self._key).digest()
         place = int.from_bytes(digest) % _PLACES
         now = time.monotonic_ns()
-        full_at = self._full_at[place]
+        words = self.memory.words
+        full_at = words[place]
         # A time too far ahead was written before the machine's last start.
         if not now < full_at <= now + self._most_ns:
             full_at = now
         waiting_ns = full_at + self._cost_ns - now - self._most_ns
         if waiting_ns > 0:
             return waiting_ns / _SECOND_NS
-        self._full_at[place] = full_at + self._cost_ns
+        words[place] = full_at + self._cost_ns
         return 0.0

@@ -15,12 +15,12 @@ from segmentd.replica.lookup import Lookup
 from segmentd.replica.moments import MOMENT_USERS, Moment, moment, newer_catalog, shown_by
 from segmentd.replica.status import ReplicaStatus, boot_time, status_path
 from segmentd.replica.store import Store, Unusable
+from segmentd.shared_memory import SHARE_EVERY_S
 from segmentd.storage import replication
 from segmentd.storage.database import Database
 from segmentd.storage.replication import OwnWrite
 
 MICROSECONDS: Final = 1_000_000
-SHARE_EVERY_S: Final = 0.2
 
 _log = structlog.get_logger(__name__)
 

@@ -74,6 +74,9 @@ async def open_authenticator(
         )
         database = await stack.enter_async_context(Database(database_url, pool_size=1))
         left = stack.enter_context(closing(KnownTokens(folder)))
+        for memory in (left.memory, *([limit.memory] if limit else [])):
+            sharing = background(memory.share_when_there_is_room(), "share memory of the node")
+            await stack.enter_async_context(sharing)
         authenticator = Authenticator(database, rules, left)
         await stack.enter_async_context(authenticator.watching())
         yield authenticator
