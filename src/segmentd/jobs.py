@@ -257,7 +257,7 @@ async def _clock_step() -> None:
     where the clock was set back by an hour, there are none for an hour. A new worker begins with the present.
     """
     before = _clock_offset()
-    while abs(_clock_offset() - before) < CLOCK_STEP_S:  # noqa: ASYNC110 - no event tells of it
+    while abs(_clock_offset() - before) < CLOCK_STEP_S:  # noqa: ASYNC110 - it sets no event
         await asyncio.sleep(CLOCK_LOOK_S)
     _log.info("the clock of this machine was set, or it slept: the schedule of jobs begins again")
 

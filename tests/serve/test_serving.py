@@ -195,7 +195,7 @@ def sockets_of(pid: int) -> list[str]:
     """What a process has open of TCP, where the system says so."""
     listed = Path(f"/proc/{pid}/net/tcp")
     if not listed.exists():
-        pytest.skip("only Linux tells the sockets of another process")
+        pytest.skip("only Linux shows the sockets of another process")
     inodes = {line.split()[9] for line in listed.read_text().splitlines()[1:]}
     opened = []
     for link in Path(f"/proc/{pid}/fd").iterdir():

@@ -150,7 +150,7 @@ def test_clients_that_do_not_read_a_file_that_is_the_same_for_all_take_next_to_n
 ) -> None:
     status = Path("/proc/self/status")
     if not status.exists():
-        pytest.skip("only Linux tells the memory of another process")
+        pytest.skip("only Linux shows the memory of another process")
     with serving("--database-url", empty_database_url, cwd=tmp_path) as service, ExitStack() as connections:
         [worker] = service.ready().workers()
 
@@ -185,7 +185,7 @@ def test_an_http_process_may_open_as_many_files_as_the_system_lets_it(
     empty_database_url: str, tmp_path: Path
 ) -> None:
     if not hasattr(resource, "prlimit"):
-        pytest.skip("only Linux tells the limits of another process")
+        pytest.skip("only Linux shows the limits of another process")
     with files(256), serving("--database-url", empty_database_url, cwd=tmp_path) as service:
         [worker] = service.ready().workers()
 

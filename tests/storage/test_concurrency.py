@@ -192,7 +192,7 @@ def assert_the_tables_make_sense(rows: Rows) -> None:
                 user_id,
             )
         )
-        # Where there never was a percentage, what is stored tells it all.
+        # Without a percentage at any time, the stored events are the whole history.
         assert_alternating(
             rows(
                 "SELECT segment_id, at, operation FROM membership_events e WHERE user_id = %s AND effective"

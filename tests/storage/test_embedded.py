@@ -267,7 +267,7 @@ def test_a_killed_owner_loses_nothing_that_was_acknowledged(used_dir: Path, begi
     assert saved(server.url) == ["acknowledged"]
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child of its parent's death")
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux notifies a child of its parent's death")
 def test_a_killed_owner_takes_postgresql_with_it(used_dir: Path, begin: Begin) -> None:
     with owner_of(used_dir) as owner:
         line_of(owner)

@@ -19,7 +19,7 @@ HEADING = re.compile(r"^-- (?:Data for )?Name: (.*?); Type: (.*?); .*\n--\n", re
 
 @pytest.fixture
 def by_schema_file(postgres_url: str) -> Callable[[str], dict[str, str]]:
-    """Applies an SQL text to an empty database and tells the parts that came of it."""
+    """Applies an SQL text to an empty database and lists the parts that it made."""
 
     def applied(text: str) -> dict[str, str]:
         with new_database(postgres_url, "template1") as url:

@@ -138,7 +138,7 @@ class Asking:
         for (
             change,
             event,
-        ) in history:  # a slug may be another segment's by now: the model tells whose event it is
+        ) in history:  # a slug may be another segment's now: the model knows whose event it is
             if event["at"] >= registered_at:
                 assert (event["operation"] == "add") == (change.segment not in since)
                 if event["operation"] == "add":

@@ -493,7 +493,7 @@ async def service_looked(service: Service) -> None:
     async with service.client(receives=4096) as other:
         await other.send(GET.replace(b"/", b"/large", 1))
         async with asyncio.timeout(PATIENCE_S):
-            while service.refused != [Refusal.SLOW_CLIENT]:  # noqa: ASYNC110 - nothing tells it
+            while service.refused != [Refusal.SLOW_CLIENT]:  # noqa: ASYNC110 - it sets no event
                 await asyncio.sleep(0.01)
     service.refused.clear()
 
@@ -547,7 +547,7 @@ async def test_what_clients_have_not_taken_is_counted_unless_all_answers_share_i
 
 async def held(room: Room) -> None:
     async with asyncio.timeout(PATIENCE_S):
-        while not room.unsent.held:  # noqa: ASYNC110 - nothing tells it
+        while not room.unsent.held:  # noqa: ASYNC110 - it sets no event
             await asyncio.sleep(0.01)
 
 

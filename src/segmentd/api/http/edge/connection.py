@@ -65,7 +65,7 @@ class LimitedProtocol(MeasuredProtocol):
     # bytes since its last progress.
     _parsing = False
     _has_head = False
-    _unsettled = 0
+    _unfinished_bytes = 0
     _begun_at = 0.0
     # The time of the last answer; 0 before the first one.
     _answered_at = 0.0
@@ -115,17 +115,17 @@ class LimitedProtocol(MeasuredProtocol):
         A message that begins within a piece, after the end of another, is counted from the next piece on.
         """
         while data and not self._refusing:
-            room = self.limits.max_header_bytes - self._unsettled
+            room = self.limits.max_header_bytes - self._unfinished_bytes
             if not room:
                 self._cut(Refusal.HEADERS_TOO_LARGE)
                 self._refuse(
                     HTTP_PROBLEMS[431], f"A request may have {self.limits.max_header_bytes} bytes of headers."
                 )
                 return
-            self._unsettled += min(room, len(data))
+            self._unfinished_bytes += min(room, len(data))
             self._parse(data[:room])
             if not self._parsing:
-                self._unsettled = 0
+                self._unfinished_bytes = 0
             data = data[room:]
 
     def _parse(self, data: bytes) -> None:
@@ -154,7 +154,7 @@ class LimitedProtocol(MeasuredProtocol):
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
-        self._unsettled = 0
+        self._unfinished_bytes = 0
         self.headers[:] = accepted(self.parser.get_http_version(), self.url, self.headers)
         super().on_headers_complete()
         self.headers = []  # for the trailers, which must not become headers of the request
@@ -166,14 +166,14 @@ class LimitedProtocol(MeasuredProtocol):
             self.flow.pause_reading()
 
     def on_body(self, body: bytes) -> None:
-        self._unsettled = 0
+        self._unfinished_bytes = 0
         super().on_body(body)
 
     def on_message_complete(self) -> None:
         """The next byte begins another message, except after a head that asks for an upgrade."""
         if self.parser.should_upgrade():
             return
-        self._unsettled = 0
+        self._unfinished_bytes = 0
         self._parsing = self._has_head = False
         super().on_message_complete()
 

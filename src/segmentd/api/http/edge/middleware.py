@@ -128,7 +128,7 @@ class RequestMiddleware:
             await answer.refuse("No address here has a slash that is escaped.", HTTP_PROBLEMS[404])
             return
         if scope["method"] == "OPTIONS" and (options := self._options(scope)) is not None:
-            await answer.settle(204, options)
+            await answer.reply(204, options)
             return
         try:
             async with asyncio.timeout(self._limits.seconds) as answer.limit:
@@ -231,9 +231,9 @@ class _Answer:
     async def refuse(self, detail: str, problem: Problem = _OVERLOADED) -> None:
         """Answers instead of the framework."""
         body = document(problem, detail, self._of_every[0][1].decode())
-        await self.settle(problem.status, head(problem, len(body)), body)
+        await self.reply(problem.status, head(problem, len(body)), body)
 
-    async def settle(self, status: int, headers: Headers, body: bytes = b"") -> None:
+    async def reply(self, status: int, headers: Headers, body: bytes = b"") -> None:
         """Sends the whole answer; nothing that the framework sends comes after it."""
         self.is_refused = True
         self.status = status
