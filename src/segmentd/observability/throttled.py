@@ -1,4 +1,4 @@
-"""Warnings about what is tried time and again: each is logged once a minute, however often it fails."""
+"""Warnings about what is tried again and again: each is logged once a minute, however often it fails."""
 
 import time
 from collections.abc import Callable

@@ -5,7 +5,7 @@ from typing import Final
 
 Headers = Sequence[tuple[bytes, bytes]]
 
-# What such a page may read beside the body.
+# The headers that such a page may read.
 _EXPOSED: Final = (
     b"access-control-expose-headers",
     b"Age, ETag, Location, Retry-After, X-Request-Id",
@@ -23,18 +23,18 @@ def value_of(headers: Iterable[tuple[bytes, bytes]], wanted: bytes) -> bytes | N
 
 
 class Cors:
-    """Knows the origins whose pages may call; `*` is every one."""
+    """The origins whose pages may call; `*` is every origin."""
 
     def __init__(self, origins: Iterable[str] = ()) -> None:
         self._origins = frozenset(origins)
         self._is_for_all = "*" in self._origins
 
     def allows(self, origin: str | None) -> bool:
-        """Whether pages of this origin may call; None: of one that is not named."""
+        """Whether pages of this origin may call; None: the request names no origin."""
         return self._is_for_all or origin in self._origins
 
     def headers(self, request: Iterable[tuple[bytes, bytes]]) -> Headers:
-        """What every answer to this request says about origins."""
+        """The headers about origins in every answer to this request."""
         origin = value_of(request, b"origin") if self._origins else None
         if origin is None:
             return ()
@@ -45,12 +45,12 @@ class Cors:
         return ((_ALLOW_ORIGIN, origin), _EXPOSED, _VARIES)
 
     def preflight(self, request: Headers) -> Headers | None:
-        """What answers a page that may call, and asks first; None where this is no such request."""
+        """The headers that answer a preflight of a page that may call; None if this is no such request."""
         origin = value_of(request, b"origin")
         method = value_of(request, b"access-control-request-method")
         if origin is None or method is None or not self.allows(origin.decode("latin-1")):
             return None
-        # All headers are allowed. A star would do, but for Authorization.
+        # All headers are allowed. Not by a star, because a star does not include Authorization.
         allowed = value_of(request, b"access-control-request-headers") or b"*"
         return (
             (b"access-control-allow-methods", ALL_METHODS),

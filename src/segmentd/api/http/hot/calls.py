@@ -47,7 +47,7 @@ class _PlainLookup(RequestBody, frozen=True):
 
 
 class Question(msgspec.Struct, frozen=True, gc=False):
-    """Whose segments are asked for, and by whom."""
+    """The users whose segments are asked for, and the caller."""
 
     user_ids: Sequence[UserId]
     authorization: bytes | None = None
@@ -62,7 +62,7 @@ class Answer(msgspec.Struct, frozen=True, gc=False):
     request_id: bytes
 
     def headers(self) -> list[tuple[bytes, bytes]]:
-        """In the form of ASGI."""
+        """As headers of ASGI."""
         return [
             (HEADER, self.request_id),
             (b"age", b"%d" % self.age),
