@@ -46,7 +46,7 @@ def ticks(app: App, seconds: float) -> Ticks:
     found: dict[str, list[float]] = defaultdict(list)
     while at < BEGIN + seconds:
         for periodic, timestamp in deferrer.get_previous_tasks(at):
-            # It is not late, but for what the deferrer oversleeps. The first one makes up for a missed one.
+            # It is late only by what the deferrer oversleeps. The first tick makes up for a missed one.
             assert timestamp >= BEGIN - 600
             assert timestamp < BEGIN or at - timestamp <= 2 * MARGIN
             found[periodic.task.name].append(timestamp)

@@ -1,4 +1,4 @@
-"""How old an answer may be, who answers when the replica is older, and what clients see of it."""
+"""How old an answer may be, what answers if the replica is older, and what clients see of it."""
 
 import asyncio
 import json

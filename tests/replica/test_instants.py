@@ -21,7 +21,7 @@ def microseconds(text: str) -> int:
 
 
 class Still:
-    """Makes the node's clock stand: the status's word is set so that `now` is about the instant wanted."""
+    """Stops the node's clock: sets the word of the replica status so that `now` is near an instant."""
 
     def __init__(self, status: ReplicaStatus, worker: Worker) -> None:
         self._status = status

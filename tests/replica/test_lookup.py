@@ -39,7 +39,7 @@ MOST_USERS: Final = LARGEST_LOOKUP_BYTES // (SEGMENTS * 131)
 
 
 class Counted(Catalog):
-    """A catalog that notes whom it was asked for."""
+    """A catalog that records the users that it was asked for."""
 
     def __init__(self, state: CatalogState) -> None:
         super().__init__(state)

@@ -14,7 +14,7 @@ from tests.support.client import Api
 from tests.support.rows import Rows
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-# Neither fits into a float of microseconds: who packs by way of one is found out.
+# Neither fits into a float of microseconds, so packing by way of a float fails the test.
 LATE, LATER = "2262-04-11T23:47:16.854775Z", "9999-12-31T23:59:59.999999Z"
 
 

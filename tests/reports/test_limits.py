@@ -129,7 +129,7 @@ async def test_a_refused_order_is_counted_by_its_reason(
 
 
 class Watched(Database):
-    """The service's access to a database, which notes who asked for reports together."""
+    """The service's access to a database, which records the questions for reports."""
 
     def __init__(self, url: str) -> None:
         super().__init__(url)

@@ -74,7 +74,7 @@ def explained(connection: psycopg.Connection, report: Report, as_of: datetime) -
 
 
 def months(plan: Plan) -> set[str]:
-    """The months of the history that stand anywhere in the plan, carried out or not."""
+    """The months of the history that are anywhere in the plan, executed or not."""
     return set(re.findall(r"membership_events_(\d{4}_\d\d)", json.dumps(plan.root)))
 
 

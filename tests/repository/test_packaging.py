@@ -66,7 +66,7 @@ def stages() -> list[list[tuple[str, str]]]:
 
 
 def base_images() -> list[str]:
-    """What the stages begin from, but for stages of ours."""
+    """The images from which the stages begin, without our own stages."""
     beginnings = [stage[0][1].split() for stage in stages()]
     ours = {name for _, *named in beginnings for name in named[1:]}
     return [image for image, *_ in beginnings if image not in ours]
@@ -361,7 +361,7 @@ def test_what_must_outlive_a_container_lies_in_a_volume() -> None:
 def test_compose_holds_no_secret_and_opens_no_door_to_the_database() -> None:
     settings = {name: value for s in SERVICES.values() for name, value in s["environment"].items()}
     for name, value in settings.items():
-        # A file, or whatever the one who starts it hands in.
+        # A file, or a value from the environment.
         handed_in = f"${{{name}:-}}"
         secret = re.search(r"PASSWORD|SECRET|TOKEN|KEY", name)
         assert not secret or name.endswith("_FILE") or value == handed_in, name

@@ -1,4 +1,4 @@
-"""Access control of a service that runs: who is let in at all, tokens on the command line, keys of links."""
+"""Access control of a running service: who is admitted, tokens on the command line, keys of links."""
 
 import os
 import signal
@@ -60,7 +60,7 @@ def is_always(service: Serving, secret: str | None, expected: int, path: str = "
     return all(status(service, secret, path) == expected for _ in range(20))
 
 
-# Who is let in at all
+# Who is admitted
 
 
 def test_others_are_not_served_while_there_is_no_access_control(url: str, tmp_path: Path) -> None:

@@ -113,7 +113,7 @@ async def test_hot_reads_go_on_without_the_database_whatever_dies_meanwhile(
         await killed_and_replaced(service, "node_worker")
         assert [await asyncio.to_thread(caller.reads) for _ in range(10)] == [["A"]] * 10
         await killed_and_replaced(service, "http_worker")
-        # The socket is open all the while: who comes before there is a process waits in it.
+        # The socket stays open: a client that connects before there is a process waits in it.
         assert [await asyncio.to_thread(caller.reads) for _ in range(10)] == [["A"]] * 10
 
         relay.mend()

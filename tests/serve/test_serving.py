@@ -192,7 +192,7 @@ def test_clients_that_wait_to_be_let_in_when_it_stops_are_answered(
 
 
 def sockets_of(pid: int) -> list[str]:
-    """What a process has open of TCP, where the system says so."""
+    """The TCP sockets of a process, if the system shows them."""
     listed = Path(f"/proc/{pid}/net/tcp")
     if not listed.exists():
         pytest.skip("only Linux shows the sockets of another process")

@@ -172,7 +172,7 @@ def assert_alternating(events: list[tuple[object, object, str]]) -> None:
 
 
 def replayed(events: list[Json]) -> set[str]:
-    """Who an event lets in is in until another one lets them out."""
+    """A user is in from an event that adds until an event that removes."""
     members: set[str] = set()
     for event in events:
         (members.add if event["operation"] == "add" else members.remove)(event["segment"])

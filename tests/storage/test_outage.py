@@ -21,7 +21,7 @@ from tests.support.node import node
 from tests.support.postgres import execute
 from tests.support.relay import Relay, relay_to
 
-# Far more than the service itself allows a request; who waits longer hangs.
+# Far more than the service itself allows a request: a request that waits longer hangs.
 HANGS_AFTER_S = 30
 WAITS_FOR_SEVEN = """
     SELECT FROM pg_locks JOIN pg_database ON oid = database

@@ -128,7 +128,7 @@ def settle(connection: psycopg.Connection) -> None:
         connection.execute(alter.format(sql.Identifier(table)))
     while True:
         connection.execute("VACUUM (FREEZE, ANALYZE)")
-        # Another process's snapshot can stand in the way too, for as long as it lasts.
+        # Another process's snapshot can also prevent it while it lasts.
         if not connection.execute(f"{_TABLES} AND relallvisible < relpages").fetchall():
             return
 

@@ -46,7 +46,7 @@ def _end_after_the_last_user(
     gate: int, users: int, value: Path, resource: AbstractContextManager[str]
 ) -> None:
     while True:
-        fcntl.flock(users, fcntl.LOCK_EX)  # waits, with the gate open, for all who use it now
+        fcntl.flock(users, fcntl.LOCK_EX)  # waits, with the gate open, for all present users
         fcntl.flock(users, fcntl.LOCK_UN)
         with _locked(gate):
             try:
@@ -92,7 +92,7 @@ _QUICK: Final = {
 
 @contextmanager
 def quick_folder(folder: Path) -> Iterator[Path]:
-    """A new folder in memory, or in `folder` where there is too little of it; it is gone at the end."""
+    """A new folder in memory, or in `folder` where there is too little of it; it is removed at the end."""
     with (
         TemporaryDirectory(prefix=_PREFIX, dir=_memory() or folder) as quick,
         _opened(Path(quick), os.O_RDONLY) as descriptor,

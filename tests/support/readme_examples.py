@@ -51,7 +51,7 @@ class Block(NamedTuple):
     text: str
     line: int
     follows: str
-    """What stands between this block and the one before it."""
+    """The text between this block and the one before it."""
 
 
 class Example(NamedTuple):

@@ -109,7 +109,7 @@ class OneTruth(RuleBasedStateMachine):
             acts += [act("create_segment", slug=slug, percent=percent, salt=st.sampled_from(SALTS))] * 2
         if terms := self.doing.terms_ahead():
             acts += [st.sampled_from(terms).flatmap(acts_at_the_end)] * 5
-        # Unlike one_of, sampled_from lets an act stand several times.
+        # Unlike one_of, sampled_from allows the same act several times.
         return st.sampled_from(acts[::-1]).flatmap(lambda chosen: chosen)
 
     @invariant()

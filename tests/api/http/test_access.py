@@ -34,7 +34,7 @@ TABLES: Final = (
     *("tokens", "access", "audit_log", "erasures", "reports", "signing_keys"),
 )
 
-# What stands in the paths of routes.
+# The values for the parameters of paths.
 FILLED: Final = {
     "{slug:str}": "TAKEN",
     "{user_id:str}": "1000",
@@ -181,7 +181,7 @@ async def test_a_handler_that_the_table_does_not_name_is_refused_when_the_applic
 ) -> None:
     @get("/forgotten", include_in_schema=in_document)
     async def forgotten() -> None:
-        """Nobody said who may do this."""
+        """A handler without a row in the table of roles."""
 
     monkeypatch.setattr("segmentd.api.http.app.audit_router", Router("/", route_handlers=[forgotten]))
     use_cases = service(database, Settings(data_dir=str(tmp_path)))

@@ -57,7 +57,7 @@ Send = Callable[[AnyCase], httpx.Response]
 
 
 class Nowhere(Service):
-    """Enough of a service for the document of its doors."""
+    """Enough of a service for its OpenAPI document."""
 
     def __init__(self) -> None:
         """Has nothing and serves nobody."""

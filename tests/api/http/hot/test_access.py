@@ -1,4 +1,4 @@
-"""The hot path lets in whom the framework lets in, and leaves every refusal to it."""
+"""The hot path admits the same callers as the framework, and leaves every refusal to it."""
 
 import time
 from collections.abc import AsyncIterator, Callable

@@ -77,7 +77,7 @@ async def line(database_url: str, database: Database, api: Api, tmp_path: Path) 
     settings = Settings(data_dir=str(tmp_path))
     follower = Follower(database, tmp_path / "node")
     await follower.round()
-    follower.close()  # a process opens a replica once; what stands on the status stays fresh for a while
+    follower.close()  # a process opens a replica once; the replica status stays fresh for a while
     async with Database(database_url) as own, open_node(own, settings, tmp_path / "node") as node:
         authenticator = await open_to_all(own)
         app = middleware(service(own, settings, node), authenticator)
