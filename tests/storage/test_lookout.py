@@ -68,3 +68,10 @@ async def test_a_database_whose_connections_are_all_in_use_is_there(database_url
         for task in busy:
             task.cancel()
         await asyncio.wait(busy)
+
+
+async def test_a_database_without_the_schema_is_none_that_can_be_used(empty_database_url: str) -> None:
+    async with Database(empty_database_url) as database:
+        reason = await Lookout(database).reason()
+
+    assert reason == 'The database cannot be used: relation "catalog" does not exist'

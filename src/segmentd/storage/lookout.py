@@ -5,9 +5,11 @@ from collections.abc import Callable
 from typing import Final
 
 import msgspec
+import psycopg
 
 from segmentd.domain.errors import Unavailable
 from segmentd.storage.database import Database
+from segmentd.storage.sessions import reason_of
 
 # Together they bound the age of the answer: less than three seconds.
 LOOK_EVERY_S: Final = 0.75
@@ -49,7 +51,12 @@ class Lookout:
         reason: str | None = None
         while (left := give_up - loop.time()) > 0:
             try:
-                await self._database.one_within(left, _Answer, "SELECT 1 AS one")
+                await self._database.one_within(
+                    left, _Answer, "SELECT version AS catalog_version FROM catalog"
+                )
+            except psycopg.Error as error:  # it is there, without segmentd's tables
+                self._reason = f"The database cannot be used: {reason_of(error)}"
+                return
             except Unavailable as error:
                 said = self._database.last_failure
                 reason = error.detail if said is None else f"The database cannot be reached: {said}"
@@ -63,4 +70,4 @@ class Lookout:
 
 
 class _Answer(msgspec.Struct, frozen=True):
-    one: int
+    catalog_version: int
