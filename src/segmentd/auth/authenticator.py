@@ -188,8 +188,10 @@ class Authenticator:
             await self.look()
         except Unavailable as error:
             self._throttled.warning("cannot look for changes of the tokens", error=error.detail)
-        except Exception:  # noqa: BLE001 - without further polling a revocation would go unnoticed
-            _log.exception("looking for changes of the tokens failed")
+        except Exception as error:  # noqa: BLE001 - without further polling a revocation would go unnoticed
+            self._throttled.warning(
+                "looking for changes of the tokens failed", error=str(error), exc_info=True
+            )
 
 
 class _Remembered(NamedTuple):
