@@ -4,7 +4,8 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
-from typing import Final, Generic, NamedTuple, TypeVar
+from functools import partial
+from typing import Final, NamedTuple, TypeVar
 
 from segmentd.background import background
 from segmentd.domain.access import Actor
@@ -13,15 +14,14 @@ from segmentd.domain.errors import ReportExpired, ReportNotFound, ReportNotReady
 from segmentd.domain.identifiers import Slug, UserId
 from segmentd.domain.instants import Span
 from segmentd.domain.memberships import Change, Changed, Event, Evidence, Membership
-from segmentd.domain.pages import SLUG_KEYS, USER_KEYS, Limit, Page, decode_cursor, encode_cursor
+from segmentd.domain.pages import SLUG_KEYS, USER_KEYS, Limit, Listing, Page
 from segmentd.domain.reports import LONGEST_WAIT_S, Report, ReportId, ReportLimits, ReportOrder, Status
 from segmentd.domain.segments import NewSegment, Segment, SegmentUpdate
 from segmentd.domain.texts import Name
 from segmentd.domain.users import User
 from segmentd.observability.metrics import Metrics
-from segmentd.replica.notifications import Notifier
+from segmentd.replica.node import Answer, Node
 from segmentd.replica.replica import Replica, ReplicaMeasures
-from segmentd.replica.store import Unusable
 from segmentd.reports.files import ReportFiles
 from segmentd.reports.links import is_signed, sign
 from segmentd.reports.waiting import Waiting
@@ -64,21 +64,6 @@ class SignedReport(NamedTuple):
     signature: str
 
 
-class Node(NamedTuple):
-    """The parts of this node: its replica, and the notifier that sends change notifications to all nodes."""
-
-    replica: Replica
-    notifier: Notifier
-    serve_stale: bool
-
-
-class Answer(NamedTuple, Generic[Found]):
-    """An answer and its age in whole seconds."""
-
-    age: int
-    found: Found
-
-
 class Measured(NamedTuple):
     """Figures that are measured only when they are asked for."""
 
@@ -113,14 +98,10 @@ class Service:
     @asynccontextmanager
     async def watching(self) -> AsyncIterator[None]:
         """Watches the database while the context lives, so that `check_ready` does not wait for it."""
-        watch = self._lookout.watch(self._note_database)
+        node, lookout = self._node, self._lookout
+        watch = lookout.watch() if node is None else lookout.watch(node.note_database)
         async with background(watch, "look whether the database answers"):
             yield
-
-    def _note_database(self, reason: str | None) -> None:
-        """While it is away, a stale replica answers at once: reads would wait for the database in vain."""
-        if self._node is not None:
-            self._node.replica.has_no_bound = self._node.serve_stale and reason is not None
 
     async def check_ready(self) -> None:
         """Raises Unavailable, with the reason, if the database does not answer or a stop is near."""
@@ -139,11 +120,7 @@ class Service:
             await self.check_ready()
 
     def _age_of_hot_reads(self) -> int | None:
-        """The age of answers from the replica; None if it may not answer."""
-        if self._node is None:
-            return None
-        replica = self._node.replica
-        return replica.age_if_any() if self._node.serve_stale else replica.age()
+        return None if self._node is None else self._node.age_of_reads()
 
     async def measure(self) -> Measured:
         """The figures of the database and of this node's replica. Takes about a second even in an outage."""
@@ -164,9 +141,8 @@ class Service:
 
     async def list_segments(self, limit: Limit, cursor: str | None) -> Page[Segment]:
         """A page of the living segments, by slug. Raises Invalid."""
-        after = decode_cursor("segments", cursor, SLUG_KEYS)
-        found = await segments.list_after(self._database, after, limit + 1)
-        return Page[Segment].of(found, limit, lambda last: encode_cursor("segments", last.slug))
+        listed = partial(segments.list_after, self._database)
+        return await Listing("segments", SLUG_KEYS).page(listed, lambda last: last.slug, limit, cursor)
 
     async def get_segment(self, slug: Slug) -> Segment:
         """One living segment. Raises SegmentNotFound."""
@@ -185,10 +161,9 @@ class Service:
 
     async def list_members(self, slug: Slug, limit: Limit, cursor: str | None) -> Page[UserId]:
         """A page of those of a segment's users that are registered. Raises SegmentNotFound, Invalid."""
-        listing = f"members of {slug}"
-        after = decode_cursor(listing, cursor, USER_KEYS)
-        page = await memberships.members_after(self._database, slug, after, limit)
-        return Page(page.user_ids, None if page.walked_to is None else encode_cursor(listing, page.walked_to))
+        listing: Listing[UserId] = Listing(f"members of {slug}", USER_KEYS)
+        page = await memberships.members_after(self._database, slug, listing.key_in(cursor), limit)
+        return Page(page.user_ids, None if page.walked_to is None else listing.cursor_after(page.walked_to))
 
     # Users
 
@@ -198,9 +173,8 @@ class Service:
 
     async def list_users(self, limit: Limit, cursor: str | None) -> Page[User]:
         """A page of the living users, by id. Raises Invalid."""
-        after = decode_cursor("users", cursor, USER_KEYS)
-        found = await users.list_after(self._database, after, limit + 1)
-        return Page[User].of(found, limit, lambda last: encode_cursor("users", last.id))
+        listed = partial(users.list_after, self._database)
+        return await Listing("users", USER_KEYS).page(listed, lambda last: last.id, limit, cursor)
 
     async def get_user(self, user_id: UserId) -> User:
         """One living user. Raises UserNotFound."""
@@ -245,21 +219,7 @@ class Service:
     async def _read(
         self, replicated: Callable[[Replica], Awaitable[Found]], stored: Callable[[], Awaitable[Found]]
     ) -> Answer[Found]:
-        """Answers from the replica, or from the database if the replica is too old.
-
-        While the database is away, an older replica answers if the operator allows it.
-        """
-        node = self._node
-        if node and (answer := await _from_replica(node.replica, node.replica.age(), replicated)) is not None:
-            return answer
-        try:
-            return Answer(0, await stored())
-        except Unavailable:
-            if node is None or not node.serve_stale:
-                raise
-            if (answer := await _from_replica(node.replica, node.replica.age_if_any(), replicated)) is None:
-                raise
-            return answer
+        return Answer(0, await stored()) if self._node is None else await self._node.read(replicated, stored)
 
     async def segments_at(self, user_id: UserId, at: datetime | None) -> Sequence[Membership]:
         """The segments of a user at a time, each with its source. Raises Invalid for a time in the future."""
@@ -282,14 +242,9 @@ class Service:
     ) -> Page[Event]:
         """A page of the times that a user got in or out, oldest first. Raises Invalid."""
         period.check()
-        listing = f"history of {user_id}"
-        after = decode_cursor(listing, cursor, history.HISTORY_KEYS)
-        found = await history.events_after(self._database, user_id, period, after, limit + 1)
-        return Page[Event].of(
-            found,
-            limit,
-            lambda last: encode_cursor(listing, history.HistoryKey(last.at, last.segment, last.segment_id)),
-        )
+        listed = partial(history.events_after, self._database, user_id, period)
+        listing: Listing[history.HistoryKey] = Listing(f"history of {user_id}", history.HISTORY_KEYS)
+        return await listing.page(listed, history.HistoryKey.of, limit, cursor)
 
     # Reports
 
@@ -342,30 +297,15 @@ class Service:
 
     async def list_audit_log(self, limit: Limit, cursor: str | None) -> Page[AuditEntry]:
         """A page of the audit log, the newest entries first. Raises Invalid."""
-        before = decode_cursor("audit log", cursor, AUDIT_KEYS)
-        found = await audit_log.list_before(self._database, before, limit + 1)
-        return Page[AuditEntry].of(found, limit, lambda last: encode_cursor("audit log", last.id))
+        listed = partial(audit_log.list_before, self._database)
+        return await Listing("audit log", AUDIT_KEYS).page(listed, lambda last: last.id, limit, cursor)
 
     # Own writes
 
     def _show_user(self, user_id: UserId, write: OwnWrite) -> None:
         if self._node is not None:
-            self._node.replica.show_user(user_id, write)
-            self._node.notifier.notify()
+            self._node.show_user(user_id, write)
 
     async def _show_segments(self) -> None:
-        """The change is committed already: an error here makes reads slower and does not undo the change."""
         if self._node is not None:
-            await self._node.replica.show_segments(self._database)
-            self._node.notifier.notify()
-
-
-async def _from_replica(
-    replica: Replica, age: int | None, replicated: Callable[[Replica], Awaitable[Found]]
-) -> Answer[Found] | None:
-    if age is None:
-        return None
-    try:
-        return Answer(age, await replicated(replica))
-    except Unusable:
-        return None
+            await self._node.show_segments(self._database)

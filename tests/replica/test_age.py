@@ -11,11 +11,11 @@ import pytest
 from segmentd.config import Settings
 from segmentd.domain.errors import Unavailable
 from segmentd.replica.follower import Follower
+from segmentd.replica.node import Node
 from segmentd.replica.notifications import Notifier
 from segmentd.replica.replica import Replica
 from segmentd.replica.status import ReplicaStatus, boot_time
 from segmentd.serve.wiring import service
-from segmentd.service import Node
 from segmentd.storage.database import Database
 from segmentd.storage.embedded import EmbeddedPostgres, start
 from segmentd.storage.migrate import migrate

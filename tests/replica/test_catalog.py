@@ -9,9 +9,9 @@ from segmentd.replica.catalog import (
     SLICE_USERS,
     Catalog,
     CatalogState,
-    ReplicatedSegment,
 )
 from segmentd.replica.states import EXCLUDED, HAS_TERM
+from segmentd.storage.replication import ReplicatedSegment
 
 NOW = 1_000_000
 LIVING = range(1, 61)

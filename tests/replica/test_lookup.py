@@ -14,11 +14,12 @@ from litestar.types import ASGIApp
 from segmentd.config import Settings
 from segmentd.domain.errors import AnswerTooLarge
 from segmentd.domain.memberships import LARGEST_LOOKUP_BYTES
-from segmentd.replica.catalog import Catalog, CatalogState, ReplicatedSegment
+from segmentd.replica.catalog import Catalog, CatalogState
 from segmentd.replica.follower import Follower
 from segmentd.replica.lookup import LARGE_BYTES, Lookup
 from segmentd.serve.wiring import open_node, service
 from segmentd.storage.database import Database
+from segmentd.storage.replication import ReplicatedSegment
 from tests.support.client import Api
 from tests.support.door import hot_path, middleware, open_to_all
 from tests.support.rows import Rows

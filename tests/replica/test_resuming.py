@@ -13,12 +13,12 @@ import pytest
 
 from segmentd.domain.errors import Unavailable
 from segmentd.domain.identifiers import UserId
-from segmentd.replica.catalog import CatalogState, ReplicatedSegment
+from segmentd.replica.catalog import CatalogState
 from segmentd.replica.follower import Follower
 from segmentd.replica.status import ReplicaStatus
 from segmentd.replica.store import FORMAT, Store, Unusable
 from segmentd.storage.database import Database
-from segmentd.storage.replication import ERASURES_KEPT, Feed, OwnWrite, Position, Snapshot
+from segmentd.storage.replication import ERASURES_KEPT, Feed, OwnWrite, Position, ReplicatedSegment, Snapshot
 from tests.support.client import Api
 from tests.support.clock import Clock
 from tests.support.postgres import new_database

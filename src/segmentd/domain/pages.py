@@ -2,9 +2,9 @@
 
 import base64
 import binascii
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from hashlib import blake2b
-from typing import Annotated, Final, Generic, NewType, TypeVar
+from typing import Annotated, Final, Generic, NamedTuple, NewType, TypeVar
 
 import msgspec
 
@@ -40,6 +40,32 @@ class Page(msgspec.Struct, Generic[Item], frozen=True):
         """A page from up to `limit + 1` items: the extra one shows that there are more."""
         items = found[:limit]
         return cls(items, cursor_after(items[-1]) if len(found) > limit else None)
+
+
+class Listing(NamedTuple, Generic[Key]):
+    """A list that is read page by page: its name, which its cursors hold, and the form of its keys."""
+
+    name: str
+    keys: msgspec.msgpack.Decoder[Key]
+
+    async def page(
+        self,
+        listed: Callable[[Key | None, int], Awaitable[Sequence[Item]]],
+        key_of: Callable[[Item], object],
+        limit: Limit,
+        cursor: str | None,
+    ) -> Page[Item]:
+        """A page of what `listed` gives after a key, up to a number. Raises Invalid."""
+        found = await listed(self.key_in(cursor), limit + 1)
+        return Page[Item].of(found, limit, lambda last: self.cursor_after(key_of(last)))
+
+    def key_in(self, cursor: str | None) -> Key | None:
+        """The key of a cursor, None for the list's beginning. Raises Invalid."""
+        return decode_cursor(self.name, cursor, self.keys)
+
+    def cursor_after(self, key: object) -> str:
+        """A cursor that goes on after the key."""
+        return encode_cursor(self.name, key)
 
 
 def encode_cursor(listing: str, key: object) -> str:

@@ -9,21 +9,13 @@ import numpy as np
 
 from segmentd.replica.rollouts import Rollouts
 from segmentd.replica.states import EXCLUDED, HAS_TERM, SEGMENT_BITS, ends_of, words_of
+from segmentd.storage.replication import ReplicatedSegment
 
 # The size of one part of a computation, of a millisecond or two: users, cells of the table, bytes of states.
 # With a hundred rollouts, the intermediate arrays stay in the processor's cache.
 SLICE_USERS: Final = 256
 SLICE_CELLS: Final = 2**17
 SLICE_BYTES: Final = 2**16
-
-
-class ReplicatedSegment(msgspec.Struct, frozen=True, array_like=True):
-    """A living segment; `threshold` is None where it has no percentage."""
-
-    id: int
-    slug: str
-    salt: int
-    threshold: int | None
 
 
 class CatalogState(msgspec.Struct, frozen=True, array_like=True):

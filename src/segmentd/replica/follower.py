@@ -15,7 +15,8 @@ from segmentd.domain.errors import Unavailable
 from segmentd.domain.identifiers import UserId
 from segmentd.observability.metrics import Metrics
 from segmentd.observability.throttled import ThrottledLog
-from segmentd.replica.moments import BATCH_USERS, catalog_state, moment, newer_catalog, shown_by
+from segmentd.replica.catalog import CatalogState
+from segmentd.replica.moments import BATCH_USERS, moment, newer_catalog, shown_by
 from segmentd.replica.replica import store_path
 from segmentd.replica.status import ReplicaStatus, boot_time, status_path
 from segmentd.replica.store import FORMAT, Store, Unusable, remove
@@ -228,7 +229,7 @@ class Follower:
             position = await feed.position()
             expected = await feed.approximate_users()
             version = await feed.catalog_version()
-            store.put_catalog(catalog_state(version, await feed.segments()))
+            store.put_catalog(CatalogState(version, await feed.segments()))
             async with contextlib.aclosing(feed.all_states()) as batches:
                 async for batch in batches:
                     store.append(batch)

@@ -4,13 +4,13 @@ The segments of one moment with the users of another would be a state that never
 before a percentage began would be in.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from segmentd.domain.identifiers import UserId
-from segmentd.replica.catalog import CatalogState, ReplicatedSegment
+from segmentd.replica.catalog import CatalogState
 from segmentd.replica.store import Store, Unusable
-from segmentd.storage.replication import CatalogRow, Feed, Position, Snapshot, UserState
+from segmentd.storage.replication import Feed, Position, Snapshot, UserState
 
 # Users that are read at once, and written at once if no segment changed. A write of so many takes a
 # millisecond or two, so that the own writes of the HTTP processes, which wait for it, stay quick.
@@ -33,7 +33,7 @@ async def newer_catalog(store: Store, feed: Feed) -> CatalogState | None:
     known = store.fact(b"catalog version")
     if known is not None and int.from_bytes(known, "big", signed=True) == version:
         return None
-    return catalog_state(version, await feed.segments())
+    return CatalogState(version, await feed.segments())
 
 
 async def moment(feed: Feed, catalog: CatalogState, changed: Sequence[UserId]) -> Moment | None:
@@ -49,11 +49,6 @@ async def moment(feed: Feed, catalog: CatalogState, changed: Sequence[UserId]) -
         if size > MOMENT_BYTES:
             return None
     return Moment(catalog, states)
-
-
-def catalog_state(version: int, segments: Iterable[CatalogRow]) -> CatalogState:
-    """The living segments as a replica stores them."""
-    return CatalogState(version, [ReplicatedSegment(s.id, s.slug, s.salt, s.threshold) for s in segments])
 
 
 def shown_by(store: Store, position: Position) -> Snapshot:

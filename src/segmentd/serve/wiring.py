@@ -18,11 +18,12 @@ from segmentd.domain.reports import ReportLimits
 from segmentd.jobs import report_queue
 from segmentd.observability.metrics import Metrics
 from segmentd.observability.traces import Tracing, set_up_tracing
+from segmentd.replica.node import Node
 from segmentd.replica.notifications import Notifier
 from segmentd.replica.replica import Replica
 from segmentd.reports.files import ReportFiles
 from segmentd.serve.first_token import jwt_verifier
-from segmentd.service import Node, ReportDesk, Service
+from segmentd.service import ReportDesk, Service
 from segmentd.storage.database import Database
 
 # How often a process updates the metrics of its pool and flushes its tallies of hot calls.

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Final, LiteralString
+from typing import Final, LiteralString, Self
 
 import msgspec
 
@@ -23,6 +23,11 @@ class HistoryKey(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
 
     def __post_init__(self) -> None:
         in_utc(self.at)  # raises ValueError for a time out of the years that there are
+
+    @classmethod
+    def of(cls, event: Event) -> Self:
+        """The place of an event."""
+        return cls(event.at, event.segment, event.segment_id)
 
 
 HISTORY_KEYS: Final[msgspec.msgpack.Decoder[HistoryKey]] = msgspec.msgpack.Decoder(HistoryKey)

@@ -8,7 +8,7 @@ from typing import Final, LiteralString, NamedTuple
 
 import msgspec
 import psycopg
-from psycopg.rows import scalar_row
+from psycopg.rows import class_row, scalar_row
 
 from segmentd.domain.identifiers import UserId
 from segmentd.storage.copying import batches
@@ -127,7 +127,7 @@ class UserState(msgspec.Struct, frozen=True):
     state: bytes
 
 
-class CatalogRow(msgspec.Struct, frozen=True):
+class ReplicatedSegment(msgspec.Struct, frozen=True, array_like=True):
     """A living segment; `threshold` is None where it has no percentage."""
 
     id: int
@@ -163,9 +163,9 @@ class Feed:
         """The number that every change of a segment or rollout raises."""
         return int(str(await self._scalar("SELECT version FROM catalog")))
 
-    async def segments(self) -> Sequence[CatalogRow]:
+    async def segments(self) -> Sequence[ReplicatedSegment]:
         """All living segments."""
-        async with self._connection.cursor(row_factory=struct_row(CatalogRow)) as cursor:
+        async with self._connection.cursor(row_factory=class_row(ReplicatedSegment)) as cursor:
             await cursor.execute("SELECT id, slug, salt, threshold FROM replicated_segments")
             return await cursor.fetchall()
 

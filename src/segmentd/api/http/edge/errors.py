@@ -8,7 +8,7 @@ from litestar import Response
 from litestar.exceptions import HTTPException, ValidationException
 from litestar.types import ExceptionHandlersMap
 
-from segmentd.api.http.edge.problem_documents import PROBLEM_JSON, SECURITY_HEADERS, document
+from segmentd.api.http.edge.problem_documents import PROBLEM_JSON, document, headers_of
 from segmentd.api.http.types import AnyRequest, Ids
 from segmentd.api.problems import HTTP_PROBLEMS, Problem, problem_of
 from segmentd.domain.errors import Fault, Invalid, SegmentdError, Unauthenticated
@@ -35,12 +35,11 @@ def problem_response(
 ) -> Response[bytes]:
     """The problem as an answer; `extra` has the members that the kind adds."""
     request.scope["state"]["problem"] = problem.kind  # for the metrics
-    retry = {"Retry-After": str(problem.retry_after)} if problem.retry_after else {}
     return Response(
         document(problem, detail, request.scope["state"].get("request_id"), extra),
         status_code=problem.status,
         media_type=PROBLEM_JSON,
-        headers={**SECURITY_HEADERS, **retry, **(headers or {})},
+        headers={**headers_of(problem), **(headers or {})},
     )
 
 

@@ -35,6 +35,12 @@ def document(
     return msgspec.json.encode(members)
 
 
+def headers_of(problem: Problem) -> Mapping[str, str]:
+    """The headers of every answer with this problem, besides those of its body."""
+    retry = {"Retry-After": str(problem.retry_after)} if problem.retry_after else {}
+    return {**SECURITY_HEADERS, **retry}
+
+
 def last_answer(problem: Problem, detail: str, headers: Sequence[tuple[bytes, bytes]]) -> bytes:
     """A whole answer with these headers too, after which the connection ends."""
     body = document(problem, detail, None)
@@ -45,7 +51,5 @@ def last_answer(problem: Problem, detail: str, headers: Sequence[tuple[bytes, by
 
 def head(problem: Problem, length: int) -> Sequence[tuple[bytes, bytes]]:
     """The headers of such an answer, in the form of ASGI."""
-    headers = {"Content-Type": PROBLEM_JSON, "Content-Length": str(length), **SECURITY_HEADERS}
-    if problem.retry_after:
-        headers["Retry-After"] = str(problem.retry_after)
+    headers = {"Content-Type": PROBLEM_JSON, "Content-Length": str(length), **headers_of(problem)}
     return [(name.lower().encode(), value.encode()) for name, value in headers.items()]

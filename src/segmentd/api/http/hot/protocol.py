@@ -69,9 +69,10 @@ class HotProtocol(LimitedProtocol):
         small = len(data) <= self.limits.max_header_bytes and not self.leaving
         if small and not self._is_busy() and (plain := PLAIN.fullmatch(data)):
             begun = time.perf_counter_ns()
-            host = plain[2]
-            if (host is None or is_host(host)) and (question := self._question(UserId(int(plain[1])), data)):
-                calls = self.calls
+            calls, host, user_id = self.calls, plain[2], UserId(int(plain[1]))
+            found = self.noted.findall(data)
+            question = self._question(user_id, found) if found else Question((user_id,))
+            if question is not None and (host is None or is_host(host)):
                 answer = calls.read(question)
                 if answer is not None:
                     self._answer(answer)
@@ -80,10 +81,7 @@ class HotProtocol(LimitedProtocol):
                     return
         super().data_received(data)
 
-    def _question(self, user_id: UserId, data: bytes) -> Question | None:
-        found = self.noted.findall(data)
-        if not found:
-            return Question((user_id,))
+    def _question(self, user_id: UserId, found: Sequence[tuple[bytes, bytes]]) -> Question | None:
         headers = [(name.lower(), value.rstrip(b" \t")) for name, value in found]
         if any(name in self.unusual for name, _ in headers):
             return None
