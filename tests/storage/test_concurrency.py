@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Final
+from unittest.mock import patch
 
 import httpx
 import pytest
@@ -111,9 +112,11 @@ async def test_whatever_32_clients_do_at_once_the_history_replayed_is_what_reads
     database_url: str, rows: Rows, tmp_path: Path, clients: int, rounds: int
 ) -> None:
     async with AsyncExitStack() as stack:
-        nodes = [node(database_url, tmp_path / name, pool_size=6) for name in ("one", "two", "three")]
-        apis = [await stack.enter_async_context(entered) for entered in nodes]
-        database = await stack.enter_async_context(Database(database_url))
+        # On a busy machine a connection comes free later than the service would wait for it.
+        with patch("segmentd.storage.database._LONGEST_WAIT_S", 60.0):
+            nodes = [node(database_url, tmp_path / name, pool_size=6) for name in ("one", "two", "three")]
+            apis = [await stack.enter_async_context(entered) for entered in nodes]
+            database = await stack.enter_async_context(Database(database_url))
         storm = Storm(apis, database, random.Random(clients))
         for slug in SLUGS:
             await apis[0].create(slug, percent=50 if slug.startswith("ROLLED") else None)
