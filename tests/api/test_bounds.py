@@ -26,7 +26,7 @@ BOUNDS = {
 # Limits of HTTP, and the syntax of its headers and of a command's options: nothing of what a value may be.
 OWN = {
     "api/http/documented.py": {"pattern='^/problems/[a-z-]+$'"},
-    "api/http/hot/path.py": {"_LONGEST_LOOKUP: Final = 2 ** 16"},
+    "api/http/hot/calls.py": {"_LONGEST_LOOKUP: Final = 2 ** 16"},
     "api/http/hot/protocol.py": {"b'[Hh]ost: %b(?::[1-5]?[0-9]{1,4})?\\\\r\\\\n'"},
     "api/http/resources/reports.py": {
         "'(?:^|[,;\\\\s])wait\\\\s*=\\\\s*\\\\\"?(\\\\d{1,9})'",
