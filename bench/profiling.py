@@ -28,7 +28,7 @@ from rich.table import Table
 
 from bench.population import OVERRIDES, Calendar, batches, segments
 from segmentd.api.http.edge.request_ids import RequestIds
-from segmentd.api.http.hot.calls import HotCalls
+from segmentd.api.http.hot.calls import USER_SEGMENTS, HotCalls
 from segmentd.api.http.hot.path import HotPath
 from segmentd.auth.authenticator import AccessRules, Authenticator
 from segmentd.domain.access import ANONYMOUS, Principal
@@ -155,7 +155,7 @@ def main() -> None:
         replica_of_made_up_data(Path(name), options.size) as replica,
     ):
         client = Client(_open_hot_path(replica))
-        tally = Metrics().hot_reads
+        tally = Metrics().tally("GET", USER_SEGMENTS, "200")
         durations = [chance.randint(5_000, 50_000) for _ in range(_CALLS)]
         made = Table("step", "µs", "calls/s")
         steps: dict[str, tuple[Callable[[], object], int]] = {

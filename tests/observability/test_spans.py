@@ -10,6 +10,7 @@ import psycopg
 import pytest
 from litestar.types import Receive, Scope, Send
 
+from segmentd.api.http.edge.tracing import trace_requests
 from segmentd.config import Settings
 from segmentd.observability.traces import Tracing
 from segmentd.replica.follower import Follower
@@ -37,7 +38,7 @@ async def traced(database_url: str, tracing: Tracing) -> AsyncIterator[Database]
 async def traced_api(traced: Database, tracing: Tracing, tmp_path: Path) -> AsyncIterator[Api]:
     """The whole service with its requests and statements traced."""
     app = await open_door(service(traced, Settings(data_dir=str(tmp_path))), traced)
-    async with Api(tracing.wrap(app)) as api:
+    async with Api(trace_requests(app, tracing)) as api:
         yield api
 
 
@@ -108,8 +109,11 @@ async def test_a_hot_call_has_the_name_that_the_framework_gives_it(
         everybody = await open_to_all(database)
         framework = middleware(service(database, settings, node), everybody)
         for app in (hot_path(nothing_behind, node.replica, everybody), framework):
-            await ask(tracing.wrap(app), Request("GET", "/api/v1/users/1000/segments"))
-            await ask(tracing.wrap(app), Request("POST", "/api/v1/lookup", JSON, [b'{"user_ids":[1000]}']))
+            await ask(trace_requests(app, tracing), Request("GET", "/api/v1/users/1000/segments"))
+            await ask(
+                trace_requests(app, tracing),
+                Request("POST", "/api/v1/lookup", JSON, [b'{"user_ids":[1000]}']),
+            )
     tracing.close()
 
     read, lookup = "GET /api/v1/users/{user_id}/segments", "POST /api/v1/lookup"
@@ -136,7 +140,7 @@ async def test_a_refusal_shows_its_status_and_a_failure_is_marked(
 ) -> None:
     async with Database("postgresql://127.0.0.1:1/nothing", tracing=tracing) as away:
         app = middleware(service(away, Settings(data_dir=str(tmp_path))), await open_to_all(database))
-        async with Api(tracing.wrap(app)) as api:
+        async with Api(trace_requests(app, tracing)) as api:
             assert (await api.get("users/0/segments/A")).status_code == 422
             assert (await api.get("nothing")).status_code == 404
             assert (await api.get("segments")).status_code == 503

@@ -16,15 +16,15 @@ from segmentd.domain.memberships import Changed
 from segmentd.observability import FOLDER_VARIABLE
 from segmentd.observability.exposition import Page, add_tally, added_up, written
 from segmentd.observability.figures import keep_without_holes, write_unwritten
-from segmentd.observability.tally import BUCKETS_S, Tallies
+from segmentd.observability.tally import BUCKETS_S, Tallies, Tally
 
 NO_ROUTE: Final = "unknown"
 OTHER_METHOD: Final = "other"
 
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-_HOT_READ: Final = {"method": "GET", "route": "/api/v1/users/{user_id}/segments", "status": "200"}
-_HOT_LOOKUP: Final = {"method": "POST", "route": "/api/v1/lookup", "status": "200"}
 _REQUESTS: Final = "segmentd_http_request_duration_seconds"
+# A process has room for so many tallies in its file.
+_MOST_TALLIES: Final = 4
 _REPORT_BUCKETS_S: Final = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600)
 
 
@@ -69,11 +69,8 @@ class Metrics:
             ["method", "route", "status"],
             buckets=BUCKETS_S,
         )
-        for labels in (_HOT_READ, _HOT_LOOKUP):
-            self._requests.labels(**labels)
-        self._tallies = Tallies(2, folder)
-        self.hot_reads, self.hot_lookups = self._tallies.own
-        """Durations of hot calls that are answered in the protocol; `answered` takes forty times as long."""
+        self._tallies = Tallies(_MOST_TALLIES, folder)
+        self._tallied: list[Mapping[str, str]] = []
         self.requests_in_progress = gauge("http_requests_in_progress", "Requests in progress.")
         self.http_connections = gauge("http_connections", "Connections of clients.")
         self.http_unsent_bytes = gauge(
@@ -115,13 +112,24 @@ class Metrics:
     # Requests
 
     def answered(self, method: str, route: str | None, status: int, seconds: float) -> None:
-        """A request was answered; `route` is its template, such as /api/v1/users/{user_id}/segments."""
+        """A request was answered; `route` is the template of its address."""
         # A client must not be able to make new series.
         known = method if method in _METHODS else OTHER_METHOD
         self._requests.labels(known, route or NO_ROUTE, status).observe(seconds)
 
+    def tally(self, method: str, route: str, status: str) -> Tally:
+        """Collects the durations of such requests; `answered` takes forty times as long for each.
+
+        All processes of a node ask for the same tallies in the same order.
+        """
+        labels = {"method": method, "route": route, "status": status}
+        if labels not in self._tallied:
+            self._requests.labels(**labels)
+            self._tallied.append(labels)
+        return self._tallies.own[self._tallied.index(labels)]
+
     def flush(self) -> None:
-        """Adds up the hot calls that were noted since the last time. In the thread that notes them."""
+        """Adds up what the tallies collected since the last time. In the thread that collects it."""
         self._tallies.flush()
         write_unwritten()
 
@@ -177,13 +185,13 @@ class Metrics:
     def page(self, others: Iterable[Metric], accept: str) -> Page:
         """All metrics, and `others`, in the format that the header `Accept` asks for. Reads files.
 
-        Of the hot calls, those that are flushed.
+        Of the tallies, what is flushed.
         """
         counted = self._registry.collect() if self._folder is None else added_up(self._folder)
         families = {family.name: family for family in (*counted, *others, _build())}
         # It is missing where the disk is full and no process of the node could keep its figures.
         if requests := families.get(_REQUESTS):
-            for labels, tally in zip((_HOT_READ, _HOT_LOOKUP), self._tallies.counted(), strict=True):
+            for labels, tally in zip(self._tallied, self._tallies.counted(), strict=False):
                 add_tally(requests, labels, tally)
         return written(families.values(), accept)
 

@@ -15,14 +15,14 @@ from threading import Thread
 from typing import Final, LiteralString
 
 import structlog
-from litestar.enums import ScopeType
-from litestar.types import ASGIApp, HTTPScope, Message, Receive, Scope, Send
 from opentelemetry import propagate, trace
 from opentelemetry.context import Context
 from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter, SpanExporter
 from opentelemetry.trace import Span, SpanKind, StatusCode
+
+from segmentd.observability.traces import RequestSpan
 
 LONGEST_FLUSH_S: Final = 2.0
 METHODS: Final = frozenset({"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE"})
@@ -46,22 +46,20 @@ class Spans:
         self._tracer = self._provider.get_tracer("segmentd", service_version)
         self.headers = frozenset(name.lower() for name in propagate.get_global_textmap().fields)
 
-    def wrap(self, app: ASGIApp) -> ASGIApp:
-
-        async def traced(scope: Scope, receive: Receive, send: Send) -> None:
-            if scope["type"] != ScopeType.HTTP:
-                await app(scope, receive, send)
-                return
-            with self._request(scope) as span:
-
-                async def answer(message: Message) -> None:
-                    if message["type"] == "http.response.start":
-                        _note_answer(span, scope, message["status"])
-                    await send(message)
-
-                await app(scope, receive, answer)
-
-        return traced
+    @contextmanager
+    def request(
+        self, method: str, scheme: str, version: str, headers: Mapping[str, str]
+    ) -> Iterator[RequestSpan]:
+        known = method if method in METHODS else None
+        # No path and no query: they hold ids, which erasure would not reach, and signatures of links.
+        attributes = {
+            "http.request.method": known or "_OTHER",
+            "network.protocol.version": version,
+            "url.scheme": scheme,
+        }
+        caller = propagate.extract({name: headers[name] for name in headers.keys() & self.headers}, Context())
+        with self._span(known or "HTTP", SpanKind.SERVER, attributes, caller) as span:
+            yield _Request(span, method)
 
     def statement(self, query: LiteralString) -> AbstractContextManager[object]:
         return self._of_database(_summary(query), {"db.query.text": query})
@@ -79,18 +77,6 @@ class Spans:
         sending.join(LONGEST_FLUSH_S)
         if sending.is_alive():
             _log.warning("the last spans could not be sent in time", seconds=LONGEST_FLUSH_S)
-
-    def _request(self, scope: HTTPScope) -> AbstractContextManager[Span]:
-        method = scope["method"]
-        # No path and no query: they hold ids, which erasure would not reach, and signatures of links.
-        attributes = {
-            "http.request.method": method if method in METHODS else "_OTHER",
-            "network.protocol.version": scope["http_version"],
-            "url.scheme": scope["scheme"],
-        }
-        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-        caller = propagate.extract({name: headers[name] for name in headers.keys() & self.headers}, Context())
-        return self._span(method if method in METHODS else "HTTP", SpanKind.SERVER, attributes, caller)
 
     def _of_database(self, name: str, attributes: Mapping[str, str]) -> AbstractContextManager[object]:
         # Followers and the queue send statements every second that belong to no request.
@@ -121,15 +107,21 @@ def _made(exporter: EntryPoint) -> SpanExporter:
     return made
 
 
-def _note_answer(span: Span, scope: HTTPScope, status: int) -> None:
-    # The framework sets the route when it has found it.
-    if route := scope.get("path_template"):
-        span.set_attribute("http.route", route)
-        span.update_name(f"{scope['method']} {route}")
-    span.set_attribute("http.response.status_code", status)
-    if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-        span.set_attribute("error.type", str(status))
-        span.set_status(StatusCode.ERROR)
+class _Request:
+    """The span of a request."""
+
+    def __init__(self, span: Span, method: str) -> None:
+        self._span = span
+        self._method = method
+
+    def answered(self, route: str | None, status: int) -> None:
+        if route:
+            self._span.set_attribute("http.route", route)
+            self._span.update_name(f"{self._method} {route}")
+        self._span.set_attribute("http.response.status_code", status)
+        if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            self._span.set_attribute("error.type", str(status))
+            self._span.set_status(StatusCode.ERROR)
 
 
 def _summary(query: LiteralString) -> str:

@@ -7,12 +7,9 @@ import os
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from importlib.metadata import EntryPoint, entry_points
-from typing import TYPE_CHECKING, Final, LiteralString, Protocol
+from typing import Final, LiteralString, Protocol
 
 from segmentd.domain.errors import StartupFailed
-
-if TYPE_CHECKING:  # processes that do not serve HTTP load no framework
-    from litestar.types import ASGIApp
 
 ENDPOINTS: Final = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 PROTOCOLS: Final = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
@@ -25,14 +22,24 @@ OTLP_EXPORTERS: Final = {
 }
 
 
+class RequestSpan(Protocol):
+    """The span of one request."""
+
+    def answered(self, route: str | None, status: int) -> None:
+        """The answer begins; the span has the name of the route from now on, if one was found."""
+        ...
+
+
 class Tracing(Protocol):
     """The spans of this process. From a request they hold the method and the route, and no values."""
 
     headers: frozenset[str]
     """Lower-case names of the headers by which a request joins its caller's trace."""
 
-    def wrap(self, app: "ASGIApp") -> "ASGIApp":
-        """The application, with each request in a span that has the name of its route."""
+    def request(
+        self, method: str, scheme: str, version: str, headers: Mapping[str, str]
+    ) -> AbstractContextManager[RequestSpan]:
+        """A span of one request; `headers` by lower-case name, `version` of HTTP such as `1.1`."""
         ...
 
     def statement(self, query: LiteralString) -> AbstractContextManager[object]:

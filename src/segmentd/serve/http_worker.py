@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from segmentd.api.http.edge.connection import ConnectionLimits
+from segmentd.api.http.edge.tracing import trace_requests
 from segmentd.api.http.hot.protocol import HotProtocol
 from segmentd.background import background
 from segmentd.config import Settings
@@ -47,7 +48,7 @@ async def serve_http(assignment: Assignment, duty: Duty) -> None:
         ):
             use_cases = service(database, settings, node, metrics)
             hot_path, middleware = http_door(use_cases, settings, authenticator, node.replica, metrics)
-            app = hot_path if tracing is None else tracing.wrap(hot_path)
+            app = hot_path if tracing is None else trace_requests(hot_path, tracing)
             protocol = HotProtocol.answering_by(hot_path.calls, tracing.headers if tracing else ()).within(
                 _limits(settings), metrics.refused if metrics else None, cors=cors_of(settings)
             )

@@ -97,8 +97,8 @@ class HotCalls:
         self._lookups = msgspec.json.Decoder(_PlainLookup)
         self._unusual = frozenset(unusual)
         self.room = room or Room()
-        self.reads = None if metrics is None else metrics.hot_reads
-        self.lookups = None if metrics is None else metrics.hot_lookups
+        self.reads = None if metrics is None else metrics.tally("GET", USER_SEGMENTS, "200")
+        self.lookups = None if metrics is None else metrics.tally("POST", LOOKUP, "200")
 
     def noted(self, headers: Iterable[tuple[bytes, bytes]]) -> Mapping[bytes, bytes] | None:
         """The headers that matter here; None if one is unusual, or is there twice."""
