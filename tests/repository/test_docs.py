@@ -13,7 +13,8 @@ from segmentd import cli
 from segmentd.api.problems import HTTP_PROBLEMS, PROBLEMS
 from segmentd.config import described
 from segmentd.domain.memberships import Because
-from tests.support.readme_examples import BLOCK, Play, blocks, examples, serving
+from tests.support.processes import serving
+from tests.support.readme_examples import BLOCK, Play, blocks, examples
 
 ROOT = Path(__file__).parents[2]
 ENGLISH = [ROOT / "README.md", *sorted((ROOT / "docs/guide").glob("*.md"))]
@@ -57,7 +58,7 @@ def rows(path: Path, columns: int, first: str) -> list[list[str]]:
 
 
 def test_every_example_gives_the_answer_that_its_page_shows(database_url: str, tmp_path: Path) -> None:
-    with serving(database_url, tmp_path) as address, Play(address) as play:
+    with serving("--database-url", database_url, cwd=tmp_path) as node, Play(node.ready().url) as play:
         for page in STORY:
             for example in examples(text(page)):
                 promised, real, came = play.run(example)

@@ -9,16 +9,11 @@ of the shell.
 """
 
 import json
-import os
 import re
-import select
 import shlex
 import subprocess
-import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Final, NamedTuple, Self
 
 import httpx
@@ -27,9 +22,6 @@ Json = object
 
 README_HOST: Final = "localhost:8080"
 README_MONTH: Final = '"month": "2026-11"'
-READY: Final = re.compile(r"segmentd is ready on (http://\S+)\n")
-START_SECONDS: Final = 60
-STOP_SECONDS: Final = 30
 
 BLOCK: Final = re.compile(r"^```(?P<language>\w+)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
 # Not those of 2090 and later: they are asked for, and come back as they were asked for.
@@ -210,38 +202,3 @@ def comparable(text: str, language: str, numbers: Numbers) -> Answer:
         headers["allow"] = ", ".join(sorted(headers["allow"].split(", ")))
     headers = {name: str(numbers.numbered(value)) for name, value in sorted(headers.items())}
     return Answer(status, headers, numbers.numbered(json.loads(body)) if body.strip() else None)
-
-
-@contextmanager
-def serving(database_url: str, folder: Path) -> Iterator[str]:
-    """The address of a `segmentd serve` on this database; what it keeps and says lies in the folder."""
-    command = [sys.executable, "-m", "segmentd", "serve", "--port", "0", "--workers", "1"]
-    environment = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith("SEGMENTD_") and name != "DATABASE_URL"
-    }
-    log = folder / "log"
-    with (
-        log.open("w") as said,
-        subprocess.Popen(
-            [*command, "--database-url", database_url, "--data-dir", str(folder / "data")],
-            cwd=folder,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=said,
-            text=True,
-        ) as process,
-    ):
-        try:
-            assert process.stdout is not None
-            answered, _, _ = select.select([process.stdout], [], [], START_SECONDS)
-            ready = READY.fullmatch(process.stdout.readline()) if answered else None
-            assert ready, f"segmentd did not become ready: {log.read_text()}"
-            yield ready[1]
-        finally:
-            process.terminate()
-            try:
-                process.wait(STOP_SECONDS)
-            except subprocess.TimeoutExpired:
-                process.kill()
