@@ -269,7 +269,8 @@ async def test_a_function_whose_signature_changed_in_place_is_refused_with_what_
     expected = await line_of(migrate(database_url))
 
     assert (
-        expected == f"{line}a changed signature or return type needs a DROP FUNCTION in a new numbered file"
+        expected
+        == f"{line}a changed signature or return type needs a DROP FUNCTION IF EXISTS in a new file of tables"
     )
     assert asked(database_url, count) == before
 

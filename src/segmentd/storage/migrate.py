@@ -22,7 +22,9 @@ _LOCK_TIMEOUT: Final = "60s"
 # A wait for the catalog lock blocks all later writes, so each wait is short (lock_catalog).
 _CATALOG_ATTEMPTS: Final = 30
 
-_DROP_FIRST: Final = "a changed signature or return type needs a DROP FUNCTION in a new numbered file"
+_DROP_FIRST: Final = (
+    "a changed signature or return type needs a DROP FUNCTION IF EXISTS in a new file of tables"
+)
 
 _log = structlog.get_logger(__name__)
 
