@@ -16,6 +16,9 @@ from segmentd.storage.database_url import HIDDEN, redacted, shown
 
 Port = Annotated[int, Meta(ge=0, le=65535)]
 
+SHORTEST_SECRET: Final = 32
+Secret = Annotated[str, Meta(min_length=SHORTEST_SECRET)]
+
 
 class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """All settings. Each field is also a flag and an environment variable SEGMENTD_*."""
@@ -45,7 +48,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         bool, Meta(description="Serve other machines too while there is no access control.")
     ] = False
     admin_token: Annotated[
-        Annotated[str, Meta(min_length=32)] | None,
+        Secret | None,
         Meta(description="The secret of a token named admin that is made at the start."),
     ] = None
     admin_token_file: Annotated[
@@ -53,7 +56,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         Meta(description="Where the first start leaves the admin token that it makes, if there is no token."),
     ] = None
     jwt_key: Annotated[
-        Annotated[str, Meta(min_length=32)] | None,
+        Secret | None,
         Meta(description="Verifies JWTs: a public key in PEM, or the secret of HS256."),
     ] = None
     jwt_jwks_file: Annotated[
@@ -140,11 +143,11 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         7.0
     )
     report_key: Annotated[
-        Annotated[str, Meta(min_length=32)] | None,
+        Secret | None,
         Meta(description="Signs the links of reports; else a key in the database does."),
     ] = None
     report_key_before: Annotated[
-        Annotated[str, Meta(min_length=32)] | None,
+        Secret | None,
         Meta(description="The report_key before this one: its links still work."),
     ] = None
     log_level: Annotated[

@@ -25,7 +25,7 @@ class Then(NamedTuple):
 
 
 class Asking:
-    """Asks about some users, one of whom the service does not know."""
+    """Asks about some users; the service does not know one of them."""
 
     def __init__(self, world: World, model: Model, doing: Doing, users: Iterable[int]) -> None:
         self._world = world

@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 
 import structlog
 
-from segmentd.auth.jwt import JwtVerifier
+from segmentd.auth.jwt import TOKEN_BYTES, JwtVerifier
 from segmentd.auth.known_tokens import Known, KnownTokens
 from segmentd.auth.rate_limit import RateLimit
 from segmentd.auth.tokens import digest_of
@@ -30,7 +30,7 @@ REMEMBERED_S: Final = 60.0
 MOST_REMEMBERED: Final = 10_000
 MOST_REMEMBERED_BYTES: Final = 4 * 2**20
 _BEARER: Final = b"Bearer "
-_LONGEST_CREDENTIALS: Final = 8192 + len(_BEARER)
+_LONGEST_CREDENTIALS: Final = TOKEN_BYTES + len(_BEARER)
 
 _log = structlog.get_logger(__name__)
 

@@ -12,15 +12,13 @@ import structlog
 
 from segmentd.auth.jwt import JwtRules, JwtVerifier
 from segmentd.auth.tokens import digest_of, new_secret
-from segmentd.config import Settings
+from segmentd.config import SHORTEST_SECRET, Settings
 from segmentd.domain.access import Actor, CallerName, Role
 from segmentd.domain.errors import StartupFailed, TokenExists, Unavailable
 from segmentd.storage import tokens
 from segmentd.storage.database import Database
 
 ADMIN: Final = CallerName("admin")
-# As the setting admin_token.
-_SHORTEST_SECRET: Final = 32
 
 _log = structlog.get_logger(__name__)
 
@@ -102,7 +100,7 @@ def _kept_secret(path: Path) -> str:
     except OSError as error:
         raise StartupFailed(f"the admin token cannot be kept in {path}: {error.strerror}") from error
     # An empty file would make a token with an empty secret, which anybody could guess.
-    if len(secret) < _SHORTEST_SECRET or not secret.isascii():
+    if len(secret) < SHORTEST_SECRET or not secret.isascii():
         raise StartupFailed(f"{path} holds no token: remove it, and the next start makes one")
     _log.info("the first token, an admin's, is in a file", file=str(path))
     return secret
