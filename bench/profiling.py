@@ -28,8 +28,9 @@ from rich.table import Table
 
 from bench.population import OVERRIDES, Calendar, batches, segments
 from segmentd.api.http.edge.request_ids import RequestIds
-from segmentd.api.http.hot.calls import USER_SEGMENTS, HotCalls
+from segmentd.api.http.hot.calls import HotCalls
 from segmentd.api.http.hot.path import HotPath
+from segmentd.api.http.hot.plain import USER_SEGMENTS
 from segmentd.auth.authenticator import AccessRules, Authenticator
 from segmentd.domain.access import ANONYMOUS, Principal
 from segmentd.domain.bucketing import BUCKETS

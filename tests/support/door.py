@@ -12,6 +12,7 @@ from segmentd.api.http.app import create_app
 from segmentd.api.http.edge.middleware import RequestLimits, RequestMiddleware
 from segmentd.api.http.edge.request_ids import RequestIds
 from segmentd.api.http.hot.calls import HotCalls
+from segmentd.api.http.hot.changes import HotChanges
 from segmentd.api.http.hot.path import HotPath
 from segmentd.auth.authenticator import AccessRules, Authenticator
 from segmentd.observability.metrics import Metrics
@@ -86,12 +87,22 @@ async def open_to_all(database: Database) -> Authenticator:
     return authenticator
 
 
+def framework(service: Service, authenticator: Authenticator, metrics: Metrics | None = None) -> ASGIApp:
+    """The framework's application, with nothing in front of it."""
+    return _application_of(_Parts(service, authenticator, metrics))
+
+
+def behind_middleware(app: ASGIApp, metrics: Metrics | None = None) -> RequestMiddleware:
+    """An application behind the request middleware."""
+    return RequestMiddleware(app, RequestIds(), RequestLimits(), metrics or Metrics())
+
+
 def middleware(
     service: Service, authenticator: Authenticator, metrics: Metrics | None = None
 ) -> RequestMiddleware:
-    """The framework's part of the door."""
-    app = _application_of(_Parts(service, authenticator, metrics))
-    return RequestMiddleware(app, RequestIds(), RequestLimits(), metrics or Metrics())
+    """The door without the hot reads."""
+    app = framework(service, authenticator, metrics)
+    return behind_middleware(HotChanges(app, service, authenticator), metrics)
 
 
 def hot_path(app: ASGIApp, replica: Replica, authenticator: Authenticator) -> HotPath:
@@ -102,5 +113,5 @@ def hot_path(app: ASGIApp, replica: Replica, authenticator: Authenticator) -> Ho
 async def open_door(
     service: Service, database: Database, metrics: Metrics | None = None
 ) -> RequestMiddleware:
-    """The framework's part of a door that is open to everybody."""
+    """The door without the hot reads, open to everybody."""
     return middleware(service, await open_to_all(database), metrics)

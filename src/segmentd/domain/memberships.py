@@ -83,21 +83,25 @@ class Change(msgspec.Struct, frozen=True):
         if len(self.add) + len(self.remove) > MOST_SLUGS:
             yield Fault("", f"more than {MOST_SLUGS} segments in one change")
             return
-        seen: set[Slug] = set()
-        for pointer, slug in self.pointers():
-            if slug in seen:
-                yield Fault(pointer, f"the segment {slug} is named twice")
-            seen.add(slug)
+        slugs = self.slugs()
+        if len({*slugs}) < len(slugs):
+            yield from self._repetitions()
         for index, addition in enumerate(self.add):
             if addition.until is not None and addition.ttl_seconds is not None:
                 yield Fault(f"/add/{index}", "until and ttl_seconds exclude each other")
 
-    def pointers(self) -> Iterator[tuple[str, Slug]]:
-        """Each segment of the request with its pointer."""
-        for index, addition in enumerate(self.add):
-            yield f"/add/{index}", addition.slug
-        for index, slug in enumerate(self.remove):
-            yield f"/remove/{index}", slug
+    def _repetitions(self) -> Iterator[Fault]:
+        added = len(self.add)
+        seen: set[Slug] = set()
+        for place, slug in enumerate(self.slugs()):
+            if slug in seen:
+                pointer = f"/add/{place}" if place < added else f"/remove/{place - added}"
+                yield Fault(pointer, f"the segment {slug} is named twice")
+            seen.add(slug)
+
+    def slugs(self) -> Sequence[Slug]:
+        """The segments to add, and then those to remove."""
+        return [*[addition.slug for addition in self.add], *self.remove]
 
 
 class Changed(msgspec.Struct, frozen=True):

@@ -7,6 +7,7 @@ from segmentd.api.http.edge.middleware import RequestLimits, RequestMiddleware
 from segmentd.api.http.edge.request_ids import RequestIds
 from segmentd.api.http.edge.send_buffer import Room
 from segmentd.api.http.hot.calls import HotCalls
+from segmentd.api.http.hot.changes import HotChanges
 from segmentd.api.http.hot.path import HotPath
 from segmentd.auth.authenticator import Authenticator
 from segmentd.config import Settings
@@ -33,7 +34,7 @@ def http_door(
     measured = metrics or Metrics()
     room = Room.of(settings.max_connections, settings.max_unsent_bytes, measured)
     middleware = RequestMiddleware(
-        create_app(use_cases, authenticator, metrics, cors, addresses),
+        HotChanges(create_app(use_cases, authenticator, metrics, cors, addresses), use_cases, authenticator),
         ids,
         RequestLimits(settings.max_requests, settings.request_seconds),
         measured,

@@ -33,7 +33,7 @@ async def change(
             "  %(untils)s::timestamptz[], %(ttls)s::bigint[], %(actor)s, %(reason)s, %(on_behalf_of)s)",
             {
                 "user_id": user_id,
-                "slugs": [*(addition.slug for addition in change.add), *change.remove],
+                "slugs": change.slugs(),
                 "adds": [True] * len(change.add) + [False] * len(change.remove),
                 "untils": [addition.until for addition in change.add] + [None] * len(change.remove),
                 "ttls": [addition.ttl_seconds for addition in change.add] + [None] * len(change.remove),

@@ -38,9 +38,17 @@ def decode(body: bytes, body_type: type[Body]) -> Body:
         if faults := _unreadable(body):
             raise Invalid(*faults) from None
         raise ClientException("The body is not well-formed JSON in UTF-8.") from None
+    check_unambiguous(body)
+    return decoded
+
+
+def check_unambiguous(body: bytes) -> None:
+    """Raises Invalid for a key that stands twice in one object, or a number that no float represents.
+
+    msgspec has decoded the body.
+    """
     if (document := _Document(body)).is_ambiguous:
         raise Invalid(*document.faults())
-    return decoded
 
 
 class StrictJson(AbstractDTO[Body]):

@@ -1,12 +1,12 @@
 """Errors as problem documents (RFC 9457)."""
 
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, NamedTuple
 
 import structlog
 from litestar import Response
 from litestar.exceptions import HTTPException, ValidationException
-from litestar.types import ExceptionHandlersMap
+from litestar.types import ExceptionHandlersMap, HTTPScope, Scope
 
 from segmentd.api.http.edge.problem_documents import PROBLEM_JSON, document, headers_of
 from segmentd.api.http.types import AnyRequest, Ids
@@ -26,25 +26,32 @@ _DETAILS: Final = {
 _log = structlog.get_logger(__name__)
 
 
-def problem_response(
-    request: AnyRequest,
+class ProblemAnswer(NamedTuple):
+    """A problem document as an answer; the headers are without those of its body."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+def problem_answer(
+    scope: Scope,
     problem: Problem,
     detail: str,
     extra: Mapping[str, object] | None = None,
     headers: Mapping[str, str] | None = None,
-) -> Response[bytes]:
-    """The problem as an answer; `extra` has the members that the kind adds."""
-    request.scope["state"]["problem"] = problem.kind  # for the metrics
-    return Response(
-        document(problem, detail, request.scope["state"].get("request_id"), extra),
-        status_code=problem.status,
-        media_type=PROBLEM_JSON,
-        headers={**headers_of(problem), **(headers or {})},
+) -> ProblemAnswer:
+    """The problem as an answer to this request; `extra` has the members that the kind adds."""
+    scope["state"]["problem"] = problem.kind  # for the metrics
+    return ProblemAnswer(
+        problem.status,
+        {**headers_of(problem), **(headers or {})},
+        document(problem, detail, scope["state"].get("request_id"), extra),
     )
 
 
-def refused(request: AnyRequest, error: SegmentdError) -> Response[bytes]:
-    """Errors of the use cases."""
+def refusal(scope: Scope, error: SegmentdError, ids: Ids = Ids.NUMBER) -> ProblemAnswer:
+    """The answer for an error of the use cases."""
     headers = {}
     if error.retry_after is not None:
         headers["Retry-After"] = str(error.retry_after)
@@ -53,9 +60,23 @@ def refused(request: AnyRequest, error: SegmentdError) -> Response[bytes]:
             ', error="invalid_token"' if error.was_refused else ""
         )
     extra = error.extra
-    if "user_id" in extra and request.query_params.get("ids") == Ids.STRING:
+    if "user_id" in extra and ids is Ids.STRING:
         extra = {**extra, "user_id": str(extra["user_id"])}
-    return problem_response(request, problem_of(type(error)), error.detail, extra, headers)
+    return problem_answer(scope, problem_of(type(error)), error.detail, extra, headers)
+
+
+def failure(scope: HTTPScope, error: Exception) -> ProblemAnswer:
+    """The answer for a bug: the log gets the stack trace, the answer gets nothing of it."""
+    _log.error("request failed", method=scope["method"], path=scope["path"], exc_info=error)
+    return problem_answer(
+        scope, HTTP_PROBLEMS[500], "Something went wrong on our side; the log has the details."
+    )
+
+
+def refused(request: AnyRequest, error: SegmentdError) -> Response[bytes]:
+    """Errors of the use cases."""
+    ids = Ids.STRING if request.query_params.get("ids") == Ids.STRING else Ids.NUMBER
+    return _response(refusal(request.scope, error, ids))
 
 
 def invalid_parameter(request: AnyRequest, error: ValidationException) -> Response[bytes]:
@@ -68,9 +89,8 @@ def invalid_parameter(request: AnyRequest, error: ValidationException) -> Respon
         if isinstance(item, dict) and item.get("key") != "data"
     ]
     if not faults:
-        return problem_response(
-            request, HTTP_PROBLEMS[400], "The body is missing; a JSON object is expected."
-        )
+        missing = "The body is missing; a JSON object is expected."
+        return _response(problem_answer(request.scope, HTTP_PROBLEMS[400], missing))
     return refused(request, Invalid(*faults))
 
 
@@ -80,14 +100,17 @@ def http_error(request: AnyRequest, error: HTTPException) -> Response[bytes]:
         "http", "HTTP error", error.status_code, "UNKNOWN"
     )
     detail = _DETAILS.get(error.status_code, error.detail)
-    return problem_response(request, problem, detail, headers=error.headers)
+    return _response(problem_answer(request.scope, problem, detail, headers=error.headers))
 
 
 def failed(request: AnyRequest, error: Exception) -> Response[bytes]:
-    """A bug: the log gets the stack trace, the answer gets nothing of it."""
-    _log.error("request failed", method=request.method, path=request.url.path, exc_info=error)
-    return problem_response(
-        request, HTTP_PROBLEMS[500], "Something went wrong on our side; the log has the details."
+    """A bug."""
+    return _response(failure(request.scope, error))
+
+
+def _response(answer: ProblemAnswer) -> Response[bytes]:
+    return Response(
+        answer.body, status_code=answer.status, media_type=PROBLEM_JSON, headers=dict(answer.headers)
     )
 
 

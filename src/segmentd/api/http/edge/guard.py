@@ -6,6 +6,7 @@ import structlog
 from litestar.connection import ASGIConnection
 from litestar.datastructures import State
 from litestar.handlers import BaseRouteHandler
+from litestar.types import Scope
 
 from segmentd.api.http.types import AnyRequest
 from segmentd.api.roles import ROLES, check
@@ -33,10 +34,20 @@ class Guard:
         operation = operation_of(handler)
         if ROLES[operation] is None:
             return
-        principal = self._authenticator.admit(authorization(connection.scope["headers"]))
-        structlog.contextvars.bind_contextvars(actor=principal.name)
-        check(principal, operation)
-        connection.scope["state"]["principal"] = principal
+        if "principal" not in connection.scope["state"]:  # the hot path admits callers by itself
+            admit(connection.scope, self._authenticator, operation)
+
+
+def admit(scope: Scope, authenticator: Authenticator, operation: str) -> Principal:
+    """Notes who sends this request, if they may call the operation now; the log line shows them.
+
+    Raises Unauthenticated, Forbidden, TooManyRequests, Unavailable.
+    """
+    principal = authenticator.admit(authorization(scope["headers"]))
+    structlog.contextvars.bind_contextvars(actor=principal.name)
+    check(principal, operation)
+    scope["state"]["principal"] = principal
+    return principal
 
 
 def operation_of(handler: BaseRouteHandler) -> str:

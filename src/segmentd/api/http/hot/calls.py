@@ -5,7 +5,7 @@ unusual gives None, and goes to the framework's handlers (api/http/resources/mem
 same bytes for the plain case.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Final
 
 import msgspec
@@ -13,6 +13,7 @@ import msgspec
 from segmentd.api.http.edge.guard import AUTHORIZATION
 from segmentd.api.http.edge.request_ids import HEADER, RequestIds
 from segmentd.api.http.edge.send_buffer import SMALL_ANSWER, Room
+from segmentd.api.http.hot.plain import USER_SEGMENTS, Noted, noted
 from segmentd.api.http.resources.memberships import lookup_body
 from segmentd.api.http.types import RequestBody
 from segmentd.auth.authenticator import Authenticator
@@ -23,10 +24,7 @@ from segmentd.observability.metrics import Metrics
 from segmentd.replica.replica import Replica
 from segmentd.replica.store import Unusable
 
-BEFORE_ID: Final = "/api/v1/users/"
-AFTER_ID: Final = "/segments"
 LOOKUP: Final = "/api/v1/lookup"
-USER_SEGMENTS: Final = f"{BEFORE_ID}{{user_id}}{AFTER_ID}"
 
 # A thousand ids take 21,000 bytes; a larger body has many blanks, or is too large.
 _LONGEST_LOOKUP: Final = 2**16
@@ -34,10 +32,6 @@ _LONGEST_LOOKUP: Final = 2**16
 # The rest of a lookup without its ids: this shows that it has no second key, and only whole numbers.
 _IDS_ALONE: Final = b'{"user_ids":[]}'
 _IN_IDS: Final = b"0123456789, \t\r\n"
-
-# The headers that the framework checks in a request with a body.
-_UNUSUAL_WITH_A_BODY: Final = frozenset({b"content-encoding", b"origin", b"sec-fetch-site"})
-_NOTED: Final = frozenset({AUTHORIZATION, b"content-type", HEADER}) | _UNUSUAL_WITH_A_BODY
 
 
 class _PlainLookup(RequestBody, frozen=True):
@@ -100,32 +94,26 @@ class HotCalls:
         self.reads = None if metrics is None else metrics.tally("GET", USER_SEGMENTS, "200")
         self.lookups = None if metrics is None else metrics.tally("POST", LOOKUP, "200")
 
-    def noted(self, headers: Iterable[tuple[bytes, bytes]]) -> Mapping[bytes, bytes] | None:
+    def noted(self, headers: Iterable[tuple[bytes, bytes]]) -> Noted | None:
         """The headers that matter here; None if one is unusual, or is there twice."""
-        noted: dict[bytes, bytes] = {}
-        for name, value in headers:
-            if name in self._unusual or name in noted:
-                return None
-            if name in _NOTED:
-                noted[name] = value
-        return noted
+        return noted(headers, self._unusual)
 
     def read_question(self, user_id: UserId, headers: Iterable[tuple[bytes, bytes]]) -> Question | None:
         """The question of a read of one user, whose id is positive."""
-        noted = self.noted(headers)
-        if noted is None:
+        found = self.noted(headers)
+        if found is None:
             return None
-        return Question((user_id,), noted.get(AUTHORIZATION), noted.get(HEADER))
+        return Question((user_id,), found.get(AUTHORIZATION), found.get(HEADER))
 
-    def lookup_question(self, noted: Mapping[bytes, bytes], body: bytes) -> Question | None:
-        """The question of a lookup with these headers of `noted`."""
+    def lookup_question(self, headers: Noted, body: bytes) -> Question | None:
+        """The question of a lookup with these headers."""
         if len(body) > _LONGEST_LOOKUP or body.translate(None, _IN_IDS) != _IDS_ALONE:
             return None
         try:
             user_ids = self._lookups.decode(body).user_ids
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return None
-        return Question(user_ids, noted.get(AUTHORIZATION), noted.get(HEADER))
+        return Question(user_ids, headers.get(AUTHORIZATION), headers.get(HEADER))
 
     def read(self, question: Question) -> Answer | None:
         """Answers for the only user of the question."""
@@ -158,8 +146,3 @@ class HotCalls:
         if len(body) > SMALL_ANSWER and self.room.unsent.is_reached:
             return None
         return Answer(body, age, self._ids.id(question.request_id))
-
-
-def is_plain_json(noted: Mapping[bytes, bytes]) -> bool:
-    """Whether a body with these headers is JSON, with no parameters, and nothing about it is unusual."""
-    return noted.get(b"content-type") == b"application/json" and _UNUSUAL_WITH_A_BODY.isdisjoint(noted)

@@ -1,26 +1,18 @@
 """The hot calls straight on ASGI: `GET /users/{id}/segments` without a query, and `POST /lookup`."""
 
-import re
 import time
-from typing import Final
 
-from litestar.enums import ScopeType
 from litestar.types import ASGIApp, HTTPScope, Receive, Scope, Send
-from litestar.types.asgi_types import ReceiveMessage
 
-from segmentd.api.http.hot.calls import (
-    AFTER_ID,
-    BEFORE_ID,
-    LOOKUP,
+from segmentd.api.http.hot.calls import LOOKUP, Answer, HotCalls
+from segmentd.api.http.hot.plain import (
     USER_SEGMENTS,
-    Answer,
-    HotCalls,
+    is_plain_address,
     is_plain_json,
+    replayed,
+    user_in,
+    whole_body,
 )
-from segmentd.domain.identifiers import USER_ID_DIGITS, UserId
-
-# The framework checks everything else about ids.
-_PLAIN_ID: Final = re.compile(USER_ID_DIGITS)
 
 
 class HotPath:
@@ -31,22 +23,20 @@ class HotPath:
         self.calls = calls
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != ScopeType.HTTP or scope["query_string"] or b"%" in scope["raw_path"]:
-            await self._app(scope, receive, send)
-            return
-        path = scope["path"]
-        if scope["method"] == "GET" and path.endswith(AFTER_ID) and path.startswith(BEFORE_ID):
-            await self._read(scope, receive, send, path[len(BEFORE_ID) : -len(AFTER_ID)])
-        elif scope["method"] == "POST" and path == LOOKUP:
-            await self._look_up(scope, receive, send)
-        else:
-            await self._app(scope, receive, send)
+        if is_plain_address(scope):
+            if scope["method"] == "GET":
+                await self._read(scope, receive, send)
+                return
+            if scope["method"] == "POST" and scope["path"] == LOOKUP:
+                await self._look_up(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
 
-    async def _read(self, scope: HTTPScope, receive: Receive, send: Send, text: str) -> None:
+    async def _read(self, scope: HTTPScope, receive: Receive, send: Send) -> None:
         begun = time.perf_counter_ns()
         answer = None
-        if _PLAIN_ID.fullmatch(text):
-            question = self.calls.read_question(UserId(int(text)), scope["headers"])
+        if (user_id := user_in(scope["path"])) is not None:
+            question = self.calls.read_question(user_id, scope["headers"])
             answer = None if question is None else self.calls.read(question)
         if answer is None:
             await self._app(scope, receive, send)
@@ -58,35 +48,21 @@ class HotPath:
 
     async def _look_up(self, scope: HTTPScope, receive: Receive, send: Send) -> None:
         begun = time.perf_counter_ns()
-        noted = self.calls.noted(scope["headers"])
-        if noted is None or not is_plain_json(noted):
+        headers = self.calls.noted(scope["headers"])
+        if headers is None or not is_plain_json(headers):
             await self._app(scope, receive, send)
             return
         message = await receive()
-        answer = None
-        if (
-            message["type"] == "http.request"
-            and not message["more_body"]
-            and (question := self.calls.lookup_question(noted, message["body"]))
-        ):
-            answer = await self.calls.look_up(question)
-        if answer is not None:
-            scope["path_template"] = LOOKUP
-            await _send(send, answer)
-            if self.calls.lookups is not None:
-                self.calls.lookups.add(time.perf_counter_ns() - begun)
+        body = whole_body(message)
+        question = None if body is None else self.calls.lookup_question(headers, body)
+        answer = None if question is None else await self.calls.look_up(question)
+        if answer is None:
+            await self._app(scope, replayed(message, receive), send)
             return
-
-        received = False
-
-        async def again() -> ReceiveMessage:
-            nonlocal received
-            if received:
-                return await receive()
-            received = True
-            return message
-
-        await self._app(scope, again, send)
+        scope["path_template"] = LOOKUP
+        await _send(send, answer)
+        if self.calls.lookups is not None:
+            self.calls.lookups.add(time.perf_counter_ns() - begun)
 
 
 async def _send(send: Send, answer: Answer) -> None:

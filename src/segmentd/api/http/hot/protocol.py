@@ -15,7 +15,8 @@ from segmentd.api.http.edge.connection import LimitedProtocol
 from segmentd.api.http.edge.framing import HOST_NAME, is_host
 from segmentd.api.http.edge.guard import AUTHORIZATION
 from segmentd.api.http.edge.request_ids import HEADER
-from segmentd.api.http.hot.calls import AFTER_ID, BEFORE_ID, Answer, HotCalls, Question
+from segmentd.api.http.hot.calls import Answer, HotCalls, Question
+from segmentd.api.http.hot.plain import AFTER_ID, BEFORE_ID
 from segmentd.domain.identifiers import USER_ID_DIGITS, UserId
 
 # The parser handles headers about the connection, the body or an expectation; others do not matter here. The

@@ -235,6 +235,7 @@ async def get_user_segments(
     "/users/{user_id:str}/segments",
     status_code=200,
     dto=StrictJson[MembershipChange],
+    opt=AS_ON_THE_HOT_PATH,
     responses=problems(SegmentNotFound),
 )
 async def change_user_segments(
