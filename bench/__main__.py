@@ -12,7 +12,7 @@ from typing import Final
 import msgspec
 from rich.console import Console
 
-from bench import bulk, reading, starting, writing
+from bench import bulk, evaluating, reading, starting, writing
 from bench.chart import draw
 from bench.figures import Figure, Skipped
 from bench.lab import Lab, Plan
@@ -33,6 +33,8 @@ ROWS: Final[dict[str, Row]] = {
     "hot-read": reading.hot_read,
     "hot-read-latency": reading.hot_read_latency,
     "batch": reading.batch,
+    "ofrep-single": evaluating.ofrep_single,
+    "ofrep-bulk": evaluating.ofrep_bulk,
     "growth": reading.growth,
     "metrics-cost": reading.metrics_cost,
     "memory": reading.memory,

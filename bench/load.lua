@@ -1,4 +1,4 @@
--- Random requests for wrk: `wrk … -s load.lua URL -- KIND USERS SEED`, KIND read, lookup or change.
+-- Random requests for wrk: `wrk … -s load.lua URL -- KIND USERS SEED`, KIND read, lookup, change, evaluate or evaluate-all.
 
 local thread_count = 0
 local path = "/api/v1/users/"
@@ -41,6 +41,20 @@ function make.change()
     1000 + first, 1000 + (first + 167) % 500, 1000 + (first + 333) % 500
   )
   return wrk.format("POST", path .. string.format("%d", math.random(1, users)) .. "/segments", json, body)
+end
+
+local flags = "/ofrep/v1/evaluate/flags"
+
+local function context()
+  return '{"context":{"targetingKey":"' .. string.format("%d", math.random(1, users)) .. '"}}'
+end
+
+function make.evaluate()
+  return wrk.format("POST", flags .. "/campaign-" .. string.format("%d", math.random(1000, 1499)), json, context())
+end
+
+make["evaluate-all"] = function()
+  return wrk.format("POST", flags, json, context())
 end
 
 function done(summary, latency, requests)

@@ -10,7 +10,14 @@ from typing import Final, NamedTuple, TypeVar
 from segmentd.background import background
 from segmentd.domain.access import Actor
 from segmentd.domain.audit import AUDIT_KEYS, AuditEntry
-from segmentd.domain.errors import ReportExpired, ReportNotFound, ReportNotReady, Unavailable
+from segmentd.domain.decisions import Decision, Decisions
+from segmentd.domain.errors import (
+    ReportExpired,
+    ReportNotFound,
+    ReportNotReady,
+    SegmentNotFound,
+    Unavailable,
+)
 from segmentd.domain.identifiers import Slug, UserId
 from segmentd.domain.instants import Span
 from segmentd.domain.memberships import Change, Changed, Event, Evidence, Membership
@@ -213,6 +220,31 @@ class Service:
 
         async def stored() -> Sequence[bytes]:
             return await memberships.look_up(self._database, user_ids)
+
+        return await self._read(replicated, stored)
+
+    async def decide(self, user_id: UserId, slug: Slug) -> Answer[Decision]:
+        """What decides about a user and one segment now. Raises SegmentNotFound."""
+
+        async def replicated(replica: Replica) -> Decision | None:
+            return replica.decision(slug.encode(), user_id)
+
+        async def stored() -> Decision | None:
+            return await memberships.decision(self._database, slug, user_id)
+
+        age, decision = await self._read(replicated, stored)
+        if decision is None:
+            raise SegmentNotFound([slug])
+        return Answer(age, decision)
+
+    async def decide_all(self, user_id: UserId) -> Answer[Decisions]:
+        """What decides about a user and each living segment now."""
+
+        async def replicated(replica: Replica) -> Decisions:
+            return replica.decisions(user_id)
+
+        async def stored() -> Decisions:
+            return await memberships.decisions(self._database, user_id)
 
         return await self._read(replicated, stored)
 

@@ -27,7 +27,8 @@ BOUNDS = {
 OWN = {
     "api/http/documented.py": {"pattern='^/problems/[a-z-]+$'"},
     "api/http/hot/calls.py": {"_LONGEST_LOOKUP: Final = 2 ** 16"},
-    "api/http/hot/protocol.py": {"b'[Hh]ost: %b(?::[1-5]?[0-9]{1,4})?\\\\r\\\\n'"},
+    "api/http/ofrep/flags.py": {"_FINGERPRINT_BYTES: Final = 12"},
+    "api/http/ofrep/hot.py": {"_LONGEST_BODY: Final = 2 ** 14"},
     "api/http/resources/reports.py": {
         "'(?:^|[,;\\\\s])wait\\\\s*=\\\\s*\\\\\"?(\\\\d{1,9})'",
         "'bytes=(\\\\d{0,18})-(\\\\d{0,18})'",

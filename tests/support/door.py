@@ -14,6 +14,7 @@ from segmentd.api.http.edge.request_ids import RequestIds
 from segmentd.api.http.hot.calls import HotCalls
 from segmentd.api.http.hot.changes import HotChanges
 from segmentd.api.http.hot.path import HotPath
+from segmentd.api.http.ofrep.hot import Evaluations
 from segmentd.auth.authenticator import AccessRules, Authenticator
 from segmentd.observability.metrics import Metrics
 from segmentd.replica.replica import Replica
@@ -107,7 +108,8 @@ def middleware(
 
 def hot_path(app: ASGIApp, replica: Replica, authenticator: Authenticator) -> HotPath:
     """The hot path in front of any application."""
-    return HotPath(app, HotCalls(replica, authenticator, RequestIds(), Metrics()))
+    parts = (replica, authenticator, RequestIds(), Metrics())
+    return HotPath(app, HotCalls(*parts), Evaluations(*parts))
 
 
 async def open_door(

@@ -23,6 +23,9 @@ class Problem(NamedTuple):
 
 PROBLEMS: Final[Mapping[type[errors.SegmentdError], Problem]] = {
     errors.Invalid: Problem("validation", "The request is not acceptable", 422, "INVALID_ARGUMENT"),
+    errors.TargetingKeyMissing: Problem(
+        "targeting-key-missing", "Targeting key missing", 422, "INVALID_ARGUMENT"
+    ),
     errors.NotFound: Problem("not-found", "Not found", 404, "NOT_FOUND"),
     errors.SegmentNotFound: Problem("segment-not-found", "Segment not found", 404, "NOT_FOUND"),
     errors.UserNotFound: Problem("user-not-found", "User not found", 404, "NOT_FOUND"),

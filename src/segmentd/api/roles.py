@@ -23,6 +23,8 @@ ROLES: Final[Mapping[str, Role | None]] = {
     "get_user": Role.READER,
     "get_user_segments": Role.READER,
     "lookup": Role.READER,
+    "evaluate_flag": Role.READER,
+    "evaluate_flags": Role.READER,
     "explain_membership": Role.READER,
     "get_history": Role.READER,
     "get_report": Role.READER,

@@ -1,7 +1,7 @@
 """Everything that segmentd refuses, as one tree; the docstring is the default message.
 
 SegmentdError
-├── Invalid
+├── Invalid ──── TargetingKeyMissing
 ├── NotFound ─── SegmentNotFound, UserNotFound, ReportNotFound, TokenNotFound
 ├── Conflict ─── SegmentExists, UserExists, TokenExists, ReportNotReady
 ├── Gone ─────── ReportExpired
@@ -48,6 +48,13 @@ class Invalid(SegmentdError):
             errors=[fault._asdict() for fault in faults],
         )
         self.faults = faults
+
+
+class TargetingKeyMissing(Invalid):
+    """The context has no targetingKey, which is the id of the user."""
+
+    def __init__(self) -> None:
+        super().__init__(Fault("/context/targetingKey", "is missing: it is the id of the user"))
 
 
 def read(parse: Callable[[Given], Value], given: Given, pointer: str) -> Value:

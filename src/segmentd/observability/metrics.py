@@ -24,7 +24,7 @@ OTHER_METHOD: Final = "other"
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _REQUESTS: Final = "segmentd_http_request_duration_seconds"
 # A process has room for so many tallies in its file.
-_MOST_TALLIES: Final = 4
+_MOST_TALLIES: Final = 8
 _REPORT_BUCKETS_S: Final = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600)
 
 

@@ -7,8 +7,9 @@ from typing import Final
 import msgspec
 import numpy as np
 
+from segmentd.domain.decisions import Decision, Decisions
 from segmentd.replica.rollouts import Rollouts
-from segmentd.replica.states import EXCLUDED, HAS_TERM, SEGMENT_BITS, ends_of, words_of
+from segmentd.replica.states import EXCLUDED, HAS_TERM, SEGMENT_BITS, ends_of, override_of, words_of
 from segmentd.storage.replication import ReplicatedSegment
 
 # The size of one part of a computation, of a millisecond or two: users, cells of the table, bytes of states.
@@ -26,7 +27,9 @@ class CatalogState(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Catalog:
-    """Answers which segments users are in. A rank is a segment's place among all, sorted bytewise by slug.
+    """Answers which segments users are in, and by what decision.
+
+    A rank is a segment's place among all, sorted bytewise by slug.
 
     Not safe for several threads: all answers use one table, which has a row for each user, with a cell for
     each rank and a last cell for overrides of deleted segments.
@@ -35,11 +38,18 @@ class Catalog:
     def __init__(self, state: CatalogState) -> None:
         ranked = sorted(state.segments, key=lambda segment: segment.slug.encode())
         # As JSON strings: slugs have no characters that JSON has to escape.
-        self._slugs = np.array([f'"{segment.slug}"'.encode() for segment in ranked], dtype=np.object_)
+        self.slugs = [f'"{segment.slug}"'.encode() for segment in ranked]
+        """As JSON strings, by rank."""
+        self._slugs = np.array(self.slugs, dtype=np.object_)
         self._rank_of = {segment.id: rank for rank, segment in enumerate(ranked)}
+        self._by_slug = {segment.slug.encode(): segment for segment in ranked}
         rolled_out = [(rank, s.salt, s.threshold) for rank, s in enumerate(ranked) if s.threshold]
         self._rollout_ranks = np.array([rank for rank, _, _ in rolled_out], dtype=np.intp)
         self._rollouts = Rollouts([salt for _, salt, _ in rolled_out], [limit for _, _, limit in rolled_out])
+        self._place_of = {ranked[rank].id: place for place, (rank, _, _) in enumerate(rolled_out)}
+        self._undecided = bytes(
+            Decision.NONE if segment.threshold is None else Decision.UNCOVERED for segment in ranked
+        ) + bytes(1)
         self._width = len(ranked) + 1
         self._cells = bytearray(self._width)
         self._row = np.frombuffer(self._cells, dtype=np.bool_)
@@ -53,6 +63,29 @@ class Catalog:
             self._override(self._cells, 0, state, now)
         slugs: list[bytes] = self._slugs[row.nonzero()[0]].tolist()
         return slugs
+
+    def decisions(self, user_id: int, state: bytes | None, now: int) -> Decisions:
+        """What decides about the user and each segment, by slug, at `now` (microseconds since 1970)."""
+        cells = bytearray(self._undecided)
+        codes = np.frombuffer(cells, dtype=np.uint8)
+        codes[self._rollout_ranks] += self._rollouts.covering(user_id)
+        if state is not None:
+            self._override(cells, 0, state, now, Decision.INCLUDED, Decision.EXCLUDED)
+        return Decisions(self.slugs, codes[:-1])
+
+    def decision(self, slug: bytes, user_id: int, state: bytes | None, now: int) -> Decision | None:
+        """What decides about the user and the segment with this slug; None if there is no such segment."""
+        segment = self._by_slug.get(slug)
+        if segment is None:
+            return None
+        included = None if state is None else override_of(state, segment.id, now)
+        if included is not None:
+            return Decision.INCLUDED if included else Decision.EXCLUDED
+        if segment.threshold is None:
+            return Decision.NONE
+        place = self._place_of.get(segment.id)
+        covered = place is not None and self._rollouts.covers(user_id, place)
+        return Decision.COVERED if covered else Decision.UNCOVERED
 
     def slices(self, states: Sequence[bytes | None]) -> Iterator[slice]:
         """Divides users with these states into parts, each of which is computed at once."""
@@ -84,7 +117,9 @@ class Catalog:
         bounds = np.searchsorted(rows, np.arange(len(user_ids) + 1)).tolist()
         return (slugs[begin:end] for begin, end in pairwise(bounds))
 
-    def _override(self, cells: bytearray, first: int, state: bytes, now: int) -> None:
+    def _override(
+        self, cells: bytearray, first: int, state: bytes, now: int, included: int = 1, excluded: int = 0
+    ) -> None:
         """Applies the overrides that hold: they win over rollouts. The row begins at the cell `first`."""
         rank_of = self._rank_of.get
         nowhere = self._width - 1
@@ -92,7 +127,8 @@ class Catalog:
         ends = ends_of(state, len(words))
         for word in words:
             if word < HAS_TERM:  # most overrides are inclusions without a term
-                cells[first + rank_of(word, nowhere)] = True
+                cells[first + rank_of(word, nowhere)] = included
             elif not word & HAS_TERM or next(ends) > now:
-                cells[first + rank_of(word & SEGMENT_BITS, nowhere)] = word < EXCLUDED
-        cells[first + nowhere] = False
+                rank = rank_of(word & SEGMENT_BITS, nowhere)
+                cells[first + rank] = included if word < EXCLUDED else excluded
+        cells[first + nowhere] = 0

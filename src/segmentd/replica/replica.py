@@ -10,6 +10,7 @@ import lmdb
 import psycopg
 import structlog
 
+from segmentd.domain.decisions import Decision, Decisions
 from segmentd.domain.errors import Unavailable
 from segmentd.replica.lookup import Lookup
 from segmentd.replica.moments import MOMENT_USERS, Moment, moment, newer_catalog, shown_by
@@ -80,8 +81,21 @@ class Replica:
         try:
             return self._serving().segments(user_id, self.status.now())
         except lmdb.Error as error:
-            self._close_all()
-            raise Unusable(str(error)) from error
+            raise self._useless(error) from error
+
+    def decisions(self, user_id: int) -> Decisions:
+        """What decides about the user and each segment now. As `segments`."""
+        try:
+            return self._serving().decisions(user_id, self.status.now())
+        except lmdb.Error as error:
+            raise self._useless(error) from error
+
+    def decision(self, slug: bytes, user_id: int) -> Decision | None:
+        """What decides about the user and one segment now; None if it does not exist. As `segments`."""
+        try:
+            return self._serving().decision(slug, user_id, self.status.now())
+        except lmdb.Error as error:
+            raise self._useless(error) from error
 
     async def segments_of_many(self, user_ids: Sequence[int]) -> list[bytes]:
         """`segments` for many users, with commas between. Raises Unusable, AnswerTooLarge.
@@ -105,8 +119,7 @@ class Replica:
         try:
             return self._serving().look_up(user_ids, self.status.now())
         except lmdb.Error as error:
-            self._close_all()
-            raise Unusable(str(error)) from error
+            raise self._useless(error) from error
 
     def measure(self) -> ReplicaMeasures:
         """The present figures."""
@@ -196,6 +209,10 @@ class Replica:
             except OSError as error:
                 raise Unusable(str(error)) from error
         return store
+
+    def _useless(self, error: lmdb.Error) -> Unusable:
+        self._close_all()
+        return Unusable(str(error))
 
     def _close_all(self) -> None:
         """Closes the replica after an error: opening it again may help."""

@@ -37,6 +37,25 @@ def ends_of(state: bytes, count: int) -> Iterator[int]:
         yield end
 
 
+def override_of(state: bytes, segment_id: int, now: int) -> bool | None:
+    """Whether the override of this segment includes the user; None if none holds at `now`."""
+    words = words_of(state)
+    if segment_id in words:
+        return True
+    if segment_id + EXCLUDED in words:
+        return False
+    if segment_id + HAS_TERM not in words:
+        return None
+    terms = [word for word in words if word & HAS_TERM]
+    end = [*ends_of(state, len(words))][terms.index(segment_id + HAS_TERM)]
+    return True if end > now else None
+
+
+def next_end(state: bytes, now: int) -> int | None:
+    """The next end of a term after `now`, both in microseconds since 1970; None if there is none."""
+    return min((end for end in ends_of(state, len(words_of(state))) if end > now), default=None)
+
+
 @cache
 def _words(count: int) -> struct.Struct:
     return struct.Struct(f">{count}I")

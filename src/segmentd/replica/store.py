@@ -15,6 +15,7 @@ from typing import Final, Self
 import lmdb
 import msgspec
 
+from segmentd.domain.decisions import Decision, Decisions
 from segmentd.replica.catalog import Catalog, CatalogState
 from segmentd.replica.lookup import Lookup
 from segmentd.replica.states import version_of
@@ -108,6 +109,20 @@ class Store:
             catalog = self._current_catalog(transaction)
             state = transaction.get(_KEY.pack(user_id))
         return catalog.segments(user_id, state, now)
+
+    def decisions(self, user_id: int, now: int) -> Decisions:
+        """What decides about the user and each segment at `now`."""
+        with self._env.begin(self._users) as transaction:
+            catalog = self._current_catalog(transaction)
+            state = transaction.get(_KEY.pack(user_id))
+        return catalog.decisions(user_id, state, now)
+
+    def decision(self, slug: bytes, user_id: int, now: int) -> Decision | None:
+        """What decides about the user and one segment at `now`; None if there is no such segment."""
+        with self._env.begin(self._users) as transaction:
+            catalog = self._current_catalog(transaction)
+            state = transaction.get(_KEY.pack(user_id))
+        return catalog.decision(slug, user_id, state, now)
 
     def look_up(self, user_ids: Sequence[int], now: int) -> Lookup:
         """What `segments` needs for many different users, all from one state of the replica."""

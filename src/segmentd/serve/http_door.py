@@ -9,6 +9,7 @@ from segmentd.api.http.edge.send_buffer import Room
 from segmentd.api.http.hot.calls import HotCalls
 from segmentd.api.http.hot.changes import HotChanges
 from segmentd.api.http.hot.path import HotPath
+from segmentd.api.http.ofrep.hot import Evaluations
 from segmentd.auth.authenticator import Authenticator
 from segmentd.config import Settings
 from segmentd.domain.addresses import networks, public_address
@@ -43,7 +44,8 @@ def http_door(
     )
     unusual = [b"origin"] if settings.cors_origins else []
     calls = HotCalls(replica, authenticator, ids, metrics, unusual, room)
-    return HotPath(middleware, calls), middleware
+    evaluations = Evaluations(replica, authenticator, ids, metrics, (), room, cors)
+    return HotPath(middleware, calls, evaluations), middleware
 
 
 def cors_of(settings: Settings) -> Cors:

@@ -49,9 +49,9 @@ async def serve_http(assignment: Assignment, duty: Duty) -> None:
             use_cases = service(database, settings, node, metrics)
             hot_path, middleware = http_door(use_cases, settings, authenticator, node.replica, metrics)
             app = hot_path if tracing is None else trace_requests(hot_path, tracing)
-            protocol = HotProtocol.answering_by(hot_path.calls, tracing.headers if tracing else ()).within(
-                _limits(settings), metrics.refused if metrics else None, cors=cors_of(settings)
-            )
+            protocol = HotProtocol.answering_by(
+                hot_path.calls, tracing.headers if tracing else (), hot_path.evaluations
+            ).within(_limits(settings), metrics.refused if metrics else None, cors=cors_of(settings))
             server = Server(
                 uvicorn_config(app, protocol),
                 duty.report_ready,

@@ -4,9 +4,11 @@ from collections.abc import Mapping, Sequence
 from typing import Final, LiteralString
 
 import msgspec
+import numpy as np
 import psycopg
 
 from segmentd.domain.access import Actor
+from segmentd.domain.decisions import Decision, Decisions
 from segmentd.domain.errors import AnswerTooLarge, Fault, Invalid, SegmentNotFound
 from segmentd.domain.identifiers import Slug, UserId
 from segmentd.domain.memberships import LARGEST_LOOKUP_BYTES, Change, Changed, UserSegments
@@ -58,6 +60,27 @@ async def segments_of(database: Database, user_ids: Sequence[UserId]) -> Sequenc
     )
     found = {row.user_id: row for row in rows}
     return [found.get(user_id, UserSegments(user_id, [])) for user_id in user_ids]
+
+
+async def decisions(database: Database, user_id: UserId) -> Decisions:
+    """What decides about the user and each living segment now. Raises Unavailable."""
+    rows = await database.all(
+        _DecidedRow,
+        'SELECT slug, decision FROM current_decisions(%s, reading_instant()) ORDER BY slug COLLATE "C"',
+        [user_id],
+    )
+    codes = np.array([row.decision for row in rows], dtype=np.uint8)
+    return Decisions([f'"{row.slug}"'.encode() for row in rows], codes)
+
+
+async def decision(database: Database, slug: Slug, user_id: UserId) -> Decision | None:
+    """What decides about the user and one living segment now; None if there is none. Raises Unavailable."""
+    row = await database.one(
+        _DecidedRow,
+        "SELECT slug, decision FROM current_decisions(%s, reading_instant()) WHERE slug = %s",
+        [user_id, slug],
+    )
+    return None if row is None else Decision(row.decision)
 
 
 async def look_up(database: Database, user_ids: Sequence[UserId]) -> Sequence[bytes]:
@@ -205,6 +228,11 @@ def _refusal(error: psycopg.DatabaseError, change: Change) -> Exception:
     return Invalid(
         *(Fault(terms[slug], "the term must end in the future, before the year 10000") for slug in slugs)
     )
+
+
+class _DecidedRow(msgspec.Struct, frozen=True):
+    slug: Slug
+    decision: int
 
 
 class _Size(msgspec.Struct, frozen=True):

@@ -20,7 +20,7 @@ from segmentd.domain.access import Role
 from segmentd.observability.metrics import Metrics
 from segmentd.serve.wiring import service
 from segmentd.storage.database import Database
-from tests.support.client import Api
+from tests.support.client import Api, Json
 from tests.support.door import middleware
 from tests.support.office import ALL_TIMES, Office
 from tests.support.tokens import bearer, new_token
@@ -40,6 +40,7 @@ FILLED: Final = {
     "{user_id:str}": "1000",
     "{report_id:str}": "11111111-1111-4111-8111-111111111111",
     "{name:str}": "start.js",
+    "{key:str}": "TAKEN",
 }
 
 
@@ -132,6 +133,11 @@ async def test_every_operation_is_refused_exactly_to_those_whom_the_table_leaves
         if caller.may(needed):
             assert answer.status_code not in {401, 403}, answered
             assert "WWW-Authenticate" not in answer.headers
+            continue
+        if path.startswith("/ofrep/"):
+            status = 401 if caller.role is None else 403
+            assert (answer.status_code, answer.json()["errorCode"]) == (status, "GENERAL"), answered
+            assert stored() == before, answered
             continue
         assert answer.headers["Content-Type"] == "application/problem+json"
         problem = answer.json()
@@ -245,7 +251,8 @@ async def test_the_document_says_of_each_operation_which_role_it_needs(door: Doo
     assert len(described) > 15
     for operation in described:
         needed = ROLES[operation["operationId"]]
-        assert operation.get("security", []) == ([{"bearer": []}] if needed else [])
+        keys: Json = [{"bearer": []}, *([{"api_key": []}] if "OpenFeature" in operation["tags"] else [])]
+        assert operation.get("security", []) == (keys if needed else [])
         role = f"Needs the role `{needed}`." if needed else "Needs no token."
         assert operation["description"].endswith(role)
         assert ({"401", "403", "429"} <= operation["responses"].keys()) == (needed is not None)

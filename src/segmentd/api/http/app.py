@@ -15,6 +15,7 @@ from segmentd.api.http.edge.errors import EXCEPTION_HANDLERS, LARGEST_BODY_BYTES
 from segmentd.api.http.edge.guard import Guard, operation_of
 from segmentd.api.http.edge.own_pages import OwnPages
 from segmentd.api.http.edge.plain_values import PlainValues
+from segmentd.api.http.ofrep.resources import ofrep_router
 from segmentd.api.http.resources.audit import audit_router
 from segmentd.api.http.resources.memberships import memberships_router
 from segmentd.api.http.resources.metrics_page import metrics_router
@@ -54,6 +55,7 @@ def create_app(
                     audit_router,
                 ],
             ),
+            ofrep_router,
             operations_router,
             *([] if metrics is None else [metrics_router]),
         ],

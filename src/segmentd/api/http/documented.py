@@ -12,9 +12,10 @@ from litestar.plugins import ReceiveRoutePlugin
 from litestar.routes import BaseRoute, HTTPRoute
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from segmentd.api.http.edge.guard import operation_of
+from segmentd.api.http.edge.guard import TAKES_API_KEY, operation_of
 from segmentd.api.http.edge.own_pages import SAFE_METHODS
 from segmentd.api.http.edge.problem_documents import PROBLEM_JSON
+from segmentd.api.http.ofrep.failures import EvaluationFailure
 from segmentd.api.problems import HTTP_PROBLEMS, Problem, problem_of
 from segmentd.api.roles import ROLES
 from segmentd.domain.errors import (
@@ -29,6 +30,10 @@ from segmentd.domain.errors import (
 )
 
 BEARER: Final = "bearer"
+API_KEY: Final = "api_key"
+
+OFREP_FAILURES: Final = "ofrep_failures"
+"""A handler's opt: its refusals have OFREP's form."""
 
 
 class ProblemFault(Struct, frozen=True):
@@ -84,7 +89,8 @@ class _Operation(Operation):
 
     def __post_init__(self) -> None:
         response = (self.responses or {}).get("400")
-        if isinstance(response, OpenAPIResponse) and PROBLEM_JSON not in (response.content or {}):
+        own = isinstance(response, OpenAPIResponse) and response.description == _FAILURES[400].description
+        if isinstance(response, OpenAPIResponse) and not own and PROBLEM_JSON not in (response.content or {}):
             del (self.responses or {})["400"]
 
 
@@ -94,8 +100,12 @@ def _document(handler: HTTPRouteHandler) -> None:
     needed = ROLES[operation_of(handler)]
     role = f"Needs the role `{needed}`." if needed else "Needs no token."
     handler.description = f"{more}. {role}" if more else role
-    handler.security = [{BEARER: []}] if needed else []
-    handler.responses = _both(_specs(_problems_of_every(handler)), handler.responses or {})
+    keys: list[dict[str, list[str]]] = (
+        [{BEARER: []}, {API_KEY: []}] if handler.opt.get(TAKES_API_KEY) else [{BEARER: []}]
+    )
+    handler.security = keys if needed else []
+    of_every = _FAILURES if handler.opt.get(OFREP_FAILURES) else _specs(_problems_of_every(handler))
+    handler.responses = _both(of_every, handler.responses or {})
 
 
 def _both(
@@ -140,3 +150,17 @@ def _specs(problems: Sequence[Problem]) -> Mapping[int, ResponseSpec]:
         )
         for status in kinds
     }
+
+
+_FAILURES: Final[Mapping[int, ResponseSpec]] = {
+    status: ResponseSpec(EvaluationFailure, generate_examples=False, description=description)
+    for status, description in {
+        400: "`PARSE_ERROR`, `TARGETING_KEY_MISSING` or `INVALID_CONTEXT`",
+        401: "`GENERAL`: a token is needed",
+        403: "`GENERAL`: not allowed",
+        404: "`FLAG_NOT_FOUND`: no living segment has this slug",
+        429: "`GENERAL`: too many requests",
+        500: "`GENERAL`: an internal error",
+        503: "`GENERAL`: the node's copy is too old, and the database is away",
+    }.items()
+}

@@ -55,11 +55,15 @@ class StrictJson(AbstractDTO[Body]):
     """`dto=StrictJson[ChangeBody]` on a handler whose `data` is a ChangeBody."""
 
     def decode_bytes(self, value: bytes) -> Body:
-        """The request's body; 415 unless it says that it is JSON in UTF-8, and not compressed."""
+        """The request's body. Raises Invalid, HTTPException (400, 415)."""
+        self.check_headers()
+        return decode(value, self.model_type)
+
+    def check_headers(self) -> None:
+        """Raises HTTPException (415) unless the body is JSON in UTF-8, and not compressed."""
         headers = self.asgi_connection.headers
         _check_media_type(headers.getall("content-type", []))
         _check_coding(headers.getall("content-encoding", []))
-        return decode(value, self.model_type)
 
     @classmethod
     def create_for_field_definition(

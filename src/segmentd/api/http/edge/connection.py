@@ -8,6 +8,7 @@ import asyncio
 import math
 from collections.abc import Callable
 from typing import ClassVar, Self
+from urllib.parse import unquote
 
 import httptools
 import msgspec
@@ -262,7 +263,12 @@ class LimitedProtocol(MeasuredProtocol):
     def _refusal_of(self, problem: Problem, detail: str) -> bytes:
         received = self.scope["headers"] if self._parsing else ()
         headers = [*self.server_state.default_headers, *self.cors.headers(received)]
-        return last_answer(problem, detail, headers)
+        return last_answer(self._path(), problem, detail, headers)
+
+    def _path(self) -> str:
+        """The path of the message that is being received, as far as it was received."""
+        target = self.url if self._parsing else b""
+        return unquote(target.partition(b"?")[0].decode("latin-1"))
 
     def _turn_away(self) -> None:
         """Answers at once that there are too many connections, and closes this one."""

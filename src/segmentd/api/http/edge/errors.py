@@ -1,4 +1,4 @@
-"""Errors as problem documents (RFC 9457)."""
+"""Errors as answers: problem documents (RFC 9457), or failures of OFREP."""
 
 from collections.abc import Mapping
 from typing import Final, NamedTuple
@@ -8,10 +8,11 @@ from litestar import Response
 from litestar.exceptions import HTTPException, ValidationException
 from litestar.types import ExceptionHandlersMap, HTTPScope, Scope
 
-from segmentd.api.http.edge.problem_documents import PROBLEM_JSON, document, headers_of
+from segmentd.api.http.edge.problem_documents import Document, document, headers_of
+from segmentd.api.http.ofrep.failures import is_below_ofrep
 from segmentd.api.http.types import AnyRequest, Ids
 from segmentd.api.problems import HTTP_PROBLEMS, Problem, problem_of
-from segmentd.domain.errors import Fault, Invalid, SegmentdError, Unauthenticated
+from segmentd.domain.errors import Fault, Invalid, SegmentdError, TargetingKeyMissing, Unauthenticated
 from segmentd.domain.wording import in_words
 
 LARGEST_BODY_BYTES: Final = 2**20
@@ -27,11 +28,10 @@ _log = structlog.get_logger(__name__)
 
 
 class ProblemAnswer(NamedTuple):
-    """A problem document as an answer; the headers are without those of its body."""
+    """A problem as an answer; the headers are without those of its body."""
 
-    status: int
+    document: Document
     headers: Mapping[str, str]
-    body: bytes
 
 
 def problem_answer(
@@ -43,10 +43,10 @@ def problem_answer(
 ) -> ProblemAnswer:
     """The problem as an answer to this request; `extra` has the members that the kind adds."""
     scope["state"]["problem"] = problem.kind  # for the metrics
+    request_id = scope["state"].get("request_id")
     return ProblemAnswer(
-        problem.status,
+        document(scope["path"], problem, detail, request_id, extra),
         {**headers_of(problem), **(headers or {})},
-        document(problem, detail, scope["state"].get("request_id"), extra),
     )
 
 
@@ -88,6 +88,8 @@ def invalid_parameter(request: AnyRequest, error: ValidationException) -> Respon
         for item in extra
         if isinstance(item, dict) and item.get("key") != "data"
     ]
+    if not faults and is_below_ofrep(request.scope["path"]):
+        return refused(request, TargetingKeyMissing())
     if not faults:
         missing = "The body is missing; a JSON object is expected."
         return _response(problem_answer(request.scope, HTTP_PROBLEMS[400], missing))
@@ -109,9 +111,8 @@ def failed(request: AnyRequest, error: Exception) -> Response[bytes]:
 
 
 def _response(answer: ProblemAnswer) -> Response[bytes]:
-    return Response(
-        answer.body, status_code=answer.status, media_type=PROBLEM_JSON, headers=dict(answer.headers)
-    )
+    status, media_type, body = answer.document
+    return Response(body, status_code=status, media_type=media_type, headers=dict(answer.headers))
 
 
 EXCEPTION_HANDLERS: Final[ExceptionHandlersMap] = {

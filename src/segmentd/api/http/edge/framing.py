@@ -21,6 +21,11 @@ MALFORMED: Final = "This is not a well-formed HTTP/1.1 request."
 # The characters of real host names; RFC 3986 would also allow escapes and punctuation.
 HOST_NAME: Final = rb"[A-Za-z0-9._~-]{1,255}+"
 
+# The Host as nearly all clients send it: a name with a usual port, in one of two spellings.
+USUAL_HOST: Final = rb"[Hh]ost: %b(?::[1-5]?[0-9]{1,4})?\r\n" % HOST_NAME
+# The length of a body in its usual form.
+USUAL_LENGTH: Final = re.compile(rb"[1-9][0-9]{0,6}")
+
 _HOST: Final = re.compile(rb"(?:%b|\[([0-9A-Fa-f:.]{2,45})\])(?::([0-9]{0,5}))?" % HOST_NAME)
 _LAST_PORT: Final = 65_535
 

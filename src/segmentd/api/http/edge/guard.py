@@ -15,7 +15,11 @@ from segmentd.domain.access import Actor, Principal, read_on_behalf_of
 from segmentd.domain.errors import Fault, Invalid, Unauthenticated, read
 
 AUTHORIZATION: Final = b"authorization"
+API_KEY: Final = b"x-api-key"
 ON_BEHALF_OF: Final = "X-On-Behalf-Of"
+
+TAKES_API_KEY: Final = "takes_api_key"
+"""A handler's opt: a request with no `Authorization` may have its token in `X-API-Key`."""
 
 # Handlers that Litestar brings.
 _OF_THE_FRAMEWORK: Final = {"options_handler": "options", "_handler": "openapi"}
@@ -35,15 +39,21 @@ class Guard:
         if ROLES[operation] is None:
             return
         if "principal" not in connection.scope["state"]:  # the hot path admits callers by itself
-            admit(connection.scope, self._authenticator, operation)
+            takes_key = bool(handler.opt.get(TAKES_API_KEY))
+            admit(connection.scope, self._authenticator, operation, takes_api_key=takes_key)
 
 
-def admit(scope: Scope, authenticator: Authenticator, operation: str) -> Principal:
+def admit(
+    scope: Scope, authenticator: Authenticator, operation: str, *, takes_api_key: bool = False
+) -> Principal:
     """Notes who sends this request, if they may call the operation now; the log line shows them.
 
     Raises Unauthenticated, Forbidden, TooManyRequests, Unavailable.
     """
-    principal = authenticator.admit(authorization(scope["headers"]))
+    found = authorization(scope["headers"])
+    if found is None and takes_api_key:
+        found = bearer(single(scope["headers"], API_KEY, "X-API-Key"))
+    principal = authenticator.admit(found)
     structlog.contextvars.bind_contextvars(actor=principal.name)
     check(principal, operation)
     scope["state"]["principal"] = principal
@@ -57,12 +67,22 @@ def operation_of(handler: BaseRouteHandler) -> str:
 
 def authorization(headers: object) -> bytes | None:
     """The one `Authorization` header, or None. Raises Unauthenticated if there are several."""
+    return single(headers, AUTHORIZATION, "Authorization")
+
+
+def single(headers: object, name: bytes, written: str) -> bytes | None:
+    """The one header with this name, or None. Raises Unauthenticated if there are several."""
     if not isinstance(headers, list | tuple):
         raise TypeError("ASGI's headers are a list")
-    found: list[bytes] = [value for name, value in headers if name == AUTHORIZATION]
+    found: list[bytes] = [value for each, value in headers if each == name]
     if len(found) > 1:
-        raise Unauthenticated("There is more than one header Authorization.")
+        raise Unauthenticated(f"There is more than one header {written}.")
     return found[0] if found else None
+
+
+def bearer(token: bytes | None) -> bytes | None:
+    """The `Authorization` that stands for a token of `X-API-Key`."""
+    return None if token is None else b"Bearer " + token
 
 
 def principal(request: AnyRequest) -> Principal:

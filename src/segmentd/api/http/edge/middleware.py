@@ -13,6 +13,7 @@ from segmentd.api.http.edge.cors import ALL_METHODS, Cors, Headers, value_of
 from segmentd.api.http.edge.problem_documents import document, head
 from segmentd.api.http.edge.request_ids import HEADER, RequestIds
 from segmentd.api.http.edge.send_buffer import SMALL_ANSWER, Bound, Room, SharedBytes
+from segmentd.api.http.ofrep.failures import is_below_ofrep
 from segmentd.api.problems import HTTP_PROBLEMS, Problem, problem_of
 from segmentd.domain.errors import Overloaded, Unavailable
 from segmentd.observability.metrics import Metrics, Refusal
@@ -81,11 +82,9 @@ class RequestMiddleware:
         structlog.contextvars.bind_contextvars(request_id=request_id.decode())
         begun = time.perf_counter()
         # A request that changed something is answered even if it takes too long.
-        can_wait = scope["path"] not in _ALWAYS_ANSWERED and (
-            scope["method"] in _READS or scope["path"] == _LOOKUP
-        )
+        can_wait = scope["path"] not in _ALWAYS_ANSWERED and _is_read(scope)
         of_every = [(HEADER, request_id), *self._cors.headers(scope["headers"])]
-        answer = _Answer(send, of_every, scope["method"], self._unsent if can_wait else None)
+        answer = _Answer(send, of_every, scope, self._unsent if can_wait else None)
         asked = scope
         if scope["method"] == "HEAD":
             # The framework has no routes for HEAD: it is a GET without the body.
@@ -153,7 +152,7 @@ class RequestMiddleware:
         if (problem := scope["state"].get("problem")) in _REFUSALS:
             self._metrics.refused(_REFUSALS[problem])
         self._metrics.answered(scope["method"], scope.get("path_template"), shown, seconds)
-        level = _log.warning if shown >= _ERROR else _log.debug if scope["method"] == "GET" else _log.info
+        level = _log.warning if shown >= _ERROR else _log.debug if _is_read(scope) else _log.info
         # Without the query: in links of reports it has the signature.
         level(
             "request",
@@ -169,10 +168,11 @@ class _Answer:
 
     limit: asyncio.Timeout
 
-    def __init__(self, send: Send, of_every: Headers, method: str, unsent: Bound | None) -> None:
+    def __init__(self, send: Send, of_every: Headers, scope: HTTPScope, unsent: Bound | None) -> None:
         self._send = send
         self._of_every = of_every
-        self._method = method
+        self._method = scope["method"]
+        self._path = scope["path"]
         self._unsent = unsent
         self._begin: HTTPResponseStartEvent | None = None
         self._client_gone = False
@@ -230,8 +230,8 @@ class _Answer:
 
     async def refuse(self, detail: str, problem: Problem = _OVERLOADED) -> None:
         """Answers instead of the framework."""
-        body = document(problem, detail, self._of_every[0][1].decode())
-        await self.reply(problem.status, head(problem, len(body)), body)
+        refusal = document(self._path, problem, detail, self._of_every[0][1].decode())
+        await self.reply(refusal.status, head(problem, refusal), refusal.body)
 
     async def reply(self, status: int, headers: Headers, body: bytes = b"") -> None:
         """Sends the whole answer; nothing that the framework sends comes after it."""
@@ -241,6 +241,11 @@ class _Answer:
         await self._send({"type": "http.response.start", "status": status, "headers": whole})
         content = b"" if self._method == "HEAD" else body
         await self._send({"type": "http.response.body", "body": content, "more_body": False})
+
+
+def _is_read(scope: HTTPScope) -> bool:
+    path = scope["path"]
+    return scope["method"] in _READS or path == _LOOKUP or is_below_ofrep(path)
 
 
 def _is_large(message: HTTPResponseBodyEvent) -> bool:

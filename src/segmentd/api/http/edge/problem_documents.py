@@ -1,11 +1,12 @@
-"""Problem documents (RFC 9457) as bytes, for every module that sends one."""
+"""Refusals as bytes, for every module that sends one: problem documents (RFC 9457), or OFREP's failures."""
 
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
+from segmentd.api.http.ofrep.failures import failure, is_below_ofrep
 from segmentd.api.problems import Problem
 
 PROBLEM_JSON: Final = "application/problem+json"
@@ -19,10 +20,25 @@ SECURITY_HEADERS: Final[Mapping[str, str]] = {
 }
 
 
+class Document(NamedTuple):
+    """What answers a refused request."""
+
+    status: int
+    media_type: str
+    body: bytes
+
+
 def document(
-    problem: Problem, detail: str, request_id: str | None, extra: Mapping[str, object] | None = None
-) -> bytes:
-    """The body; `extra` has the members that the kind adds."""
+    path: str,
+    problem: Problem,
+    detail: str,
+    request_id: str | None,
+    extra: Mapping[str, object] | None = None,
+) -> Document:
+    """For a request to this path; `extra` has the members that the kind adds."""
+    if is_below_ofrep(path):
+        status, body = failure(path, problem, detail)
+        return Document(status, "application/json", body)
     members: dict[str, object] = {
         "type": problem.type,
         "title": problem.title,
@@ -32,7 +48,7 @@ def document(
     }
     if request_id is not None:
         members["request_id"] = request_id
-    return msgspec.json.encode(members)
+    return Document(problem.status, PROBLEM_JSON, msgspec.json.encode(members))
 
 
 def headers_of(problem: Problem) -> Mapping[str, str]:
@@ -41,15 +57,19 @@ def headers_of(problem: Problem) -> Mapping[str, str]:
     return {**SECURITY_HEADERS, **retry}
 
 
-def last_answer(problem: Problem, detail: str, headers: Sequence[tuple[bytes, bytes]]) -> bytes:
+def last_answer(path: str, problem: Problem, detail: str, headers: Sequence[tuple[bytes, bytes]]) -> bytes:
     """A whole answer with these headers too, after which the connection ends."""
-    body = document(problem, detail, None)
-    whole = [*headers, *head(problem, len(body)), (b"connection", b"close")]
+    refusal = document(path, problem, detail, None)
+    whole = [*headers, *head(problem, refusal), (b"connection", b"close")]
     lines = b"".join([b"%b: %b\r\n" % header for header in whole])
-    return b"%b%b\r\n%b" % (STATUS_LINE[problem.status], lines, body)
+    return b"%b%b\r\n%b" % (STATUS_LINE[refusal.status], lines, refusal.body)
 
 
-def head(problem: Problem, length: int) -> Sequence[tuple[bytes, bytes]]:
+def head(problem: Problem, refusal: Document) -> Sequence[tuple[bytes, bytes]]:
     """The headers of such an answer, in the form of ASGI."""
-    headers = {"Content-Type": PROBLEM_JSON, "Content-Length": str(length), **headers_of(problem)}
+    headers = {
+        "Content-Type": refusal.media_type,
+        "Content-Length": str(len(refusal.body)),
+        **headers_of(problem),
+    }
     return [(name.lower().encode(), value.encode()) for name, value in headers.items()]

@@ -13,7 +13,6 @@ from litestar.types.asgi_types import ReceiveMessage
 
 from segmentd.api.http.edge.errors import ProblemAnswer, failure, refusal
 from segmentd.api.http.edge.guard import admit
-from segmentd.api.http.edge.problem_documents import PROBLEM_JSON
 from segmentd.api.http.hot.plain import (
     ACTS_FOR,
     EXPECT,
@@ -116,9 +115,10 @@ def _has_each_key_once(body: bytes, wanted: MembershipChange) -> bool:
 
 
 async def _refuse(send: Send, answer: ProblemAnswer) -> None:
-    lines = {"Content-Type": PROBLEM_JSON, **answer.headers}.items()
+    status, media_type, body = answer.document
+    lines = {"Content-Type": media_type, **answer.headers}.items()
     headers = [(name.lower().encode(), value.encode()) for name, value in lines]
-    await _send(send, answer.status, [*headers, _length_of(answer.body)], answer.body)
+    await _send(send, status, [*headers, _length_of(body)], body)
 
 
 def _length_of(body: bytes) -> tuple[bytes, bytes]:

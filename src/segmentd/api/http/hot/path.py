@@ -1,4 +1,4 @@
-"""The hot calls straight on ASGI: `GET /users/{id}/segments` without a query, and `POST /lookup`."""
+"""The hot calls straight on ASGI: `GET /users/{id}/segments` without a query, `POST /lookup`, evaluations."""
 
 import time
 
@@ -13,14 +13,17 @@ from segmentd.api.http.hot.plain import (
     user_in,
     whole_body,
 )
+from segmentd.api.http.ofrep.failures import FLAGS
+from segmentd.api.http.ofrep.hot import Evaluated, Evaluations
 
 
 class HotPath:
     """An ASGI application in front of the framework's, to which all falls through that is not plain."""
 
-    def __init__(self, app: ASGIApp, calls: HotCalls) -> None:
+    def __init__(self, app: ASGIApp, calls: HotCalls, evaluations: Evaluations | None = None) -> None:
         self._app = app
         self.calls = calls
+        self.evaluations = evaluations
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if is_plain_address(scope):
@@ -29,6 +32,9 @@ class HotPath:
                 return
             if scope["method"] == "POST" and scope["path"] == LOOKUP:
                 await self._look_up(scope, receive, send)
+                return
+            if self.evaluations and scope["method"] == "POST" and scope["path"].startswith(FLAGS):
+                await self._evaluate(self.evaluations, scope, receive, send)
                 return
         await self._app(scope, receive, send)
 
@@ -64,7 +70,27 @@ class HotPath:
         if self.calls.lookups is not None:
             self.calls.lookups.add(time.perf_counter_ns() - begun)
 
+    async def _evaluate(
+        self, evaluations: Evaluations, scope: HTTPScope, receive: Receive, send: Send
+    ) -> None:
+        begun = time.perf_counter_ns()
+        noted = evaluations.noted(scope["headers"])
+        if noted is None:
+            await self._app(scope, receive, send)
+            return
+        message = await receive()
+        body = whole_body(message)
+        answer = None if body is None else evaluations.answer(scope["raw_path"], noted, body)
+        if answer is None:
+            await self._app(scope, replayed(message, receive), send)
+            return
+        scope["path_template"] = answer.route
+        await _send(send, answer)
+        if answer.tally is not None:
+            answer.tally.add(time.perf_counter_ns() - begun)
 
-async def _send(send: Send, answer: Answer) -> None:
-    await send({"type": "http.response.start", "status": 200, "headers": answer.headers()})
+
+async def _send(send: Send, answer: Answer | Evaluated) -> None:
+    status = answer.status if isinstance(answer, Evaluated) else 200
+    await send({"type": "http.response.start", "status": status, "headers": answer.headers()})
     await send({"type": "http.response.body", "body": answer.body, "more_body": False})

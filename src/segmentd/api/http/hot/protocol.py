@@ -1,4 +1,4 @@
-"""Answers the hot read in uvicorn's protocol: half of its cost would be an ASGI call.
+"""Answers hot reads and evaluations in uvicorn's protocol: half of their cost would be an ASGI call.
 
 This answers a complete plain request at once, if it is all that was received and no earlier request is in
 progress. Every other byte goes to uvicorn's parser, unchanged (docs/decisions/0021).
@@ -12,11 +12,14 @@ from typing import ClassVar, Final
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from segmentd.api.http.edge.connection import LimitedProtocol
-from segmentd.api.http.edge.framing import HOST_NAME, is_host
+from segmentd.api.http.edge.framing import USUAL_HOST, is_host
 from segmentd.api.http.edge.guard import AUTHORIZATION
 from segmentd.api.http.edge.request_ids import HEADER
 from segmentd.api.http.hot.calls import Answer, HotCalls, Question
 from segmentd.api.http.hot.plain import AFTER_ID, BEFORE_ID
+from segmentd.api.http.hot.posts import PlainPosts
+from segmentd.api.http.ofrep.failures import BELOW
+from segmentd.api.http.ofrep.hot import NOTED, Evaluated, Evaluations
 from segmentd.domain.identifiers import USER_ID_DIGITS, UserId
 
 # The parser handles headers about the connection, the body or an expectation; others do not matter here. The
@@ -27,32 +30,35 @@ _HEADERS: Final = (
     rb"|(?!(?i:host|connection|content-length|transfer-encoding|upgrade|expect)[ \t]*:)"
     rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++:[\t\x20-\x7e\x80-\xff]*+\r\n)*"
 )
-# The Host as nearly all clients send it: first, in one of two spellings, a name with a usual port.
-_USUAL_HOST: Final = rb"[Hh]ost: %b(?::[1-5]?[0-9]{1,4})?\r\n" % HOST_NAME
 # The groups are the id, and the one Host if it is not of the usual form.
 PLAIN: Final = re.compile(
     rb"GET " + f"{BEFORE_ID}({USER_ID_DIGITS}){AFTER_ID}".encode() + rb" HTTP/1\.1\r\n"
     rb"(?:%b%b|%b(?i:host):[ \t]*+([^ \t\r\n\0]++)[ \t]*+\r\n%b)\r\n"
-    % (_USUAL_HOST, _HEADERS, _HEADERS, _HEADERS)
+    % (USUAL_HOST, _HEADERS, _HEADERS, _HEADERS)
 )
 
 _NAMES: Final = (AUTHORIZATION, HEADER, b"origin")
+_EVALUATION: Final = f"POST {BELOW}".encode()
 
 
 class HotProtocol(LimitedProtocol):
     """One connection."""
 
     calls: ClassVar[HotCalls]
-    unusual: ClassVar[Collection[bytes]]
+    unusual: ClassVar[frozenset[bytes]]
     noted: ClassVar[re.Pattern[bytes]]
     """The headers, with their values, that the hot path needs."""
+    evaluations: ClassVar[Evaluations | None] = None
+    posts: ClassVar[PlainPosts]
 
     _headers: Sequence[tuple[bytes, bytes]] | None = None
     _head = b""
 
     @classmethod
-    def answering_by(cls, calls: HotCalls, unusual: Collection[str] = ()) -> type["HotProtocol"]:
-        """The protocol of a server whose hot reads `calls` answers, unless a header is unusual."""
+    def answering_by(
+        cls, calls: HotCalls, unusual: Collection[str] = (), evaluations: Evaluations | None = None
+    ) -> type["HotProtocol"]:
+        """The protocol of a server whose hot calls these answer, unless a header is unusual."""
         names = b"|".join([*_NAMES, *(re.escape(name).encode() for name in unusual)])
         return type(
             cls.__name__,
@@ -62,11 +68,13 @@ class HotProtocol(LimitedProtocol):
                 "room": calls.room,
                 "unusual": frozenset(name.encode() for name in unusual),
                 "noted": re.compile(rb"\r\n(?i:(%b)):[ \t]*([^\r\n]*)" % names),
+                "evaluations": evaluations,
+                "posts": PlainPosts({*NOTED, *(name.encode() for name in unusual)}),
             },
         )
 
     def data_received(self, data: bytes) -> None:
-        """Answers a plain hot read, or passes everything to the parser."""
+        """Answers a plain hot call, or passes everything to the parser."""
         small = len(data) <= self.limits.max_header_bytes and not self.leaving
         if small and not self._is_busy() and (plain := PLAIN.fullmatch(data)):
             begun = time.perf_counter_ns()
@@ -80,7 +88,24 @@ class HotProtocol(LimitedProtocol):
                     if calls.reads is not None:
                         calls.reads.add(time.perf_counter_ns() - begun)
                     return
+        elif small and data.startswith(_EVALUATION) and not self._is_busy() and self._evaluate(data):
+            return
         super().data_received(data)
+
+    def _evaluate(self, data: bytes) -> bool:
+        """Answers a plain evaluation; says whether it was one."""
+        begun = time.perf_counter_ns()
+        evaluations, post = self.evaluations, self.posts.read(data)
+        noted = None if evaluations is None or post is None else evaluations.noted(post.headers)
+        if evaluations is None or post is None or noted is None or not self.unusual.isdisjoint(noted):
+            return False
+        answer = evaluations.answer(post.path, noted, post.body)
+        if answer is None:
+            return False
+        self._answer(answer)
+        if answer.tally is not None:
+            answer.tally.add(time.perf_counter_ns() - begun)
+        return True
 
     def _question(self, user_id: UserId, found: Sequence[tuple[bytes, bytes]]) -> Question | None:
         headers = [(name.lower(), value.rstrip(b" \t")) for name, value in found]
@@ -93,7 +118,7 @@ class HotProtocol(LimitedProtocol):
         cycle: RequestResponseCycle | None = self.cycle
         return self._parsing or self.flow.write_paused or (cycle is not None and not cycle.response_complete)
 
-    def _answer(self, answer: Answer) -> None:
+    def _answer(self, answer: Answer | Evaluated) -> None:
         headers = self.server_state.default_headers
         if headers is not self._headers:  # uvicorn makes new ones once a second, with the date
             self._headers = headers

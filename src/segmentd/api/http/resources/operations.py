@@ -13,7 +13,7 @@ from litestar.params import FromPath
 from msgspec import Struct
 
 from segmentd.api.http.assets import Asset
-from segmentd.api.http.documented import BEARER
+from segmentd.api.http.documented import API_KEY, BEARER
 from segmentd.api.http.edge.addresses import address, location
 from segmentd.api.http.edge.problem_documents import SECURITY_HEADERS
 from segmentd.api.http.types import AnyRequest, UseCases
@@ -74,7 +74,13 @@ OPENAPI: Final = OpenAPIConfig(
     description="Which segments is each user in, since when, and why.",
     components=Components(
         security_schemes={
-            BEARER: SecurityScheme(type="http", scheme="bearer", description="An API token, or a JWT.")
+            BEARER: SecurityScheme(type="http", scheme="bearer", description="An API token, or a JWT."),
+            API_KEY: SecurityScheme(
+                type="apiKey",
+                name="X-API-Key",
+                security_scheme_in="header",
+                description="The same for OpenFeature.",
+            ),
         }
     ),
     create_examples=False,

@@ -1,0 +1,1 @@
+"""The door for OpenFeature SDKs: the OpenFeature Remote Evaluation Protocol (OFREP) 0.3."""
