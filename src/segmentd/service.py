@@ -36,6 +36,7 @@ from segmentd.storage import (
     audit_log,
     history,
     measures,
+    members,
     memberships,
     reports,
     segments,
@@ -166,10 +167,16 @@ class Service:
         await segments.delete(self._database, slug, actor)
         await self._show_segments()
 
-    async def list_members(self, slug: Slug, limit: Limit, cursor: str | None) -> Page[UserId]:
-        """A page of those of a segment's users that are registered. Raises SegmentNotFound, Invalid."""
-        listing: Listing[UserId] = Listing(f"members of {slug}", USER_KEYS)
-        page = await memberships.members_after(self._database, slug, listing.key_in(cursor), limit)
+    async def list_members(
+        self, slug: Slug, at: datetime | None, limit: Limit, cursor: str | None
+    ) -> Page[UserId]:
+        """A page of the known users that are in the segment, or were at a time, by id.
+
+        Raises SegmentNotFound, Invalid.
+        """
+        name = f"members of {slug}" if at is None else f"members of {slug} at {at.isoformat()}"
+        listing: Listing[UserId] = Listing(name, USER_KEYS)
+        page = await members.members_after(self._database, slug, at, listing.key_in(cursor), limit)
         return Page(page.user_ids, None if page.walked_to is None else listing.cursor_after(page.walked_to))
 
     # Users

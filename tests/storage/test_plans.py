@@ -13,9 +13,10 @@ import pytest
 
 from segmentd.domain.identifiers import Slug, UserId
 from segmentd.domain.instants import Span
-from segmentd.storage import history, measures, memberships, segments, users
+from segmentd.domain.pages import Limit
+from segmentd.storage import history, measures, members, memberships, segments, users
 from segmentd.storage.history import HistoryKey
-from segmentd.storage.memberships import SCANNED_USERS
+from segmentd.storage.members import LEAST_USERS, MOST_SCANNED
 from tests.support.plans import PLAN_MODES, Node, Plan, Recorder, explained, nested_plans, settle
 from tests.support.postgres import database_of, new_database, shared_by_workers
 
@@ -24,6 +25,7 @@ MONTHS: Final = 6
 BIG: Final = Slug("BIG")  # every user by a stored decision
 HALF: Final = Slug("HALF")  # a rollout, with a stored decision for every second user
 NEW_ROLLOUT: Final = Slug("ROLLOUT")  # a rollout with nothing stored
+SPARSE: Final = Slug("SPARSE")  # the same, of very few users
 USER: Final = UserId(1000)
 LARGE_TABLES: Final = ("users", "registrations", "memberships", "membership_events")
 
@@ -41,6 +43,10 @@ FILL: LiteralString = """
 
     INSERT INTO rollouts (segment_id, percent, started_at)
     SELECT id, 50, '2025-01-01Z' FROM segments WHERE slug IN ('HALF', 'ROLLOUT') OR slug LIKE 'S1__';
+
+    INSERT INTO segments (slug, salt, created_at) VALUES ('SPARSE', 1, '2025-01-01Z');
+    INSERT INTO rollouts (segment_id, percent, started_at)
+    SELECT id, 0.01, '2025-01-01Z' FROM segments WHERE slug = 'SPARSE';
 
     INSERT INTO memberships (user_id, segment_id, included, since)
     SELECT u.id, s.id, true, '2025-01-02Z'
@@ -193,17 +199,23 @@ async def test_the_past_touches_no_month_after_the_instant_that_is_asked_for(
 
 # The users of a segment
 
+NOW_AND_THEN: Final = (None, month(3))
+
+
+def page_of(slug: Slug, at: datetime | None, after: int, limit: int) -> Ask:
+    return partial(members.members_after, slug=slug, at=at, after=UserId(after), limit=Limit(limit))
+
 
 @pytest.mark.parametrize("mode", PLAN_MODES)
-@pytest.mark.parametrize("limit", [1, 100, 1000])
+@pytest.mark.parametrize("at", NOW_AND_THEN)
+@pytest.mark.parametrize("limit", [1, 1000])
 @pytest.mark.parametrize("slug", [BIG, HALF, NEW_ROLLOUT])
 async def test_the_last_page_of_a_segment_costs_what_the_first_does(
-    recorder: Recorder, large_url: str, slug: Slug, limit: int, mode: LiteralString
+    recorder: Recorder, large_url: str, slug: Slug, limit: int, at: datetime | None, mode: LiteralString
 ) -> None:
     costs = []
-    for after in (0, USERS // 2, USERS - SCANNED_USERS - 1):
-        ask = partial(memberships.members_after, slug=slug, after=UserId(after), limit=limit)
-        *_, plan = await plans_of(recorder, large_url, ask, mode)
+    for after in (0, USERS // 2, USERS - LEAST_USERS - 1):
+        *_, plan = await plans_of(recorder, large_url, page_of(slug, at, after, limit), mode)
         costs.append((plan.rows, plan.buffers))
     rows, buffers = zip(*costs, strict=True)
     assert max(rows) <= 2 * min(rows)
@@ -211,32 +223,59 @@ async def test_the_last_page_of_a_segment_costs_what_the_first_does(
 
 
 @pytest.mark.parametrize("mode", PLAN_MODES)
-@pytest.mark.parametrize("slug", [BIG, HALF, NEW_ROLLOUT])
-async def test_a_page_of_a_segment_reads_a_bounded_piece_of_an_index_from_its_cursor_on(
-    recorder: Recorder, large_url: str, slug: Slug, mode: LiteralString
+@pytest.mark.parametrize("at", NOW_AND_THEN)
+@pytest.mark.parametrize("slug", [BIG, HALF, NEW_ROLLOUT, SPARSE])
+async def test_a_page_of_a_segment_reads_a_bounded_piece_of_each_index_from_its_cursor_on(
+    recorder: Recorder, large_url: str, slug: Slug, at: datetime | None, mode: LiteralString
 ) -> None:
-    ask = partial(memberships.members_after, slug=slug, after=UserId(USERS // 2), limit=100)
+    *_, plan = await plans_of(recorder, large_url, page_of(slug, at, USERS // 2, 100), mode)
 
-    *_, plan = await plans_of(recorder, large_url, ask, mode)
-
-    assert plan.read("memberships") <= SCANNED_USERS
-    assert plan.read("users") <= SCANNED_USERS
-    walked = "memberships" if slug == BIG else "users"
+    looked_at = MOST_SCANNED if slug == SPARSE else LEAST_USERS
+    # Each entry once to find the end of the page, and once to find the members.
+    assert plan.read("memberships") <= 2 * looked_at
+    assert plan.read("registrations") <= 2 * looked_at
+    walked = "memberships" if slug == BIG else "registrations"
     conditions = [node["Index Cond"] for node in plan.scans(walked)]
     assert conditions
-    assert all(re.search(r"\b(user_)?id > ", condition) for condition in conditions)
+    assert all(re.search(r"\buser_id (>|=) ", condition) for condition in conditions)
 
 
-async def test_every_page_of_a_large_segment_together_gives_each_user_once(recorder: Recorder) -> None:
+@pytest.mark.parametrize("mode", PLAN_MODES)
+async def test_a_page_of_the_past_reads_no_stored_decision_of_another_segment(
+    recorder: Recorder, large_url: str, mode: LiteralString
+) -> None:
+    # A third of its 25 users left at the beginning of February.
+    now, then = [
+        await members.members_after(recorder, Slug("S5"), at, None, Limit(1000))
+        for at in (None, datetime(2025, 1, 15, tzinfo=UTC))
+    ]
+    assert 0 < len(now.user_ids) < len(then.user_ids)
+
+    *_, plan = await plans_of(
+        recorder, large_url, page_of(Slug("S5"), datetime(2025, 1, 15, tzinfo=UTC), 0, 1000), mode
+    )
+
+    assert plan.read("memberships") <= 3 * len(then.user_ids)
+    assert plan.indexes("memberships") == {"memberships_of_segment", "memberships_past_of_segment"}
+    assert plan.scans("registrations") == []
+
+
+@pytest.mark.parametrize(
+    ("slug", "at", "expected"), [(BIG, None, USERS), (HALF, month(3), pytest.approx(USERS * 3 / 4, rel=0.02))]
+)
+async def test_every_page_of_a_large_segment_together_gives_each_user_once(
+    recorder: Recorder, slug: Slug, at: datetime | None, expected: float
+) -> None:
     walked: list[UserId] = []
     after: UserId | None = None
     while True:
-        page = await memberships.members_after(recorder, BIG, after, SCANNED_USERS)
+        page = await members.members_after(recorder, slug, at, after, Limit(LEAST_USERS))
         walked += page.user_ids
         if page.walked_to is None:
             break
         after = page.walked_to
-    assert walked == [*range(1, USERS + 1)]
+    assert walked == sorted({*walked})
+    assert len(walked) == expected
 
 
 # One user, one segment
@@ -268,7 +307,7 @@ async def test_a_segment_is_found_by_its_slug_among_the_living(
 ) -> None:
     ask: dict[str, Ask] = {
         "by itself": partial(segments.get, slug=BIG),
-        "for its users": partial(memberships.members_after, slug=BIG, after=None, limit=1),
+        "for its users": page_of(BIG, None, 0, 1),
     }
     plan, *_ = await plans_of(recorder, large_url, ask[asked], mode)
     assert plan.indexes("segments") == {"segments_living"}
@@ -286,8 +325,9 @@ QUESTIONS: Final[dict[str, Ask]] = {
     "segments of nobody": partial(history.segments_at, user_id=UserId(USERS + 1), at=None),
     "explanation": partial(history.explain, user_id=USER, slug=HALF, at=None),
     "history": partial(whole_history, after=None),
-    "members by override": partial(memberships.members_after, slug=BIG, after=None, limit=1000),
-    "members by bucket": partial(memberships.members_after, slug=HALF, after=None, limit=1000),
+    "members by override": page_of(BIG, None, 0, 1000),
+    "members by bucket": page_of(HALF, None, 0, 1000),
+    "members in the past": page_of(HALF, month(3), 0, 1000),
     "figures for a scrape": partial(measures.measure, patience_s=60),
 }
 

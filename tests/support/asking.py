@@ -22,6 +22,7 @@ class Then(NamedTuple):
     """The present of each user."""
     memberships: dict[int, list[tuple[Segment, Json]]]
     explanations: dict[tuple[int, Segment], Json]
+    members: dict[Segment, list[int]]
 
 
 class Asking:
@@ -49,10 +50,9 @@ class Asking:
         """Asks in every way."""
         await self.hot_read()
         answers = [await self._about(user, presents[user]) for user in self._users]
-        living = [user for user in self._users if user in self._model.lives]
-        for segment in self._model.segments:
-            members = await self._api.walk(f"segments/{segment.slug}/users", "user_ids", 2)
-            same(members, [user for user in living if self._model.source(user, segment)])
+        members = {segment: self._members(segment) for segment in self._model.segments}
+        for segment, expected in members.items():
+            same(await self._api.walk(f"segments/{segment.slug}/users", "user_ids", limit=2), expected)
         memberships, explanations = zip(*answers, strict=True)
         return Then(
             presents,
@@ -62,6 +62,7 @@ class Asking:
                 for user, by_segment in zip(self._users, explanations, strict=True)
                 for segment, shown in by_segment.items()
             },
+            members,
         )
 
     async def report(self) -> datetime:
@@ -98,6 +99,10 @@ class Asking:
         self._world.see("a slug that was two segments", when=len(meant) < len(shown))
         for slug, explanation in meant.items():
             same(await self._api.explain(user, slug, at=at), {**explanation, "slug": slug})
+        if len({*then.at.values()}) == 1:  # else the clock stepped back, and users have presents of their own
+            for slug, members in {segment.slug: then.members[segment] for segment, _ in shown}.items():
+                same(await self._api.walk(f"segments/{slug}/users", "user_ids", limit=2, at=at), members)
+                self._world.see("members in the past", when=bool(members))
 
     async def _about(
         self, user: int, now: datetime
@@ -159,6 +164,10 @@ class Asking:
             if source
         ]
         return sorted(found, key=lambda pair: pair[0].slug)
+
+    def _members(self, segment: Segment) -> list[int]:
+        living = (user for user in self._users if user in self._model.lives)
+        return sorted(user for user in living if self._model.source(user, segment))
 
     def _explanation(self, user: int, segment: Segment) -> Json:
         because = self._model.because(self._known(user), segment)

@@ -56,10 +56,10 @@ class Api(httpx.AsyncClient):
         """The first page of the user's events."""
         return (await self._ok(self.get(f"users/{user_id}/history", params=query)))["events"]
 
-    async def walk(self, path: str, key: str, limit: int) -> list[Json]:
+    async def walk(self, path: str, key: str, limit: int, **query: str) -> list[Json]:
         """All items of a list, page by page."""
         items: list[Json] = []
-        query: dict[str, str] = {"limit": str(limit)}
+        query["limit"] = str(limit)
         while True:
             page = await self._ok(self.get(path, params=query))
             assert len(page[key]) <= limit

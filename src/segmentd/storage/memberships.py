@@ -1,7 +1,6 @@
 """Changes of one user's segments, and who is in which segments (functions/07_memberships.sql)."""
 
 from collections.abc import Mapping, Sequence
-from typing import Final, LiteralString
 
 import msgspec
 import numpy as np
@@ -14,10 +13,6 @@ from segmentd.domain.identifiers import Slug, UserId
 from segmentd.domain.memberships import LARGEST_LOOKUP_BYTES, Change, Changed, UserSegments
 from segmentd.storage.database import Database
 from segmentd.storage.replication import WRITTEN, OwnWrite
-
-# How many candidates one page of a segment's users looks at: a page's cost is bounded, also where a small
-# percentage covers few of them.
-SCANNED_USERS: Final = 10_000
 
 
 async def change(
@@ -109,87 +104,6 @@ async def look_up(database: Database, user_ids: Sequence[UserId]) -> Sequence[by
     return [found.get(user_id, b"") for user_id in user_ids]
 
 
-class MembersPage(msgspec.Struct, frozen=True):
-    """Some members of a segment, and the id after which the next page begins; None at the end."""
-
-    user_ids: Sequence[UserId]
-    walked_to: UserId | None
-
-
-async def members_after(database: Database, slug: Slug, after: UserId | None, limit: int) -> MembersPage:
-    """Up to `limit` members with ids above `after`, in order; maybe fewer or none, with more to come.
-
-    Raises SegmentNotFound, Unavailable.
-    """
-    segment = await database.one(
-        _SegmentRow,
-        "SELECT id, salt, threshold FROM living_segment(%s)",
-        [slug],
-    )
-    if segment is None:
-        raise SegmentNotFound([slug])
-    rows = await database.all(
-        _CandidateRow,
-        MEMBERS_BY_OVERRIDE if not segment.threshold else MEMBERS_BY_BUCKET,
-        {
-            "segment_id": segment.id,
-            "salt": segment.salt,
-            "threshold": segment.threshold,
-            "after": after or 0,
-            "scanned": SCANNED_USERS,
-            "limit": limit,
-        },
-    )
-    # The last row is the last user examined, member or not.
-    members = [row.user_id for row in rows if row.member]
-    ended = not rows or rows[-1].ends_walk
-    return MembersPage(members, None if ended else rows[-1].user_id)
-
-
-# Both read an index after `after`, at most `scanned` entries, and give the members and the last entry read.
-_WALK: Final[LiteralString] = """
-    , judged AS (
-        SELECT user_id, member, row_number() OVER by_id AS entry,
-               count(*) FILTER (WHERE member) OVER by_id AS members,
-               lead(user_id) OVER by_id IS NULL AS last_seen
-        FROM candidates
-        WINDOW by_id AS (ORDER BY user_id)
-    )
-    SELECT user_id, member, last_seen AND (SELECT count(*) FROM candidates) < %(scanned)s AS ends_walk
-    FROM judged
-    WHERE (member OR last_seen) AND members <= %(limit)s
-    ORDER BY user_id
-"""
-
-MEMBERS_BY_OVERRIDE: Final[LiteralString] = f"""
-    WITH candidates AS MATERIALIZED (
-        SELECT user_id, included AND (until IS NULL OR until > (SELECT at FROM present)) AS member
-        FROM memberships
-        WHERE segment_id = %(segment_id)s AND user_id > %(after)s AND ended_at IS NULL
-        ORDER BY user_id
-        -- A subquery, else the planner collects the remaining entries by a bitmap, all of them at once.
-        LIMIT (SELECT %(scanned)s::integer)
-    )
-    {_WALK}
-"""
-
-MEMBERS_BY_BUCKET: Final[LiteralString] = f"""
-    WITH known AS MATERIALIZED (
-        SELECT id FROM users WHERE deleted_at IS NULL AND id > %(after)s ORDER BY id LIMIT %(scanned)s
-    )
-    , candidates AS (
-        SELECT u.id AS user_id, coalesce(m.included, bucket(u.id, %(salt)s) < %(threshold)s) AS member
-        FROM known u
-        LEFT JOIN memberships m
-               ON m.user_id = u.id AND m.segment_id = %(segment_id)s AND m.ended_at IS NULL
-              AND (m.until IS NULL OR m.until > (SELECT at FROM present))
-              -- This follows from the above, but without it the planner reads all overrides of the segment.
-              AND m.user_id > %(after)s AND m.user_id <= (SELECT max(id) FROM known)
-    )
-    {_WALK}
-"""
-
-
 class _ChangedRow(msgspec.Struct, frozen=True):
     segments: Sequence[Slug]
     added: Sequence[Slug]
@@ -199,18 +113,6 @@ class _ChangedRow(msgspec.Struct, frozen=True):
     state: bytes
     xid: int
     catalog_version: int
-
-
-class _SegmentRow(msgspec.Struct, frozen=True):
-    id: int
-    salt: int
-    threshold: int | None
-
-
-class _CandidateRow(msgspec.Struct, frozen=True):
-    user_id: UserId
-    member: bool
-    ends_walk: bool
 
 
 def _refusal(error: psycopg.DatabaseError, change: Change) -> Exception:

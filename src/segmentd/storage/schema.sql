@@ -112,6 +112,8 @@ CREATE TABLE memberships (
 
 CREATE UNIQUE INDEX memberships_open ON memberships (user_id, segment_id) WHERE ended_at IS NULL;
 CREATE INDEX memberships_of_segment ON memberships (segment_id, user_id) WHERE ended_at IS NULL;
+-- The same for the past, so that a page of who was in reads no other segment's rows (docs/decisions/0060).
+CREATE INDEX memberships_past_of_segment ON memberships (segment_id, user_id, ended_at) WHERE ended_at IS NOT NULL;
 CREATE INDEX memberships_due ON memberships (until, user_id) WHERE ended_at IS NULL AND until IS NOT NULL;
 
 -- Append-only. `effective` says whether the answer to "is the user in?" changed with this event.
@@ -743,6 +745,33 @@ CREATE OR REPLACE FUNCTION overrides_at(p_user_id bigint, p_at timestamptz)
     WHERE o.ended_at IS NOT NULL AND o.ends_at > p_at
 $$;
 
+-- The overrides of a segment that held at `p_at`, an instant at which the segment lived: so its deletion ended none of
+-- them. A closed row ended with its term at the latest (a_term_ends_in_time).
+CREATE OR REPLACE FUNCTION overrides_of_segment_at(p_segment_id bigint, p_at timestamptz)
+    RETURNS TABLE (user_id bigint, included boolean, until timestamptz)
+    LANGUAGE sql STABLE AS $$
+    SELECT m.user_id, m.included, m.until
+    FROM memberships m
+    WHERE m.segment_id = p_segment_id AND m.since <= p_at
+      AND m.ended_at IS NULL AND (m.until IS NULL OR m.until > p_at)
+    UNION ALL
+    SELECT m.user_id, m.included, m.until
+    FROM memberships m
+    WHERE m.segment_id = p_segment_id AND m.since <= p_at
+      AND m.ended_at > p_at
+$$;
+
+-- What a slug meant at `p_at`. Where a renamed segment took the slug of a deleted one, the slug means the living one.
+-- No row: no segment with this slug lived then.
+CREATE OR REPLACE FUNCTION segment_at(p_slug text, p_at timestamptz) RETURNS SETOF segments
+    LANGUAGE sql STABLE AS $$
+    SELECT *
+    FROM segments s
+    WHERE s.slug = p_slug AND s.created_at <= p_at AND (s.deleted_at IS NULL OR s.deleted_at > p_at)
+    ORDER BY s.deleted_at DESC NULLS FIRST
+    LIMIT 1
+$$;
+
 -- The segments that a user was in at `p_at`, since when and why: what held then, each with its latest change.
 CREATE OR REPLACE FUNCTION segments_at(p_user_id bigint, p_at timestamptz)
     RETURNS TABLE (slug text, source text, since timestamptz, until timestamptz)
@@ -767,8 +796,7 @@ CREATE OR REPLACE FUNCTION segments_at(p_user_id bigint, p_at timestamptz)
     CROSS JOIN LATERAL latest_change(p_user_id, i.segment_id, p_at) c
 $$;
 
--- Why a user was or was not in a segment at `p_at`. Where a renamed segment took the slug of a deleted one, the slug
--- means the living one. No row: no segment with this slug lived then.
+-- Why a user was or was not in a segment at `p_at`. No row: no segment with this slug lived then.
 CREATE OR REPLACE FUNCTION explain_membership(p_user_id bigint, p_slug text, p_at timestamptz)
     RETURNS TABLE (
         included boolean, until timestamptz, covered boolean, last_change timestamptz, last_operation text,
@@ -777,12 +805,7 @@ CREATE OR REPLACE FUNCTION explain_membership(p_user_id bigint, p_slug text, p_a
     LANGUAGE sql STABLE AS $$
     SELECT o.included, o.until, bucket(p_user_id, s.salt) < r.threshold, c.at, c.operation, c.cause,
            r.percent, bucket(p_user_id, s.salt), r.threshold, s.salt
-    FROM (
-        SELECT * FROM segments
-        WHERE slug = p_slug AND created_at <= p_at AND (deleted_at IS NULL OR deleted_at > p_at)
-        ORDER BY deleted_at DESC NULLS FIRST
-        LIMIT 1
-    ) s
+    FROM segment_at(p_slug, p_at) s
     LEFT JOIN rollouts r ON r.segment_id = s.id AND r.started_at <= p_at AND (r.ended_at IS NULL OR r.ended_at > p_at)
     LEFT JOIN LATERAL (
         SELECT *
@@ -1451,9 +1474,171 @@ $$;
 
 
 -----------------------------------------------------------------------------------------------------------------------
+-- functions/12_members.sql
+
+-- Who is in a segment: pages of users, counts, and whom another percentage would move.
+--
+-- Overrides exist only within lives: the end of a life ends them too. So the overrides of a segment are those of users
+-- whom the service knows, with no join.
+
+-- The users whom the service knows: those who are registered now.
+CREATE OR REPLACE VIEW known_users AS
+SELECT l.user_id FROM registrations l WHERE l.ended_at IS NULL;
+
+-- The users whom the service knew at `p_at`.
+CREATE OR REPLACE FUNCTION known_users_at(p_at timestamptz)
+    RETURNS TABLE (user_id bigint)
+    LANGUAGE sql STABLE AS $$
+    SELECT l.user_id FROM registrations l WHERE l.registered_at <= p_at AND (l.ended_at IS NULL OR l.ended_at > p_at)
+$$;
+
+-- The overrides of a living segment that hold now; terms have ended by `p_at`. All that is written has happened, also
+-- where the clock stepped back since.
+CREATE OR REPLACE FUNCTION overrides_of_segment(p_segment_id bigint, p_at timestamptz)
+    RETURNS TABLE (user_id bigint, included boolean, until timestamptz)
+    LANGUAGE sql STABLE AS $$
+    SELECT m.user_id, m.included, m.until
+    FROM memberships m
+    WHERE m.segment_id = p_segment_id AND m.ended_at IS NULL AND (m.until IS NULL OR m.until > p_at)
+$$;
+
+-- A page of a segment's members: up to `p_limit` of those after the user `p_after`, by id. It looks at no more than
+-- `p_scanned` users, or at so many overrides where no percentage covers anybody; `walked_to` is the last one, null at
+-- the end. Members are the included ones, and those whom the percentage covers and for whom no override decides.
+--
+-- A limit is a subquery where the planner has to read an index in its order. If it knew the number, it would collect
+-- entries by a bitmap to sort them, also those that the page does not need.
+CREATE OR REPLACE FUNCTION members_after(
+    p_segment_id bigint, p_salt bigint, p_threshold bigint, p_at timestamptz,
+    p_after bigint, p_scanned integer, p_limit integer
+)
+    RETURNS TABLE (user_ids bigint[], walked_to bigint)
+    LANGUAGE sql STABLE AS $$
+    WITH page AS MATERIALIZED (
+        SELECT CASE WHEN p_threshold > 0 THEN (
+            SELECT l.user_id
+            FROM registrations l
+            WHERE l.user_id > p_after
+            ORDER BY l.user_id
+            OFFSET p_scanned - 1
+            LIMIT 1
+        ) ELSE (
+            SELECT m.user_id
+            FROM memberships m
+            WHERE m.segment_id = p_segment_id AND m.user_id > p_after AND m.ended_at IS NULL
+            ORDER BY m.user_id
+            OFFSET p_scanned - 1
+            LIMIT (SELECT 1)
+        ) END AS ends_with
+    )
+    SELECT ARRAY(
+        SELECT m.user_id
+        FROM (
+            (
+                SELECT o.user_id
+                FROM overrides_of_segment(p_segment_id, p_at) o
+                WHERE o.included
+                  AND o.user_id > p_after
+                  AND o.user_id <= (SELECT coalesce(p.ends_with, 9223372036854775807) FROM page p)
+                ORDER BY o.user_id
+                LIMIT (SELECT p_limit)
+            )
+            UNION ALL
+            (
+                SELECT k.user_id
+                FROM known_users k
+                WHERE p_threshold > 0
+                  AND k.user_id > p_after
+                  AND k.user_id <= (SELECT coalesce(p.ends_with, 9223372036854775807) FROM page p)
+                  AND bucket(k.user_id, p_salt) < p_threshold
+                  AND (SELECT o.included FROM overrides_of_segment(p_segment_id, p_at) o WHERE o.user_id = k.user_id)
+                      IS NULL
+                ORDER BY k.user_id
+                LIMIT (SELECT p_limit)
+            )
+        ) m
+        ORDER BY m.user_id
+        LIMIT p_limit
+    ), p.ends_with
+    FROM page p
+$$;
+
+-- The same for an instant at which the segment lived.
+CREATE OR REPLACE FUNCTION members_at_after(
+    p_segment_id bigint, p_salt bigint, p_threshold bigint, p_at timestamptz,
+    p_after bigint, p_scanned integer, p_limit integer
+)
+    RETURNS TABLE (user_ids bigint[], walked_to bigint)
+    LANGUAGE sql STABLE AS $$
+    WITH page AS MATERIALIZED (
+        SELECT CASE WHEN p_threshold > 0 THEN (
+            SELECT l.user_id
+            FROM registrations l
+            WHERE l.user_id > p_after
+            ORDER BY l.user_id
+            OFFSET p_scanned - 1
+            LIMIT 1
+        ) ELSE (
+            SELECT e.user_id
+            FROM (
+                (
+                    SELECT m.user_id
+                    FROM memberships m
+                    WHERE m.segment_id = p_segment_id AND m.user_id > p_after AND m.ended_at IS NULL
+                    ORDER BY m.user_id
+                    LIMIT (SELECT p_scanned)
+                )
+                UNION ALL
+                (
+                    SELECT m.user_id
+                    FROM memberships m
+                    WHERE m.segment_id = p_segment_id AND m.user_id > p_after AND m.ended_at > p_at
+                    ORDER BY m.user_id
+                    LIMIT (SELECT p_scanned)
+                )
+            ) e
+            ORDER BY e.user_id
+            OFFSET p_scanned - 1
+            LIMIT 1
+        ) END AS ends_with
+    )
+    SELECT ARRAY(
+        SELECT m.user_id
+        FROM (
+            (
+                SELECT o.user_id
+                FROM overrides_of_segment_at(p_segment_id, p_at) o
+                WHERE o.included
+                  AND o.user_id > p_after
+                  AND o.user_id <= (SELECT coalesce(p.ends_with, 9223372036854775807) FROM page p)
+                ORDER BY o.user_id
+                LIMIT (SELECT p_limit)
+            )
+            UNION ALL
+            (
+                SELECT k.user_id
+                FROM known_users_at(p_at) k
+                WHERE p_threshold > 0
+                  AND k.user_id > p_after
+                  AND k.user_id <= (SELECT coalesce(p.ends_with, 9223372036854775807) FROM page p)
+                  AND bucket(k.user_id, p_salt) < p_threshold
+                  AND (SELECT o.included FROM overrides_of_segment_at(p_segment_id, p_at) o WHERE o.user_id = k.user_id)
+                      IS NULL
+                ORDER BY k.user_id
+                LIMIT (SELECT p_limit)
+            )
+        ) m
+        ORDER BY m.user_id
+        LIMIT p_limit
+    ), p.ends_with
+    FROM page p
+$$;
+
+
+-----------------------------------------------------------------------------------------------------------------------
 -- What `segmentd migrate` notes
 
 INSERT INTO schema_migrations (number, name) VALUES
     (1, '0001_tables.sql');
 INSERT INTO schema_functions (digest, version) VALUES
-    ('4c4100d13e95911ea18298717170566eeda59d52a2946646e063430eef50f594', '0.1.0');
+    ('c6ace9588af152520d14a72783081f642c1f8ff7a1ca85bbc47695e7982b89fc', '0.1.0');

@@ -1,6 +1,6 @@
 import pytest
 
-from segmentd.storage import memberships
+from segmentd.storage import members
 from tests.support.client import Api, Json
 from tests.support.clock import Clock
 
@@ -138,7 +138,7 @@ async def test_a_history_is_walked_through_what_is_due_and_not_yet_written(api: 
 async def test_a_walk_over_few_members_among_many_users_may_have_short_and_empty_pages(
     api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(memberships, "SCANNED_USERS", 3)
+    monkeypatch.setattr(members, "MOST_SCANNED", 3)
     await api.create("PINS", percent=0)
     await api.create("BUCKETS", percent=10, salt="22")  # 1000 is in, 1002 and 1004 are not
     for user_id in (1, 2, 3, 4, 5, 6, 1000, 1002, 1004):
@@ -154,11 +154,11 @@ async def test_a_walk_over_few_members_among_many_users_may_have_short_and_empty
             pages.append(answer["user_ids"])
             if (cursor := answer["next_cursor"]) is None:
                 break
-        members = [user_id for user_ids in pages for user_id in user_ids]
-        assert members == [
+        walked = [user_id for user_ids in pages for user_id in user_ids]
+        assert walked == [
             user_id for user_id in (1, 2, 3, 4, 5, 6, 1000, 1002, 1004) if slug in await api.segments(user_id)
         ]
-        assert 1000 in members
+        assert 1000 in walked
         assert 3 <= len(pages) <= 4
 
 

@@ -201,6 +201,33 @@ CREATE OR REPLACE FUNCTION overrides_at(p_user_id bigint, p_at timestamptz)
     WHERE o.ended_at IS NOT NULL AND o.ends_at > p_at
 $$;
 
+-- The overrides of a segment that held at `p_at`, an instant at which the segment lived: so its deletion ended none of
+-- them. A closed row ended with its term at the latest (a_term_ends_in_time).
+CREATE OR REPLACE FUNCTION overrides_of_segment_at(p_segment_id bigint, p_at timestamptz)
+    RETURNS TABLE (user_id bigint, included boolean, until timestamptz)
+    LANGUAGE sql STABLE AS $$
+    SELECT m.user_id, m.included, m.until
+    FROM memberships m
+    WHERE m.segment_id = p_segment_id AND m.since <= p_at
+      AND m.ended_at IS NULL AND (m.until IS NULL OR m.until > p_at)
+    UNION ALL
+    SELECT m.user_id, m.included, m.until
+    FROM memberships m
+    WHERE m.segment_id = p_segment_id AND m.since <= p_at
+      AND m.ended_at > p_at
+$$;
+
+-- What a slug meant at `p_at`. Where a renamed segment took the slug of a deleted one, the slug means the living one.
+-- No row: no segment with this slug lived then.
+CREATE OR REPLACE FUNCTION segment_at(p_slug text, p_at timestamptz) RETURNS SETOF segments
+    LANGUAGE sql STABLE AS $$
+    SELECT *
+    FROM segments s
+    WHERE s.slug = p_slug AND s.created_at <= p_at AND (s.deleted_at IS NULL OR s.deleted_at > p_at)
+    ORDER BY s.deleted_at DESC NULLS FIRST
+    LIMIT 1
+$$;
+
 -- The segments that a user was in at `p_at`, since when and why: what held then, each with its latest change.
 CREATE OR REPLACE FUNCTION segments_at(p_user_id bigint, p_at timestamptz)
     RETURNS TABLE (slug text, source text, since timestamptz, until timestamptz)
@@ -225,8 +252,7 @@ CREATE OR REPLACE FUNCTION segments_at(p_user_id bigint, p_at timestamptz)
     CROSS JOIN LATERAL latest_change(p_user_id, i.segment_id, p_at) c
 $$;
 
--- Why a user was or was not in a segment at `p_at`. Where a renamed segment took the slug of a deleted one, the slug
--- means the living one. No row: no segment with this slug lived then.
+-- Why a user was or was not in a segment at `p_at`. No row: no segment with this slug lived then.
 CREATE OR REPLACE FUNCTION explain_membership(p_user_id bigint, p_slug text, p_at timestamptz)
     RETURNS TABLE (
         included boolean, until timestamptz, covered boolean, last_change timestamptz, last_operation text,
@@ -235,12 +261,7 @@ CREATE OR REPLACE FUNCTION explain_membership(p_user_id bigint, p_slug text, p_a
     LANGUAGE sql STABLE AS $$
     SELECT o.included, o.until, bucket(p_user_id, s.salt) < r.threshold, c.at, c.operation, c.cause,
            r.percent, bucket(p_user_id, s.salt), r.threshold, s.salt
-    FROM (
-        SELECT * FROM segments
-        WHERE slug = p_slug AND created_at <= p_at AND (deleted_at IS NULL OR deleted_at > p_at)
-        ORDER BY deleted_at DESC NULLS FIRST
-        LIMIT 1
-    ) s
+    FROM segment_at(p_slug, p_at) s
     LEFT JOIN rollouts r ON r.segment_id = s.id AND r.started_at <= p_at AND (r.ended_at IS NULL OR r.ended_at > p_at)
     LEFT JOIN LATERAL (
         SELECT *

@@ -103,6 +103,8 @@ CREATE TABLE memberships (
 
 CREATE UNIQUE INDEX memberships_open ON memberships (user_id, segment_id) WHERE ended_at IS NULL;
 CREATE INDEX memberships_of_segment ON memberships (segment_id, user_id) WHERE ended_at IS NULL;
+-- The same for the past, so that a page of who was in reads no other segment's rows (docs/decisions/0060).
+CREATE INDEX memberships_past_of_segment ON memberships (segment_id, user_id, ended_at) WHERE ended_at IS NOT NULL;
 CREATE INDEX memberships_due ON memberships (until, user_id) WHERE ended_at IS NULL AND until IS NOT NULL;
 
 -- Append-only. `effective` says whether the answer to "is the user in?" changed with this event.

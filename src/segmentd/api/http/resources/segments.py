@@ -15,12 +15,14 @@ from segmentd.api.http.types import (
     CursorParameter,
     Ids,
     IdsParameter,
+    InstantParameter,
     InstantText,
     LimitParameter,
     RequestBody,
     SlugParameter,
     UseCases,
     WrittenId,
+    instant,
 )
 from segmentd.domain.errors import SegmentExists, SegmentNotFound, read
 from segmentd.domain.identifiers import SaltText, Slug, SlugValue, random_salt, read_salt
@@ -135,12 +137,19 @@ async def delete_segment(request: AnyRequest, slug: SlugParameter, service: UseC
 async def list_members(
     slug: SlugParameter,
     service: UseCases,
+    at: InstantParameter = None,
     limit: LimitParameter = USUAL_PAGE,
     cursor: CursorParameter = None,
     ids: IdsParameter = Ids.NUMBER,
 ) -> MemberPage:
-    """List the registered users that are in the segment, explicitly or by percentage."""
-    page = await service.list_members(slug, limit, cursor)
+    """List the registered users that are in the segment, explicitly or by percentage. With `at`: those who
+    were registered and in it at that instant; a cursor continues only the list of the same instant.
+
+    What a page costs is bounded, however many users there are: some milliseconds, and up to a tenth of a
+    second under a small percentage, where it looks at up to 200,000 users. Where few of them are in the
+    segment it may be short, or even empty, with more to come.
+    """
+    page = await service.list_members(slug, instant("at", at), limit, cursor)
     return MemberPage([ids.write(user_id) for user_id in page.items], page.next_cursor)
 
 
