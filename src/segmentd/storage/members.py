@@ -55,7 +55,8 @@ async def members_after(
 def entries_to_scan(threshold: Threshold | None, limit: Limit) -> int:
     """How many users, or overrides where no percentage covers anybody, a page looks at.
 
-    Under a percentage: as many users as have twice its limit of members on average. Most overrides are members.
+    Under a percentage: as many users as have twice its limit of members on average. Most overrides are of
+    members.
     """
     wanted = (
         max(LEAST_USERS, 2 * limit * 2**32 // threshold) if threshold else max(LEAST_OVERRIDES, 20 * limit)

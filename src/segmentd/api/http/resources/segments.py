@@ -142,9 +142,9 @@ async def list_members(
     cursor: CursorParameter = None,
     ids: IdsParameter = Ids.NUMBER,
 ) -> MemberPage:
-    """List the registered users that are in the segment, explicitly or by percentage. With `at`: those who
-    were registered and in it at that instant; a cursor continues only the list of the same instant.
+    """List the users that are, or at an instant were, in the segment. Only users who are registered then.
 
+    A cursor continues only the list of the same instant.
     What a page costs is bounded, however many users there are: some milliseconds, and up to a tenth of a
     second under a small percentage, where it looks at up to 200,000 users. Where few of them are in the
     segment it may be short, or even empty, with more to come.
