@@ -142,7 +142,7 @@ async def list_members(
     cursor: CursorParameter = None,
     ids: IdsParameter = Ids.NUMBER,
 ) -> MemberPage:
-    """List the users of the segment, now or at an instant. Only users who are registered then are in the list.
+    """List the users of the segment, now or at an instant. Only users who are registered then are in it.
 
     A cursor continues only the list of the same instant.
     What a page costs is bounded, however many users there are: some milliseconds, and up to a tenth of a
