@@ -20,7 +20,7 @@ from tests.support.processes import PATIENCE_S, TLS, Serving, eventually, servin
 # The test has a file open for each of its clients too.
 FILES: Final = 1024
 
-CUT: Final = '"reason": "slow-client", "event": "connection cut"'
+CUT: Final = '"reason":"slow-client","event":"connection cut"'
 
 BEGUN: Final = b"GET /api/v1/users/1/segments HTTP/1.1\r\nX: "
 BODY_BEGUN: Final = (

@@ -3,14 +3,18 @@
 import json
 import logging
 import sys
+import time
 from collections.abc import Callable
 from io import StringIO
-from typing import TextIO
+from typing import Final, TextIO
 
+import msgspec
 import structlog
 from structlog.typing import EventDict, ExcInfo, WrappedLogger
 
 from segmentd.observability.terminal import printable
+
+_MICROSECONDS: Final = 1_000_000
 
 
 def set_up_logging(level: str) -> None:
@@ -19,7 +23,7 @@ def set_up_logging(level: str) -> None:
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        _Clock(),
     ]
     render: list[structlog.typing.Processor] = (
         [_made_printable, structlog.dev.ConsoleRenderer(exception_formatter=_write_traceback)]
@@ -36,10 +40,6 @@ def set_up_logging(level: str) -> None:
         )
     ]
     root.setLevel(level.upper())
-    # Our own lines are rendered before they get here.
-    own = logging.getLogger("segmentd")
-    own.handlers = [_handler(logging.Formatter("%(message)s"))]
-    own.propagate = False
     # Its warnings repeat what storage/database.py logs once.
     logging.getLogger("psycopg.pool").setLevel(logging.ERROR)
     # The supervisor logs the start and end of each process.
@@ -50,10 +50,38 @@ def set_up_logging(level: str) -> None:
     logging.getLogger("opentelemetry.exporter").setLevel(logging.ERROR)
     structlog.configure(
         processors=[*shared, *render],
-        logger_factory=structlog.stdlib.LoggerFactory(),
+        logger_factory=_OwnLogger,
         wrapper_class=structlog.make_filtering_bound_logger(level),
         cache_logger_on_first_use=True,
     )
+
+
+class _OwnLogger:
+    """Writes lines that are rendered already: the standard library's way takes half of a line's time."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def msg(self, line: str) -> None:
+        """Writes the line to standard error, in one piece."""
+        sys.stderr.write(f"{line}\n")
+
+    debug = info = warning = error = critical = msg
+
+
+class _Clock:
+    """Adds the time, in UTC; the text of a second is made once."""
+
+    def __init__(self) -> None:
+        self._second = 0
+        self._text = ""
+
+    def __call__(self, _logger: WrappedLogger, _method: str, line: EventDict) -> EventDict:
+        second, microsecond = divmod(time.time_ns() // 1000, _MICROSECONDS)
+        if second != self._second:
+            self._second, self._text = second, time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+        line["timestamp"] = f"{self._text}.{microsecond:06d}Z"
+        return line
 
 
 def _made_printable(_logger: WrappedLogger, _method: str, line: EventDict) -> EventDict:
@@ -75,8 +103,15 @@ def _write_traceback(text: TextIO, exc_info: ExcInfo) -> None:
 
 
 def _as_json(line: EventDict, default: Callable[[object], object]) -> str:
-    """ASCII only, with DEL escaped too, which json leaves as it is."""
-    return json.dumps(line, default=default).replace("\x7f", "\\u007f")
+    """ASCII only, with DEL escaped too."""
+    try:
+        text = msgspec.json.encode(line, enc_hook=default).decode()
+    except UnicodeEncodeError:  # half a surrogate pair
+        text = ""
+    if text.isprintable() and text.isascii() and text:
+        return text
+    # It escapes all that is not ASCII but DEL; ten times as slow as msgspec, which escapes nothing of it.
+    return json.dumps(line, default=default, separators=(",", ":")).replace("\x7f", "\\u007f")
 
 
 def _handler(formatter: logging.Formatter) -> logging.Handler:
