@@ -4,7 +4,7 @@ import signal
 import socket
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -161,10 +161,12 @@ def test_while_it_stops_the_port_is_closed_and_each_client_has_its_answer_and_is
         assert answer_ending(used, b'{"status":"ok"}').startswith(b"HTTP/1.1 200 OK\r\n")
         used.sendall(BEGUN)
         fresh = connected(service, BEGUN)
+        silent = [connected(service, b"") for _ in service.workers()]  # one for each
         eventually(lambda: rows(SOMEBODY_WAITS))
 
         os.kill(service.pid, signal.SIGTERM)
         eventually(lambda: is_refused_at(service.url))
+        assert [received(connection) for connection in silent] == [b"", b""]
 
         for connection in (used, fresh):
             connection.sendall(REST)
@@ -200,12 +202,13 @@ def test_clients_that_wait_to_be_let_in_when_it_stops_are_answered(
         assert is_refused_at(service.url)
 
 
-def sockets_of(pid: int) -> list[str]:
-    """The TCP sockets of a process, if the system shows them."""
+def sockets_of(pid: int, port: int | None = None) -> list[str]:
+    """The TCP sockets of a process, of this port if it is given, if the system shows them."""
     listed = Path(f"/proc/{pid}/net/tcp")
     if not listed.exists():
         pytest.skip("only Linux shows the sockets of another process")
-    inodes = {line.split()[9] for line in listed.read_text().splitlines()[1:]}
+    lines = [line.split() for line in listed.read_text().splitlines()[1:]]
+    inodes = {line[9] for line in lines if port is None or line[1].endswith(f":{port:04X}")}
     opened = []
     for link in Path(f"/proc/{pid}/fd").iterdir():
         with suppress(FileNotFoundError):  # closed meanwhile
@@ -249,20 +252,49 @@ def test_by_its_defaults_a_stop_is_over_before_docker_kills() -> None:
     assert longest + of_postgresql_s < docker_s
 
 
-def test_an_http_process_that_is_killed_is_replaced_and_service_goes_on(
+def asked(service: Serving, times: int) -> list[socket.socket]:
+    """So many connections at once, each with a request; they stay open, and each has its answer."""
+    connections = [connected(service, BEGUN + REST) for _ in range(times)]
+    for connection in connections:
+        assert answer_ending(connection, b'{"status":"ok"}').startswith(b"HTTP/1.1 200 OK\r\n")
+    return connections
+
+
+def test_connections_fall_evenly_and_none_waits_for_an_http_process_that_hangs_or_is_killed_and_replaced(
     empty_database_url: str, tmp_path: Path
 ) -> None:
-    with serving("--database-url", empty_database_url, cwd=tmp_path, workers=2) as service:
-        service.ready()
-        first = service.workers()
-        assert len(first) == 2
-        victim = min(first)
+    with (
+        serving("--database-url", empty_database_url, cwd=tmp_path, workers=2) as service,
+        ExitStack() as connections,
+    ):
+        _, port = place(service.ready().url)
 
-        os.kill(victim, signal.SIGKILL)
+        def open_some(times: int) -> None:
+            for connection in asked(service, times):
+                connections.enter_context(connection)
 
-        eventually(lambda: len(service.workers() - {victim}) == 2)
-        assert first - {victim} <= service.workers()
-        eventually(lambda: all(is_served(service) for _ in range(10)))
+        def held() -> dict[int, int]:
+            return {pid: len(sockets_of(pid, port)) for pid in service.workers()}
+
+        open_some(31)
+        assert sorted(held().values()) == [15, 16]
+
+        hanging, other = held()
+        os.kill(hanging, signal.SIGSTOP)
+        open_some(20)
+        before = held()[other]
+        assert before >= 15 + 20
+        os.kill(hanging, signal.SIGKILL)
+        open_some(10)
+
+        eventually(lambda: len(service.workers() - {hanging, other}) == 1)
+        [successor] = service.workers() - {other}
+        while not held()[successor]:
+            open_some(1)
+        had = held()[successor]
+        assert had + 10 < held()[other]
+        open_some(10)
+        assert held()[successor] == had + 10
         assert service.stop() == (0, "")
 
 

@@ -24,12 +24,16 @@ LEAVE: Final = b"leave\n"
 
 
 class Assignment(msgspec.Struct, frozen=True):
-    """What a child needs to know: the folder of the replica, the number of the inherited listening socket."""
+    """What a child needs to know."""
 
     settings: Settings
     database_url: str
     replica_dir: str | None = None
-    listener: int | None = None
+    """The folder of the replica."""
+    number: int = 0
+    """Which of the HTTP processes it is."""
+    connections: int | None = None
+    """The inherited descriptor of its queue of connections."""
     may_be_open: bool = False
     """Whether everybody may call while there is no access control."""
     rate_key: bytes = b""

@@ -2,8 +2,9 @@
 
 import asyncio
 import socket
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
+from itertools import islice
 from typing import Final
 
 import structlog
@@ -11,18 +12,21 @@ import uvicorn
 from litestar.types import ASGIApp
 
 from segmentd.api.http.edge.connection import LimitedProtocol
+from segmentd.serve.connection_queue import taken_from
 
 # For how long an idle connection stays open after the stop begins: a request may be on its way.
 LINGER_S: Final = 0.5
 # For how long the process waits until the refusals of cut-off requests are sent.
 _CUT_OFF_S: Final = 0.5
 _LOOK_EVERY_S: Final = 0.02
+# How many connections begin before requests get their turn.
+_AT_A_TIME: Final = 32
 
 _log = structlog.get_logger(__name__)
 
 
 class Server(uvicorn.Server):
-    """uvicorn without its signal handlers, whose stop loses no request.
+    """uvicorn on connections from a queue, without its signal handlers, whose stop loses no request.
 
     `cut_off` answers the requests that still have no answer `seconds` after the stop began.
     """
@@ -30,18 +34,23 @@ class Server(uvicorn.Server):
     def __init__(
         self,
         config: uvicorn.Config,
+        queue: socket.socket,
         report_ready: Callable[[], None],
         cut_off: Callable[[], Awaitable[None]] | None = None,
         seconds: float = 0,
     ) -> None:
         super().__init__(config)
+        self._queue = queue
+        self._beginning: set[asyncio.Task[None]] = set()
         self._report_ready = report_ready
         self._cut_off = cut_off
         self._seconds = seconds
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Reports once the sockets are served."""
-        await super().startup(sockets)
+        """Takes connections from now on, and reports that."""
+        del sockets  # the supervisor has the only one
+        await super().startup([])
+        asyncio.get_running_loop().add_reader(self._queue, self._take, _AT_A_TIME)
         self._report_ready()
 
     @contextmanager
@@ -55,9 +64,10 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Closes the port, waits a while for running requests, and answers those that did not end."""
+        """Takes the last connections, waits a while for running requests, and answers those that are left."""
+        del sockets
         self._protocol.leaving = True
-        await self._close_port(sockets or [])
+        await self._take_the_last()
         for connection in self._connections():
             connection.leave()
         linger = min(LINGER_S, self._seconds)
@@ -67,22 +77,30 @@ class Server(uvicorn.Server):
         if not await self._is_empty_within(self._seconds - linger):
             await self._end_the_rest()
 
-    async def _close_port(self, sockets: Iterable[socket.socket]) -> None:
-        """Stops listening, and accepts the connections that the kernel has established already.
-
-        Otherwise the kernel would reset them. The port is closed when the last process that shares the socket
-        has done this.
-        """
-        listening = [each.dup() for each in sockets]
-        for server in self.servers:
-            server.close()
-        for each in sockets:
-            each.close()
-        waiting = [connection for each in listening for connection in _accepted(each)]
+    def _take(self, most: int | None) -> None:
         loop = asyncio.get_running_loop()
-        for connection in waiting:
-            with suppress(OSError):  # it has gone meanwhile
-                await loop.connect_accepted_socket(self._new_protocol, connection)
+        for taken in islice(taken_from(self._queue), most):
+            if taken.connection is not None:
+                taken.connection.settimeout(0)
+                task = loop.create_task(self._begin(taken.connection))
+                self._beginning.add(task)
+                task.add_done_callback(self._beginning.discard)
+            elif taken.is_lost:
+                _log.warning("a connection was reset: no descriptor is free")
+                self._protocol.ended()
+
+    async def _begin(self, connection: socket.socket) -> None:
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(self._new_protocol, connection)
+        except OSError:  # it has gone meanwhile
+            connection.close()
+            self._protocol.ended()
+
+    async def _take_the_last(self) -> None:
+        """The supervisor has closed the port, and gives no more."""
+        asyncio.get_running_loop().remove_reader(self._queue)
+        self._take(None)
+        await asyncio.gather(*self._beginning)
 
     async def _end_the_rest(self) -> None:
         _log.warning("requests were cut off by the stop", connections=len(self.server_state.connections))
@@ -135,18 +153,3 @@ def uvicorn_config(app: ASGIApp, protocol: type[LimitedProtocol]) -> uvicorn.Con
         server_header=False,
         proxy_headers=False,  # api/http/edge/addresses.py reads them where they matter
     )
-
-
-def _accepted(listening: socket.socket) -> Iterator[socket.socket]:
-    """The connections that wait at this socket; then closes it."""
-    with listening:
-        listening.settimeout(0)
-        while True:
-            try:
-                connection, _ = listening.accept()
-            except ConnectionAbortedError:
-                continue
-            except OSError:  # there is none, or no room for one
-                return
-            connection.settimeout(0)
-            yield connection

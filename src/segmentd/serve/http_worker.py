@@ -1,10 +1,10 @@
-"""One HTTP process: the API on a socket that the supervisor listens on."""
+"""One HTTP process: the API on connections that the supervisor accepts."""
 
 import asyncio
 import resource
 import socket
 import sys
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Final
 
@@ -14,6 +14,7 @@ from segmentd.api.http.hot.protocol import HotProtocol
 from segmentd.background import background
 from segmentd.config import Settings
 from segmentd.serve.child import Assignment, Duty, run_child
+from segmentd.serve.connection_queue import EndedHere
 from segmentd.serve.http_door import cors_of, http_door
 from segmentd.serve.http_server import Server, uvicorn_config
 from segmentd.serve.wiring import metrics_in, open_authenticator, open_node, open_tracing, sampling, service
@@ -27,14 +28,19 @@ SWITCH_INTERVAL_S: Final = 0.0005
 
 async def serve_http(assignment: Assignment, duty: Duty) -> None:
     """Serves until the stop; then lets running requests end."""
-    if assignment.listener is None or assignment.replica_dir is None:
-        raise ValueError("an HTTP worker needs a listening socket and a folder")
+    if assignment.connections is None or assignment.replica_dir is None:
+        raise ValueError("an HTTP worker needs a queue of connections and a folder")
     settings, folder = assignment.settings, Path(assignment.replica_dir)
     metrics = metrics_in(assignment.metrics_dir)
     _allow_open_files()
     sys.setswitchinterval(SWITCH_INTERVAL_S)
-    with open_tracing() as tracing, socket.socket(fileno=assignment.listener) as listener:
+    with (
+        open_tracing() as tracing,
+        socket.socket(fileno=assignment.connections) as queue,
+        closing(EndedHere(folder, assignment.number)) as ended,
+    ):
         async with (
+            background(ended.memory.share_when_there_is_room(), "share the count of connections"),
             Database(assignment.database_url, pool_size=settings.pool_size, tracing=tracing) as database,
             sampling(database, metrics),
             open_node(database, settings, folder) as node,
@@ -51,9 +57,15 @@ async def serve_http(assignment: Assignment, duty: Duty) -> None:
             app = hot_path if tracing is None else trace_requests(hot_path, tracing)
             protocol = HotProtocol.answering_by(
                 hot_path.calls, tracing.headers if tracing else (), hot_path.evaluations
-            ).within(_limits(settings), metrics.refused if metrics else None, cors=cors_of(settings))
+            ).within(
+                _limits(settings),
+                metrics.refused if metrics else None,
+                cors=cors_of(settings),
+                ended=ended.add,
+            )
             server = Server(
                 uvicorn_config(app, protocol),
+                queue,
                 duty.report_ready,
                 middleware.cut_off,
                 settings.shutdown_seconds,
@@ -63,7 +75,7 @@ async def serve_http(assignment: Assignment, duty: Duty) -> None:
                 background(server.exit_after(duty.stop), "wait for the stop"),
                 use_cases.watching(),
             ):
-                await server.serve(sockets=[listener])
+                await server.serve()
 
 
 def _allow_open_files() -> None:

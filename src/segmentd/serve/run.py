@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 import structlog
+from msgspec.structs import replace
 
 from segmentd.auth import administration
 from segmentd.auth.known_tokens import KnownTokens
@@ -30,6 +31,7 @@ from segmentd.serve.connections import (
     needs_of_worker,
     warn_of_few_connections,
 )
+from segmentd.serve.distributor import Distributor
 from segmentd.serve.first_token import is_loopback, open_database, prepare_access
 from segmentd.serve.healthcheck import note_serving
 from segmentd.serve.supervisor import Kept, address, bind, listen, supervise, worker_count
@@ -56,10 +58,14 @@ def serve(settings: Settings) -> None:
     If the embedded PostgreSQL dies, everything starts again behind the same socket; requests wait there.
     """
     exporters_asked_for()  # a startup check: what the workers would miss is one error line here
-    with closing(bind(settings)) as listener, node_folder(Path(settings.data_dir)) as folder:
+    with (
+        closing(bind(settings)) as listener,
+        node_folder(Path(settings.data_dir)) as folder,
+        closing(Distributor(listener, folder, worker_count(settings))) as distributor,
+    ):
         clear_metrics(folder)
         ready_line: str | None = f"segmentd is ready on {address(listener)}"
-        while not _serve_once(settings, listener, folder, ready_line):
+        while not _serve_once(settings, listener, distributor, folder, ready_line):
             _log.error("the embedded PostgreSQL died, starting again")
             ready_line = None
 
@@ -75,12 +81,17 @@ def work(settings: Settings) -> None:
             "segmentd worker is ready",
             lives,
             unready_seconds=0,
-            close_port=lambda: None,
         ):
             raise StartupFailed("the embedded PostgreSQL died")
 
 
-def _serve_once(settings: Settings, listener: socket.socket, folder: Path, ready_line: str | None) -> bool:
+def _serve_once(
+    settings: Settings,
+    listener: socket.socket,
+    distributor: Distributor,
+    folder: Path,
+    ready_line: str | None,
+) -> bool:
     may_be_open = is_loopback(listener) or settings.insecure_open
     with own_database(settings) as (database_url, lives):
         asyncio.run(warn_of_few_connections(database_url, needs_of_node(settings)))
@@ -94,14 +105,16 @@ def _serve_once(settings: Settings, listener: socket.socket, folder: Path, ready
             settings,
             database_url,
             str(folder),
-            listener.fileno(),
             may_be_open=may_be_open,
             rate_key=secrets.token_bytes(32),
             metrics_dir=metrics_dir,
         )
-        kept = [Kept(HTTP_WORKER, http) for _ in range(worker_count(settings))]
+        kept = [
+            Kept(HTTP_WORKER, replace(http, number=number, connections=queue.taking.fileno()), queue)
+            for number, queue in enumerate(distributor.queues)
+        ]
         node = Kept(NODE_WORKER, Assignment(settings, database_url, str(folder), metrics_dir=metrics_dir))
-        return _supervise([*kept, node], ready_line, lives, settings.unready_seconds, listener.close)
+        return _supervise([*kept, node], ready_line, lives, settings.unready_seconds, distributor)
 
 
 def migrate_once(settings: Settings) -> int:
@@ -164,10 +177,10 @@ def _supervise(
     ready_line: str | None,
     lives: Callable[[], bool],
     unready_seconds: float,
-    close_port: Callable[[], None],
+    distributor: Distributor | None = None,
 ) -> bool:
     try:
-        return asyncio.run(supervise(kept, ready_line, lives, unready_seconds, close_port))
+        return asyncio.run(supervise(kept, ready_line, lives, unready_seconds, distributor))
     except* StartupFailed as group:
         raise group.exceptions[0] from None
 

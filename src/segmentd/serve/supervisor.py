@@ -18,7 +18,9 @@ from segmentd.config import Settings
 from segmentd.domain.errors import StartupFailed
 from segmentd.observability import FOLDER_VARIABLE
 from segmentd.serve.child import LEAVE, Assignment
+from segmentd.serve.connection_queue import ConnectionQueue
 from segmentd.serve.cores import usable_cores
+from segmentd.serve.distributor import Distributor
 
 SHORTEST_PAUSE_S: Final = 0.1
 LONGEST_PAUSE_S: Final = 10.0
@@ -37,14 +39,14 @@ async def supervise(
     ready_line: str | None,
     needed: Callable[[], bool],
     unready_seconds: float,
-    close_port: Callable[[], None],
+    distributor: Distributor | None = None,
 ) -> bool:
     """Keeps processes alive until SIGTERM or SIGINT; prints the line, if any, once all are ready.
 
     On SIGTERM they first answer for a while that they are not ready, and then stop; a second signal stops
-    them at once. Then `close_port` closes this process's listening socket; each child closes its own. Returns
-    False if it stopped because the embedded database was gone. Raises StartupFailed if a process dies before
-    it is ready.
+    them at once. The distributor accepts connections meanwhile, and closes the port before they stop. Returns
+    False if it stopped because the embedded database was gone; then the port stays open. Raises StartupFailed
+    if a process dies before it is ready.
     """
     stop = Stop()
     loop = asyncio.get_running_loop()
@@ -54,15 +56,25 @@ async def supervise(
         for process in kept:
             tasks.create_task(process.keep(stop))
         announcing = tasks.create_task(_announce(kept, ready_line))
+        if distributor is not None:
+            distributor.begin()
         while needed() and not stop.asked.is_set():
             await _within(LOOK_EVERY_S, stop.asked)
         was_asked = stop.asked.is_set()
         if was_asked:
             await _within(unready_seconds, stop.now)
-            close_port()
+        if distributor is not None:
+            await _end_distribution(distributor, port_too=was_asked)
         stop.order()
         announcing.cancel()
     return was_asked
+
+
+async def _end_distribution(distributor: Distributor, *, port_too: bool) -> None:
+    if port_too:
+        await distributor.close_port()
+    else:
+        distributor.pause()
 
 
 class Stop:
@@ -99,9 +111,10 @@ async def _announce(kept: Sequence["Kept"], ready_line: str | None) -> None:
 class Kept:
     """One child process, kept alive until the stop."""
 
-    def __init__(self, module: str, assignment: Assignment) -> None:
+    def __init__(self, module: str, assignment: Assignment, queue: ConnectionQueue | None = None) -> None:
         self._module = module
         self._assignment = assignment
+        self._queue = queue
         self.ready = asyncio.Event()
 
     async def keep(self, stop: Stop) -> None:
@@ -128,11 +141,13 @@ class Kept:
             pause = min(pause * 2, LONGEST_PAUSE_S)
 
     async def _run_once(self, stop: Stop) -> int:
+        if self._queue is not None:
+            self._queue.begin()
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", self._module,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
-            pass_fds=[] if self._assignment.listener is None else [self._assignment.listener],
+            pass_fds=[] if self._assignment.connections is None else [self._assignment.connections],
             env=_environment(self._assignment),
         )  # fmt: skip
         assert process.stdin is not None  # noqa: S101 - asked for above
@@ -151,6 +166,8 @@ class Kept:
             await end(telling)
             process.stdin.close()
             await listening
+            if self._queue is not None:
+                self._queue.is_served = False
             if self._assignment.metrics_dir is not None:
                 # Removes its gauges of requests and connections; its counters stay.
                 mark_process_dead(process.pid, self._assignment.metrics_dir)
@@ -160,6 +177,8 @@ class Kept:
         async for line in process.stdout:
             if line == b"ready\n":
                 self.ready.set()
+                if self._queue is not None:
+                    self._queue.is_served = True
 
 
 async def _tell(lifeline: asyncio.StreamWriter, stop: Stop) -> None:
@@ -196,7 +215,6 @@ def bind(settings: Settings) -> socket.socket:
     except OSError as error:
         place = f"{settings.host}, port {settings.port}"
         raise StartupFailed(f"cannot listen on {place}: {error.strerror or error}") from None
-    bound.set_inheritable(True)
     return bound
 
 

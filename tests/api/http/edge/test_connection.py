@@ -10,13 +10,12 @@ from typing import Final, NamedTuple
 
 import msgspec
 import pytest
-import uvicorn
 from structlog.testing import capture_logs
 
 from segmentd.api.http.edge.connection import ConnectionLimits, LimitedProtocol
 from segmentd.api.http.edge.send_buffer import Bound, Room, SharedBytes
 from segmentd.observability.metrics import Refusal
-from segmentd.serve.http_server import Server
+from tests.support.accepting import accepting
 from tests.support.client import Json
 
 # Not how long something may take, but when a test gives up.
@@ -114,7 +113,9 @@ class Service:
     """
 
     def __init__(self) -> None:
-        self.server: Server | None = None
+        self.address = ("", 0)
+        self.begun = 0
+        self.ended = 0
         self.go = asyncio.Event()
         self.held = asyncio.Event()
         self.left = asyncio.Event()
@@ -157,9 +158,8 @@ class Service:
         end = socket.socket()
         end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receives)
         end.settimeout(0)
-        assert self.server
-        address = self.server.servers[0].sockets[0].getsockname()
-        await asyncio.get_running_loop().sock_connect(end, address)
+        await asyncio.get_running_loop().sock_connect(end, self.address)
+        self.begun += 1
         reader, writer = await asyncio.open_connection(sock=end, limit=PIECE)
         try:
             yield Client(reader, writer)
@@ -168,10 +168,13 @@ class Service:
 
     async def is_alone(self) -> None:
         """Waits until the server has no connection left."""
-        assert self.server
         async with asyncio.timeout(PATIENCE_S):
-            while self.server.server_state.connections:  # noqa: ASYNC110 - uvicorn sets no event
+            while self.ended < self.begun:  # noqa: ASYNC110 - the protocol sets no event
                 await asyncio.sleep(0.01)
+
+    def count(self) -> None:
+        """One connection more has ended."""
+        self.ended += 1
 
     async def the_time_is_over(self) -> None:
         """Waits until a connection that is made now, and says nothing, is closed."""
@@ -188,17 +191,9 @@ async def serving(room: Room | None = None, **limits: float) -> AsyncIterator[Se
     """A server with these limits, which ends with the context, and then has no connection left."""
     service = Service()
     limited = msgspec.structs.replace(LIMITS, **limits)
-    protocol = LimitedProtocol.within(limited, service.refused.append, room)
-    config = uvicorn.Config(service, port=0, http=protocol, ws="none", lifespan="off", log_config=None)
-    ready = asyncio.Event()
-    service.server = Server(config, ready.set)
-    running = asyncio.create_task(service.server.serve())
-    await asyncio.wait_for(ready.wait(), PATIENCE_S)
-    try:
+    protocol = LimitedProtocol.within(limited, service.refused.append, room, ended=service.count)
+    async with accepting(service, protocol) as service.address:
         yield service
-    finally:
-        service.server.should_exit = True
-        await asyncio.wait_for(running, PATIENCE_S)
 
 
 def one_long_header(size: int) -> bytes:

@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import pytest
-import uvicorn
 
 from segmentd.api.http.edge.connection import ConnectionLimits
 from segmentd.api.http.edge.request_ids import RequestIds
@@ -16,9 +15,9 @@ from segmentd.api.http.hot.protocol import PLAIN, HotProtocol
 from segmentd.config import Settings
 from segmentd.observability.metrics import Metrics
 from segmentd.replica.follower import Follower
-from segmentd.serve.http_server import Server
 from segmentd.serve.wiring import open_node, service
 from segmentd.storage.database import Database
+from tests.support.accepting import accepting
 from tests.support.client import Api
 from tests.support.door import middleware, open_to_all
 from tests.support.wire import Wire
@@ -83,22 +82,8 @@ async def line(database_url: str, database: Database, api: Api, tmp_path: Path) 
         app = middleware(service(own, settings, node), authenticator)
         calls = Counting(node.replica, authenticator, RequestIds(), Metrics())
         hot_path = HotPath(app, calls)
-        started = asyncio.Event()
-        config = uvicorn.Config(
-            hot_path,
-            port=0,
-            http=HotProtocol.answering_by(calls).within(LIMITS),
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            server_header=False,
-        )
-        server = Server(config, started.set)
-        serving = asyncio.create_task(server.serve())
-        await asyncio.wait_for(started.wait(), 10)
-        yield Line(hot_path, calls, server.servers[0].sockets[0].getsockname()[1])
-        server.should_exit = True
-        await serving
+        async with accepting(hot_path, HotProtocol.answering_by(calls).within(LIMITS)) as (_, port):
+            yield Line(hot_path, calls, port)
 
 
 async def test_a_plain_hot_read_is_answered_on_the_spot_as_the_parser_would(line: Line) -> None:

@@ -81,19 +81,25 @@ class LimitedProtocol(MeasuredProtocol):
         refused: Callable[[Refusal], None] | None = None,
         room: Room | None = None,
         cors: Cors | None = None,
+        ended: Callable[[], None] | None = None,
     ) -> type[Self]:
-        """A subclass with these limits, which calls this function instead of `refused`."""
+        """A subclass with these limits, which calls these functions instead of `refused` and `ended`."""
         members = {
             "limits": limits,
             "refused": staticmethod(refused or cls.refused),
             "room": room or cls.room,
             "cors": cors or cls.cors,
+            "ended": staticmethod(ended or cls.ended),
         }
         return type(cls.__name__, (cls,), members)
 
     @staticmethod
     def refused(reason: Refusal) -> None:
         """Is called with the reason when a connection is cut off."""
+
+    @staticmethod
+    def ended() -> None:
+        """Is called when a connection has ended."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
@@ -108,6 +114,7 @@ class LimitedProtocol(MeasuredProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._looking.cancel()
         self.room.connections.change(-1)
+        self.ended()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
