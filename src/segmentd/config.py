@@ -80,6 +80,9 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     max_connections: Annotated[
         int, Meta(ge=1, le=1_000_000, description="Connections of clients to each HTTP process.")
     ] = 10_000
+    max_streams: Annotated[
+        int, Meta(ge=0, le=1_000_000, description="Streams of events from each HTTP process, at most.")
+    ] = 5_000
     max_unsent_bytes: Annotated[
         int,
         Meta(

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Final, NamedTuple, TypeVar
@@ -29,6 +29,7 @@ from segmentd.domain.users import User
 from segmentd.observability.metrics import Metrics
 from segmentd.replica.node import Answer, Node
 from segmentd.replica.replica import Replica, ReplicaMeasures
+from segmentd.replica.watching import Watcher
 from segmentd.reports.files import ReportFiles
 from segmentd.reports.links import is_signed, sign
 from segmentd.reports.waiting import Waiting
@@ -45,6 +46,7 @@ from segmentd.storage import (
 from segmentd.storage.database import Database
 from segmentd.storage.lookout import Lookout
 from segmentd.storage.replication import OwnWrite
+from segmentd.storage.signing_keys import SigningKeys
 
 Found = TypeVar("Found")
 
@@ -97,6 +99,8 @@ class Service:
         self._waiting = Waiting(database, self._metrics)
         self._leaving = False
         self._lookout = Lookout(database)
+        self.signing_keys = SigningKeys(database, desk.signing_keys)
+        """The keys of links."""
 
     def leave(self) -> None:
         """Before a stop: from now on the service is not ready, and no request waits for a report."""
@@ -108,7 +112,10 @@ class Service:
         """Watches the database while the context lives, so that `check_ready` does not wait for it."""
         node, lookout = self._node, self._lookout
         watch = lookout.watch() if node is None else lookout.watch(node.note_database)
-        async with background(watch, "look whether the database answers"):
+        async with (
+            background(watch, "look whether the database answers"),
+            background(self.signing_keys.watch(), "look for signing keys"),
+        ):
             yield
 
     async def check_ready(self) -> None:
@@ -255,6 +262,17 @@ class Service:
 
         return await self._read(replicated, stored)
 
+    def watch(self, user_id: UserId) -> AbstractContextManager[Watcher]:
+        """Watches what decides about a user. Entering it raises Overloaded, Unavailable."""
+        if self._node is None:
+            raise Unavailable
+        return self._node.watchers.watch(user_id)
+
+    def end_watching(self) -> None:
+        """At a stop: ends all that watch."""
+        if self._node is not None:
+            self._node.watchers.end()
+
     async def _read(
         self, replicated: Callable[[Replica], Awaitable[Found]], stored: Callable[[], Awaitable[Found]]
     ) -> Answer[Found]:
@@ -296,7 +314,7 @@ class Service:
         clock, desk = asyncio.get_running_loop().time, self._desk
         give_up = clock() + desk.longest_wait_s
         async with self._orders:
-            keys = await self._signing_keys()  # before the order: after it nothing may fail
+            keys = await self.signing_keys.look()  # before the order: after it nothing may fail
             report = await reports.order(
                 self._database, order, actor.name, desk.limits, desk.lifetime, desk.enqueue
             )
@@ -306,7 +324,7 @@ class Service:
 
     async def get_report(self, report_id: ReportId) -> SignedReport:
         """One report. Raises ReportNotFound."""
-        keys = await self._signing_keys()
+        keys = await self.signing_keys.look()
         return SignedReport(await reports.get(self._database, report_id), sign(report_id, keys[0]))
 
     async def get_report_file(self, report_id: ReportId, signature: str) -> Report:
@@ -314,7 +332,7 @@ class Service:
 
         Raises ReportNotFound (also for a wrong signature), ReportNotReady, ReportExpired.
         """
-        if not is_signed(report_id, signature, await self._signing_keys()):
+        if not is_signed(report_id, signature, await self.signing_keys.look()):
             raise ReportNotFound
         report = await reports.get(self._database, report_id)
         if report.expires_at <= await history.instant(self._database):
@@ -326,11 +344,6 @@ class Service:
     def read_report(self, report: Report, begin: int, end: int) -> AsyncIterator[bytes]:
         """The bytes of a report's file from `begin` to before `end`."""
         return self._desk.files.read(report.file_name, begin, end)
-
-    async def _signing_keys(self) -> Sequence[bytes]:
-        if self._desk.signing_keys:
-            return self._desk.signing_keys
-        return await reports.signing_keys(self._database)
 
     # Who changed what
 

@@ -28,7 +28,6 @@ OWN = {
     "api/http/documented.py": {"pattern='^/problems/[a-z-]+$'"},
     "api/http/hot/calls.py": {"_LONGEST_LOOKUP: Final = 2 ** 16"},
     "api/http/hot/changes.py": {"_LONGEST_CHANGE: Final = 2 ** 16"},
-    "api/http/ofrep/flags.py": {"_FINGERPRINT_BYTES: Final = 12"},
     "api/http/ofrep/hot.py": {"_LONGEST_BODY: Final = 2 ** 14"},
     "api/http/resources/reports.py": {
         "'(?:^|[,;\\\\s])wait\\\\s*=\\\\s*\\\\\"?(\\\\d{1,9})'",

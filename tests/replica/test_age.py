@@ -15,6 +15,7 @@ from segmentd.replica.node import Node
 from segmentd.replica.notifications import Notifier
 from segmentd.replica.replica import Replica
 from segmentd.replica.status import ReplicaStatus, boot_time
+from segmentd.replica.watching import Watchers
 from segmentd.serve.wiring import service
 from segmentd.storage.database import Database
 from segmentd.storage.embedded import EmbeddedPostgres, start
@@ -164,7 +165,7 @@ async def test_while_the_database_is_known_to_be_away_a_stale_replica_answers_at
     set_age(status, 45)
     async with Database(NOWHERE) as database:
         with closing(Replica(folder, 9.5)) as replica:
-            node = Node(replica, Notifier(database), serve_stale)
+            node = Node(replica, Notifier(database), Watchers(replica), serve_stale)
             use_cases = service(database, Settings(data_dir=str(folder)), node)
             assert replica.age() is None
 

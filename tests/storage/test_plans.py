@@ -314,6 +314,26 @@ async def test_a_segment_is_found_by_its_slug_among_the_living(
     assert plan.read("segments") == 1
 
 
+@pytest.mark.parametrize("mode", PLAN_MODES)
+async def test_the_decision_about_a_user_and_a_slug_reads_no_other_segment(
+    recorder: Recorder, large_url: str, mode: LiteralString
+) -> None:
+    ask = partial(memberships.decision, slug=HALF, user_id=USER)
+    [plan] = await plans_of(recorder, large_url, ask, mode)
+    assert plan.indexes("segments") == {"segments_by_slug"}
+    assert plan.read("segments") == 1
+    assert plan.indexes("memberships") == {"memberships_open"}
+
+
+@pytest.mark.parametrize("mode", PLAN_MODES)
+async def test_the_decisions_about_a_user_read_no_membership_of_another(
+    recorder: Recorder, large_url: str, mode: LiteralString
+) -> None:
+    [plan] = await plans_of(recorder, large_url, partial(memberships.decisions, user_id=USER), mode)
+    assert plan.indexes("memberships") == {"memberships_open"}
+    assert plan.read("memberships") <= 3
+
+
 QUESTIONS: Final[dict[str, Ask]] = {
     "a user": partial(users.get, user_id=USER),
     "users": partial(users.list_after, after=USER, limit=100),

@@ -15,6 +15,7 @@ ROLES: Final[Mapping[str, Role | None]] = {
     "openapi": None,
     "options": None,
     "get_report_file": None,
+    "watch_flags": None,
     # Reading.
     "list_segments": Role.READER,
     "get_segment": Role.READER,

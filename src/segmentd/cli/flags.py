@@ -38,6 +38,7 @@ class Flags:
     rate_limit: Annotated[str | None, setting("rate_limit")] = None
     max_requests: Annotated[str | None, setting("max_requests")] = None
     max_connections: Annotated[str | None, setting("max_connections")] = None
+    max_streams: Annotated[str | None, setting("max_streams")] = None
     max_unsent_bytes: Annotated[str | None, setting("max_unsent_bytes")] = None
     max_header_bytes: Annotated[str | None, setting("max_header_bytes")] = None
     request_seconds: Annotated[str | None, setting("request_seconds")] = None

@@ -2,10 +2,13 @@
 
 import enum
 from collections.abc import Mapping, Sequence
+from hashlib import blake2b
 from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+FINGERPRINT_BYTES: Final = 12
 
 
 class Decision(enum.IntEnum):
@@ -40,6 +43,17 @@ class Decisions(NamedTuple):
     """As JSON strings, sorted bytewise. The same object as long as the segments are the same."""
     codes: NDArray[np.uint8]
     """The number of the decision for each of them."""
+
+
+class Fingerprints:
+    """Short values that differ exactly where decisions about segments with these slugs do."""
+
+    def __init__(self, slugs: Sequence[bytes]) -> None:
+        self._key = blake2b(b",".join(slugs)).digest()
+
+    def of(self, codes: NDArray[np.uint8]) -> bytes:
+        """The fingerprint of the decisions about one user."""
+        return blake2b(codes.tobytes(), key=self._key, digest_size=FINGERPRINT_BYTES).digest()
 
 
 _MEMBERS: Final = frozenset({Decision.COVERED, Decision.INCLUDED})

@@ -73,6 +73,7 @@ class Metrics:
         self._tallied: list[Mapping[str, str]] = []
         self.requests_in_progress = gauge("http_requests_in_progress", "Requests in progress.")
         self.http_connections = gauge("http_connections", "Connections of clients.")
+        self.event_streams = gauge("event_streams", "Streams of events to clients.")
         self.http_unsent_bytes = gauge(
             "http_unsent_bytes", "Bytes of answers in the send buffers of slow clients."
         )

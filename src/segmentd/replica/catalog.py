@@ -7,7 +7,7 @@ from typing import Final
 import msgspec
 import numpy as np
 
-from segmentd.domain.decisions import Decision, Decisions
+from segmentd.domain.decisions import Decision, Decisions, Fingerprints
 from segmentd.replica.rollouts import Rollouts
 from segmentd.replica.states import EXCLUDED, HAS_TERM, SEGMENT_BITS, ends_of, override_of, words_of
 from segmentd.storage.replication import ReplicatedSegment
@@ -50,6 +50,7 @@ class Catalog:
         self._undecided = bytes(
             Decision.NONE if segment.threshold is None else Decision.UNCOVERED for segment in ranked
         ) + bytes(1)
+        self._fingerprints = Fingerprints(self.slugs)
         self._width = len(ranked) + 1
         self._cells = bytearray(self._width)
         self._row = np.frombuffer(self._cells, dtype=np.bool_)
@@ -72,6 +73,10 @@ class Catalog:
         if state is not None:
             self._override(cells, 0, state, now, Decision.INCLUDED, Decision.EXCLUDED)
         return Decisions(self.slugs, codes[:-1])
+
+    def fingerprint(self, user_id: int, state: bytes | None, now: int) -> bytes:
+        """A short value that changes with the decisions about the user, and with nothing else."""
+        return self._fingerprints.of(self.decisions(user_id, state, now).codes)
 
     def decision(self, slug: bytes, user_id: int, state: bytes | None, now: int) -> Decision | None:
         """What decides about the user and the segment with this slug; None if there is no such segment."""

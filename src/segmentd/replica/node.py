@@ -8,6 +8,7 @@ from segmentd.domain.identifiers import UserId
 from segmentd.replica.notifications import Notifier
 from segmentd.replica.replica import Replica
 from segmentd.replica.store import Unusable
+from segmentd.replica.watching import Watchers
 from segmentd.storage.database import Database
 from segmentd.storage.replication import OwnWrite
 
@@ -22,10 +23,11 @@ class Answer(NamedTuple, Generic[Found]):
 
 
 class Node(NamedTuple):
-    """A node's replica, and the notifier that sends change notifications to all nodes."""
+    """A node's replica, those who watch it, and the notifier that sends change notifications to all nodes."""
 
     replica: Replica
     notifier: Notifier
+    watchers: Watchers
     serve_stale: bool
 
     def note_database(self, reason: str | None) -> None:

@@ -15,7 +15,7 @@ from segmentd.domain.errors import Unavailable
 from segmentd.replica.lookup import Lookup
 from segmentd.replica.moments import MOMENT_USERS, Moment, moment, newer_catalog, shown_by
 from segmentd.replica.status import ReplicaStatus, boot_time, status_path
-from segmentd.replica.store import Store, Unusable
+from segmentd.replica.store import CHANGES_KEPT, Store, Unusable, Watched
 from segmentd.shared_memory import SHARE_EVERY_S
 from segmentd.storage import replication
 from segmentd.storage.database import Database
@@ -35,6 +35,13 @@ class ReplicaMeasures(NamedTuple):
     """How many users have a state in it; None if there is no replica."""
     users_behind: int
     """How many users the last round left for the next one."""
+
+
+class Mark(NamedTuple):
+    """A point in the life of a node's replicas: which of them, and the number of its latest write."""
+
+    replica: int
+    write: int
 
 
 class Replica:
@@ -114,6 +121,26 @@ class Replica:
             return found
         of_user = dict(zip(often, found, strict=True))
         return [of_user[user_id] for user_id in user_ids]
+
+    def watched(self, user_id: int) -> Watched:
+        """What one who watches the user compares. As `segments`."""
+        try:
+            return self._serving().watched(user_id, self.status.now())
+        except lmdb.Error as error:
+            raise self._useless(error) from error
+
+    def changed_since(self, mark: Mark | None) -> tuple[Mark, Sequence[int] | None]:
+        """The present mark, and the users that changed since an earlier one; None: any. As `segments`."""
+        try:
+            serving = self._serving()
+            number = self._read
+            if mark is None or mark.replica != number:
+                latest, _ = serving.changed_since(-CHANGES_KEPT)
+                return Mark(number, latest), None
+            latest, users = serving.changed_since(mark.write)
+            return Mark(number, latest), users
+        except lmdb.Error as error:
+            raise self._useless(error) from error
 
     def _look_up(self, user_ids: Sequence[int]) -> Lookup:
         try:

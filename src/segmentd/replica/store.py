@@ -1,6 +1,8 @@
 """A replica in an LMDB file: the users' states and the catalog, with the snapshot that they show.
 
-Keys of `users` are ids of 64 bits, big-endian; of `facts`: format, source, snapshot, catalog.
+Keys of `users` are ids of 64 bits, big-endian; of `facts`: format, source, snapshot, catalog. Keys of
+`changes` are the numbers of LMDB's latest write transactions, and the values the ids of the users that each
+changed; an empty one means many, or the catalog.
 
 Beside the file is a note with the boot of the machine in which the file can be trusted. It has to be read
 before LMDB opens the file: a file left by a crash of the machine may kill a process that reads it.
@@ -10,7 +12,7 @@ import os
 import struct
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Final, Self
+from typing import Final, NamedTuple, Self
 
 import lmdb
 import msgspec
@@ -18,7 +20,7 @@ import msgspec
 from segmentd.domain.decisions import Decision, Decisions
 from segmentd.replica.catalog import Catalog, CatalogState
 from segmentd.replica.lookup import Lookup
-from segmentd.replica.states import version_of
+from segmentd.replica.states import next_end, version_of
 from segmentd.shared_memory import boot_id, mapped
 from segmentd.storage.replication import OwnWrite, Snapshot
 
@@ -31,12 +33,23 @@ _MOST_READERS: Final = 1024
 _LOCK_BYTES: Final = 1 << 17
 _KEY: Final = struct.Struct(">q")
 _NO_CATALOG: Final = _KEY.pack(-(1 << 63))
+# How many transactions `changes` keeps, and the most users of one that are named.
+CHANGES_KEPT: Final = 1024
+USERS_NAMED: Final = 500
 _SYNCED: Final = b"synced"
 _NO_BOOT: Final = b"unknown"
 
 
 class Unusable(Exception):
     """The replica is of another format or database, damaged or missing: it has to be rebuilt."""
+
+
+class Watched(NamedTuple):
+    """What one who watches a user compares, and when to look again though nothing is written."""
+
+    fingerprint: bytes
+    next_end: int | None
+    """The next end of a term, in microseconds since 1970."""
 
 
 class Store:
@@ -51,7 +64,7 @@ class Store:
         self._env = lmdb.open(
             os.fspath(path),
             subdir=False,
-            max_dbs=2,
+            max_dbs=3,
             map_size=_LARGEST_FILE,
             max_readers=_MOST_READERS,
             max_spare_txns=4,
@@ -63,6 +76,7 @@ class Store:
         self.path = path
         self._users = self._env.open_db(b"users")
         self._facts = self._env.open_db(b"facts")
+        self._changes = self._env.open_db(b"changes")
         self._catalog = Catalog(CatalogState(-1, []))
         self._catalog_version = b""
 
@@ -124,6 +138,31 @@ class Store:
             state = transaction.get(_KEY.pack(user_id))
         return catalog.decision(slug, user_id, state, now)
 
+    def watched(self, user_id: int, now: int) -> Watched:
+        """What one who watches the user compares."""
+        with self._env.begin(self._users) as transaction:
+            catalog = self._current_catalog(transaction)
+            state = transaction.get(_KEY.pack(user_id))
+        fingerprint = catalog.fingerprint(user_id, state, now)
+        return Watched(fingerprint, None if state is None else next_end(state, now))
+
+    def changed_since(self, number: int) -> tuple[int, Sequence[int] | None]:
+        """The number of the latest write, and the users that writes after `number` changed; None: any."""
+        with self._env.begin(self._changes) as transaction:
+            latest: int = transaction.id()
+            if latest - number >= CHANGES_KEPT:
+                return latest, None
+            users: list[int] = []
+            with transaction.cursor() as cursor:
+                found = cursor.set_range(_KEY.pack(number + 1))
+                while found:
+                    named = cursor.value()
+                    if not named:
+                        return latest, None
+                    users += [user_id for (user_id,) in _KEY.iter_unpack(named)]
+                    found = cursor.next()
+        return latest, users
+
     def look_up(self, user_ids: Sequence[int], now: int) -> Lookup:
         """What `segments` needs for many different users, all from one state of the replica."""
         with self._env.begin(self._users) as transaction:
@@ -142,6 +181,12 @@ class Store:
             entries: int = transaction.stat(self._users)["entries"]
             return entries
 
+    def notes(self) -> int:
+        """How many writes `changes` has notes of."""
+        with self._env.begin() as transaction:
+            entries: int = transaction.stat(self._changes)["entries"]
+            return entries
+
     # Writing
 
     def put(
@@ -151,16 +196,20 @@ class Store:
         catalog: CatalogState | None = None,
     ) -> None:
         """Writes facts, and the states and the catalog unless the stored ones are newer, all or nothing."""
+        changed: list[bytes] = []
         with self._env.begin(self._users, write=True) as transaction:
             for user_id, state in states:
                 key = _KEY.pack(user_id)
                 present = transaction.get(key)
-                if present is None or version_of(state) >= version_of(present):
+                if present is None or (state != present and version_of(state) >= version_of(present)):
                     transaction.put(key, state)
+                    changed.append(key)
             if catalog is not None:
                 self._put_catalog(transaction, catalog)
             for name, value in facts:
                 transaction.put(name, value, db=self._facts)
+            if changed or catalog is not None:
+                self._note_changes(transaction, [] if catalog is not None else changed)
 
     def put_own(self, user_id: int, write: OwnWrite) -> None:
         """Writes the state that a write of this node led to. Raises Unusable if it cannot show it yet.
@@ -181,6 +230,7 @@ class Store:
             )
             if newer:
                 transaction.put(key, write.state)
+                self._note_changes(transaction, [key])
 
     def append(self, states: Iterable[tuple[bytes, bytes]]) -> None:
         """Appends states of users whose ids are above all stored ones: the quick way to fill a replica.
@@ -214,6 +264,16 @@ class Store:
             self._catalog = Catalog(msgspec.msgpack.decode(encoded, type=CatalogState))
             self._catalog_version = bytes(version)
         return self._catalog
+
+    def _note_changes(self, transaction: lmdb.Transaction, changed: Sequence[bytes]) -> None:
+        """Notes these users, or any if there are many or none, for those who watch; forgets old notes."""
+        number = transaction.id()
+        named = b"".join(changed) if len(changed) <= USERS_NAMED else b""
+        transaction.put(_KEY.pack(number), named, append=True, db=self._changes)
+        oldest_kept = _KEY.pack(max(number - CHANGES_KEPT, 0))
+        with transaction.cursor(self._changes) as cursor:
+            while cursor.first() and bytes(cursor.key()) < oldest_kept:
+                cursor.delete()
 
     def _put_catalog(self, transaction: lmdb.Transaction, catalog: CatalogState) -> None:
         if catalog.version >= self._catalog_version_in(transaction):
@@ -266,7 +326,7 @@ def _check_size(path: Path) -> None:
     """LMDB maps the file into memory: what is missing at its end would kill the process that reads there."""
     try:
         size = path.stat().st_size
-        with lmdb.open(os.fspath(path), subdir=False, readonly=True, lock=False, max_dbs=2) as env:
+        with lmdb.open(os.fspath(path), subdir=False, readonly=True, lock=False, max_dbs=3) as env:
             needed = (env.info()["last_pgno"] + 1) * env.stat()["psize"]
     except (OSError, lmdb.Error) as error:
         raise Unusable(str(error)) from error

@@ -9,6 +9,7 @@ from segmentd.api.http.edge.send_buffer import Room
 from segmentd.api.http.hot.calls import HotCalls
 from segmentd.api.http.hot.changes import HotChanges
 from segmentd.api.http.hot.path import HotPath
+from segmentd.api.http.ofrep.event_links import EventLinks
 from segmentd.api.http.ofrep.hot import Evaluations
 from segmentd.auth.authenticator import Authenticator
 from segmentd.config import Settings
@@ -31,11 +32,13 @@ def http_door(
         None if settings.public_url is None else public_address(settings.public_url),
         networks(settings.trusted_proxies),
     )
+    links = EventLinks(use_cases.signing_keys)
     ids = RequestIds()
     measured = metrics or Metrics()
     room = Room.of(settings.max_connections, settings.max_unsent_bytes, measured)
+    app = create_app(use_cases, authenticator, metrics, cors, addresses, links)
     middleware = RequestMiddleware(
-        HotChanges(create_app(use_cases, authenticator, metrics, cors, addresses), use_cases, authenticator),
+        HotChanges(app, use_cases, authenticator),
         ids,
         RequestLimits(settings.max_requests, settings.request_seconds),
         measured,
@@ -44,7 +47,16 @@ def http_door(
     )
     unusual = [b"origin"] if settings.cors_origins else []
     calls = HotCalls(replica, authenticator, ids, metrics, unusual, room)
-    evaluations = Evaluations(replica, authenticator, ids, metrics, (), room, cors)
+    evaluations = Evaluations(
+        replica,
+        authenticator,
+        ids,
+        metrics,
+        room=room,
+        cors=cors,
+        links=links,
+        prefix=addresses.public.prefix if addresses.public else "",
+    )
     return HotPath(middleware, calls, evaluations), middleware
 
 

@@ -43,7 +43,7 @@ async def serve_http(assignment: Assignment, duty: Duty) -> None:
             background(ended.memory.share_when_there_is_room(), "share the count of connections"),
             Database(assignment.database_url, pool_size=settings.pool_size, tracing=tracing) as database,
             sampling(database, metrics),
-            open_node(database, settings, folder) as node,
+            open_node(database, settings, folder, metrics) as node,
             open_authenticator(
                 assignment.database_url,
                 settings,
@@ -73,6 +73,7 @@ async def serve_http(assignment: Assignment, duty: Duty) -> None:
             async with (
                 background(_leave(use_cases, duty.leaving), "wait for the stop to be near"),
                 background(server.exit_after(duty.stop), "wait for the stop"),
+                background(_end_streams(use_cases, duty.stop), "wait to end streams"),
                 use_cases.watching(),
             ):
                 await server.serve()
@@ -88,6 +89,11 @@ def _allow_open_files() -> None:
 async def _leave(use_cases: Service, leaving: asyncio.Event) -> None:
     await leaving.wait()
     use_cases.leave()
+
+
+async def _end_streams(use_cases: Service, stop: asyncio.Event) -> None:
+    await stop.wait()
+    use_cases.end_watching()
 
 
 def _limits(settings: Settings) -> ConnectionLimits:

@@ -21,6 +21,7 @@ from segmentd.observability.traces import Tracing, set_up_tracing
 from segmentd.replica.node import Node
 from segmentd.replica.notifications import Notifier
 from segmentd.replica.replica import Replica
+from segmentd.replica.watching import Watchers
 from segmentd.reports.files import ReportFiles
 from segmentd.serve.first_token import jwt_verifier
 from segmentd.service import ReportDesk, Service
@@ -48,13 +49,20 @@ def service(
 
 
 @asynccontextmanager
-async def open_node(database: Database, settings: Settings, folder: Path) -> AsyncIterator[Node]:
+async def open_node(
+    database: Database, settings: Settings, folder: Path, metrics: Metrics | None = None
+) -> AsyncIterator[Node]:
     """The replica in this folder, and a notifier that runs while the context lives."""
     notifier = Notifier(database)
     async with background(notifier.run(), "notify the other nodes"):
         with closing(Replica(folder, settings.max_age_seconds)) as replica:
-            async with background(replica.share_status(), "share the replica's status"):
-                yield Node(replica, notifier, settings.serve_stale)
+            gauge = None if metrics is None else metrics.event_streams
+            watchers = Watchers(replica, settings.max_streams, gauge)
+            async with (
+                background(replica.share_status(), "share the replica's status"),
+                background(watchers.run(), "look for changes of watched users"),
+            ):
+                yield Node(replica, notifier, watchers, settings.serve_stale)
 
 
 @asynccontextmanager

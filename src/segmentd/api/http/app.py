@@ -15,6 +15,7 @@ from segmentd.api.http.edge.errors import EXCEPTION_HANDLERS, LARGEST_BODY_BYTES
 from segmentd.api.http.edge.guard import Guard, operation_of
 from segmentd.api.http.edge.own_pages import OwnPages
 from segmentd.api.http.edge.plain_values import PlainValues
+from segmentd.api.http.ofrep.event_links import EventLinks
 from segmentd.api.http.ofrep.resources import ofrep_router
 from segmentd.api.http.resources.audit import audit_router
 from segmentd.api.http.resources.memberships import memberships_router
@@ -36,6 +37,7 @@ def create_app(
     metrics: Metrics | None = None,
     cors: Cors | None = None,
     addresses: Addresses | None = None,
+    event_links: EventLinks | None = None,
 ) -> Litestar:
     """The application that serves these use cases to callers whom the authenticator knows.
 
@@ -64,7 +66,7 @@ def create_app(
             "meters": Provide(lambda: metrics, sync_to_thread=False),
         },
         guards=[Guard(authenticator), OwnPages(addresses, cors or Cors()), PlainValues()],
-        state=State({"addresses": addresses}),
+        state=State({"addresses": addresses, "event_links": event_links}),
         exception_handlers=EXCEPTION_HANDLERS,
         request_max_body_size=LARGEST_BODY_BYTES,
         openapi_config=OPENAPI,

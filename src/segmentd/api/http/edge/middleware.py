@@ -2,6 +2,8 @@
 
 import asyncio
 import time
+from collections.abc import Callable
+from functools import partial
 from typing import Final, NamedTuple
 
 import structlog
@@ -33,6 +35,7 @@ _REFUSALS: Final = {
 }
 _READS: Final = frozenset({"GET", "HEAD"})
 _LOOKUP: Final = "/api/v1/lookup"
+EVENT_STREAM: Final = b"text/event-stream; charset=utf-8"
 _END: Final[HTTPResponseBodyEvent] = {"type": "http.response.body", "body": b"", "more_body": False}
 _OVERLOADED: Final = problem_of(Overloaded)
 
@@ -89,6 +92,7 @@ class RequestMiddleware:
         if scope["method"] == "HEAD":
             # The framework has no routes for HEAD: it is a GET without the body.
             asked = {**scope, "method": "GET"}
+        answer.begins_stream = partial(self._leave_aside, answer)
         self._running.add(answer)
         self._metrics.requests_in_progress.inc()
         try:
@@ -96,12 +100,17 @@ class RequestMiddleware:
         finally:
             if "path_template" in asked:  # what the framework calls the route
                 scope["path_template"] = asked["path_template"]
-            self._running.discard(answer)
-            self._metrics.requests_in_progress.dec()
+            if answer in self._running:
+                self._leave_aside(answer)
             if answer.has_no_room:
                 self._unsent.say()
                 self._metrics.refused(Refusal.UNSENT_BYTES)
-            self._note(scope, answer.status, time.perf_counter() - begun)
+            self._note(scope, answer.status, (answer.streaming_since or time.perf_counter()) - begun)
+
+    def _leave_aside(self, answer: "_Answer") -> None:
+        """From now on it is no request in progress: it is done, or a stream, which has its own bound."""
+        self._running.discard(answer)
+        self._metrics.requests_in_progress.dec()
 
     async def cut_off(self) -> None:
         """Answers all requests in progress that have no answer yet, because the process has to end."""
@@ -167,6 +176,7 @@ class _Answer:
     """Sends an answer with the headers of every answer, and records its status; to a HEAD without a body."""
 
     limit: asyncio.Timeout
+    begins_stream: Callable[[], None]
 
     def __init__(self, send: Send, of_every: Headers, scope: HTTPScope, unsent: Bound | None) -> None:
         self._send = send
@@ -179,6 +189,7 @@ class _Answer:
         self._ended = False
         self.is_refused = False
         self.has_no_room = False
+        self.streaming_since: float | None = None
         self.status: int | None = None
 
     def receiving(self, receive: Receive) -> Receive:
@@ -226,6 +237,9 @@ class _Answer:
         begin["headers"] = [*self._of_every, *begin["headers"]]
         if self.status == _METHOD_NOT_ALLOWED:
             begin["headers"] = [(name, _with_head(name, value)) for name, value in begin["headers"]]
+        if (b"content-type", EVENT_STREAM) in begin["headers"]:
+            self.streaming_since = time.perf_counter()
+            self.begins_stream()
         await self._send(begin)
 
     async def refuse(self, detail: str, problem: Problem = _OVERLOADED) -> None:

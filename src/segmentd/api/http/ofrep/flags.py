@@ -1,17 +1,18 @@
 """Segments as boolean flags, written as JSON, and the entity tag of many of them."""
 
 from collections.abc import Sequence
-from hashlib import blake2b
-from typing import Annotated, Final
+from typing import Annotated, Final, NamedTuple
 
 import msgspec
 import numpy as np
 from msgspec import Meta
 from numpy.typing import NDArray
 
-from segmentd.domain.decisions import Decision, Decisions
+from segmentd.api.http.ofrep.answers import entity_tag
+from segmentd.api.http.ofrep.event_links import EventLinks, fingerprint_with, written_streams
+from segmentd.domain.decisions import Decision, Decisions, Fingerprints
+from segmentd.domain.identifiers import UserId
 
-_FINGERPRINT_BYTES: Final = 12
 _REASONS: Final = {"explicit": "TARGETING_MATCH", "rollout": "SPLIT", "none": "STATIC"}
 
 
@@ -37,10 +38,27 @@ class Flag(msgspec.Struct, frozen=True):
     metadata: FlagMetadata
 
 
-class Flags(msgspec.Struct, frozen=True):
+class EventStreamEndpoint(msgspec.Struct, frozen=True):
+    """Below the provider's own address."""
+
+    request_uri: Annotated[str, Meta(description="path and query")] = msgspec.field(name="requestUri")
+
+
+class EventStream(msgspec.Struct, frozen=True):
+    """Server-sent events that say when the flags are others."""
+
+    type: Annotated[str, Meta(examples=["sse"])]
+    endpoint: EventStreamEndpoint
+    inactivity_delay_sec: Annotated[
+        int, Meta(description="after so many seconds in the background a client closes the stream")
+    ] = msgspec.field(name="inactivityDelaySec")
+
+
+class Flags(msgspec.Struct, frozen=True, omit_defaults=True):
     """Every living segment as a flag, by slug."""
 
     flags: Sequence[Flag]
+    event_streams: Sequence[EventStream] = msgspec.field(name="eventStreams", default=())
 
 
 def written_flag(slug: bytes, decision: Decision) -> bytes:
@@ -65,15 +83,35 @@ class WrittenFlags:
             [written_flag(slug, decision) for slug in slugs for decision in Decision], dtype=np.object_
         )
         self._first = np.arange(len(slugs), dtype=np.intp) * len(Decision)
-        self._key = blake2b(b",".join(slugs)).digest()
+        self.fingerprints = Fingerprints(slugs)
 
-    def body(self, codes: NDArray[np.uint8]) -> bytes:
+    def answer(
+        self, user_id: UserId, codes: NDArray[np.uint8], links: EventLinks | None, prefix: str = ""
+    ) -> "AllFlags":
+        """The answer to a user with these decisions; `prefix` stands before the paths of this service."""
+        fingerprint = self.fingerprints.of(codes)
+        path = None if links is None else links.path(user_id, fingerprint)
+        if path is None:
+            return AllFlags(self, codes, b"", entity_tag(fingerprint))
+        etag = entity_tag(fingerprint_with(fingerprint, prefix + path))
+        return AllFlags(self, codes, written_streams(prefix + path), etag)
+
+    def joined(self, codes: NDArray[np.uint8]) -> bytes:
+        """The flags with these decisions, with commas between."""
+        return b",".join(self._written[self._first + codes].tolist())
+
+
+class AllFlags(NamedTuple):
+    """All flags of a user, not written yet, and the entity tag of what will be written."""
+
+    flags: WrittenFlags
+    codes: NDArray[np.uint8]
+    streams: bytes
+    etag: bytes
+
+    def body(self) -> bytes:
         """`Flags` as JSON."""
-        return b'{"flags":[%b]}' % b",".join(self._written[self._first + codes].tolist())
-
-    def fingerprint(self, codes: NDArray[np.uint8]) -> bytes:
-        """Differs exactly where the flags differ; it costs a fortieth of a hash of the body."""
-        return blake2b(codes.tobytes(), key=self._key, digest_size=_FINGERPRINT_BYTES).digest()
+        return b'{"flags":[%b]%b}' % (self.flags.joined(self.codes), self.streams)
 
 
 class FlagWriter:

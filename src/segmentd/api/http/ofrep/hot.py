@@ -6,7 +6,7 @@ for the plain case.
 """
 
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from http import HTTPStatus
 from typing import Final
 
@@ -16,7 +16,8 @@ from segmentd.api.http.edge.cors import Cors, Headers
 from segmentd.api.http.edge.guard import API_KEY, AUTHORIZATION, bearer
 from segmentd.api.http.edge.request_ids import HEADER, RequestIds
 from segmentd.api.http.edge.send_buffer import SMALL_ANSWER, Room
-from segmentd.api.http.ofrep.answers import PRIVATE, entity_tag, is_named
+from segmentd.api.http.ofrep.answers import PRIVATE, is_named
+from segmentd.api.http.ofrep.event_links import EventLinks
 from segmentd.api.http.ofrep.failures import FLAGS
 from segmentd.api.http.ofrep.flags import FlagWriter, written_flag
 from segmentd.auth.authenticator import Authenticator
@@ -45,9 +46,11 @@ _JSON: Final = frozenset(
 )
 _NONE_MATCH: Final = b"if-none-match"
 _ORIGIN: Final = b"origin"
-_UNUSUAL: Final = frozenset({b"content-encoding", b"sec-fetch-site"})
+_SITE: Final = b"sec-fetch-site"
+_UNUSUAL: Final = frozenset({b"content-encoding", b"x-forwarded-prefix"})
 NOTED: Final = (
     frozenset({AUTHORIZATION, API_KEY, HEADER, b"content-type", b"content-length", _NONE_MATCH, _ORIGIN})
+    | {_SITE}
     | _UNUSUAL
 )
 """The headers that matter here."""
@@ -98,7 +101,7 @@ class Evaluated(msgspec.Struct, frozen=True, gc=False):
 
 
 class Evaluations:
-    """Reads plain requests and answers them; those with an `unusual` header are not for it."""
+    """Reads plain requests and answers them."""
 
     def __init__(
         self,
@@ -106,16 +109,18 @@ class Evaluations:
         authenticator: Authenticator,
         ids: RequestIds,
         metrics: Metrics | None,
-        unusual: Collection[bytes] = (),
         room: Room | None = None,
         cors: Cors | None = None,
+        links: EventLinks | None = None,
+        prefix: str = "",
     ) -> None:
         self._replica = replica
         self._authenticator = authenticator
         self._ids = ids
-        self._unusual = _UNUSUAL | frozenset(unusual)
         self._room = room or Room()
         self._cors = cors or Cors()
+        self._links = links
+        self._prefix = prefix
         self._writer = FlagWriter()
         self._requests = msgspec.json.Decoder(_PlainRequest)
         tallied = metrics or Metrics()
@@ -127,7 +132,7 @@ class Evaluations:
         """The headers that matter here; None if one is unusual, or is there twice."""
         noted: dict[bytes, bytes] = {}
         for name, value in headers:
-            if name in self._unusual or name in noted:
+            if name in _UNUSUAL or name in noted:
                 return None
             if name in NOTED:
                 noted[name] = value
@@ -142,10 +147,9 @@ class Evaluations:
         key = None if path == _FLAGS else _KEY.fullmatch(path)
         if key is None and path != _FLAGS:
             return None
-        origin = noted.get(_ORIGIN)
-        if origin is not None and not self._cors.allows(origin.decode("latin-1")):
+        more = self._headers_about_origin(noted)
+        if more is None:
             return None
-        more = () if origin is None else self._cors.headers([(_ORIGIN, origin)])
         try:
             # Every role may read, so every known caller is admitted; the framework answers the refusals.
             self._authenticator.admit(noted.get(AUTHORIZATION) or bearer(noted.get(API_KEY)))
@@ -154,6 +158,15 @@ class Evaluations:
             )
         except (SegmentdError, Unusable):
             return None
+
+    def _headers_about_origin(self, noted: Mapping[bytes, bytes]) -> Headers | None:
+        """None for a page that the framework has to judge."""
+        origin = noted.get(_ORIGIN)
+        if origin is None:
+            return None if _SITE in noted else ()
+        if not self._cors.allows(origin.decode("latin-1")):
+            return None
+        return self._cors.headers([(_ORIGIN, origin)])
 
     def _user_id(self, noted: Mapping[bytes, bytes], body: bytes) -> UserId | None:
         # An escape, or a key that stands twice, is for a reader that looks more closely.
@@ -185,13 +198,14 @@ class Evaluations:
     ) -> Evaluated | None:
         decisions = self._replica.decisions(user_id)
         flags = self._writer.prepared(decisions)
-        etag = entity_tag(flags.fingerprint(decisions.codes))
+        answer = flags.answer(user_id, decisions.codes, self._links, self._prefix)
+        etag = answer.etag
         request_id = self._ids.id(noted.get(HEADER))
         none_match = noted.get(_NONE_MATCH)
         if none_match is not None and is_named(none_match.decode("latin-1"), etag):
             status = HTTPStatus.NOT_MODIFIED
             return Evaluated(b"", age, request_id, self._unchanged, FLAGS, etag, status, more)
-        body = flags.body(decisions.codes)
+        body = answer.body()
         if len(body) > SMALL_ANSWER and self._room.unsent.is_reached:
             return None
         return Evaluated(body, age, request_id, self._flags, FLAGS, etag, more=more)

@@ -9,13 +9,15 @@ from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import HeaderParameter, JSONBody, PathParameter
 
 from segmentd.api.http.documented import OFREP_FAILURES
+from segmentd.api.http.edge.addresses import address
 from segmentd.api.http.edge.compression import UNCOMPRESSED
 from segmentd.api.http.edge.guard import TAKES_API_KEY
-from segmentd.api.http.ofrep.answers import PRIVATE, entity_tag, is_named
+from segmentd.api.http.ofrep.answers import PRIVATE, is_named
 from segmentd.api.http.ofrep.contexts import ContextJson, EvaluationRequest
+from segmentd.api.http.ofrep.events import event_links, watch_flags
 from segmentd.api.http.ofrep.failures import FLAGS
 from segmentd.api.http.ofrep.flags import Flag, Flags, FlagWriter, written_flag
-from segmentd.api.http.types import UseCases
+from segmentd.api.http.types import AnyRequest, UseCases
 from segmentd.domain.errors import SegmentNotFound
 from segmentd.domain.identifiers import SLUG, Slug
 
@@ -55,19 +57,23 @@ async def evaluate_flag(
     },
 )
 async def evaluate_flags(
+    request: AnyRequest,
     data: JSONBody[EvaluationRequest],
     service: UseCases,
     none_match: Annotated[
         str | None, HeaderParameter(name="If-None-Match", description="the ETag of an earlier answer")
     ] = None,
 ) -> Response[bytes]:
-    """Evaluate all living segments as flags, for providers that keep the flags of one user."""
+    """Evaluate all living segments as flags, for providers that keep the flags of one user.
+
+    `eventStreams` has the link of a stream of events that says when the flags are others.
+    """
     age, decisions = await service.decide_all(data.user_id)
-    flags = _writer.prepared(decisions)
-    etag = entity_tag(flags.fingerprint(decisions.codes))
-    if none_match is not None and is_named(none_match, etag):
-        return _answer(b"", age, etag, 304)
-    return _answer(flags.body(decisions.codes), age, etag)
+    written = _writer.prepared(decisions)
+    answer = written.answer(data.user_id, decisions.codes, event_links(request), address(request).prefix)
+    if none_match is not None and is_named(none_match, answer.etag):
+        return _answer(b"", age, answer.etag, 304)
+    return _answer(answer.body(), age, answer.etag)
 
 
 def _answer(body: bytes, age: int, etag: bytes | None = None, status: int = 200) -> Response[bytes]:
@@ -77,4 +83,4 @@ def _answer(body: bytes, age: int, etag: bytes | None = None, status: int = 200)
     return Response(body, status_code=status, media_type=MediaType.JSON, headers=headers)
 
 
-ofrep_router = Router("/", tags=["OpenFeature"], route_handlers=[evaluate_flag, evaluate_flags])
+ofrep_router = Router("/", tags=["OpenFeature"], route_handlers=[evaluate_flag, evaluate_flags, watch_flags])
