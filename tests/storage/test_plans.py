@@ -320,9 +320,9 @@ async def test_the_decision_about_a_user_and_a_slug_reads_no_other_segment(
 ) -> None:
     ask = partial(memberships.decision, slug=HALF, user_id=USER)
     [plan] = await plans_of(recorder, large_url, ask, mode)
-    assert plan.indexes("segments") == {"segments_by_slug"}
+    assert plan.indexes("segments") == {"segments_living"}
     assert plan.read("segments") == 1
-    assert plan.indexes("memberships") == {"memberships_open"}
+    assert plan.indexes("memberships") <= {"memberships_open"}
 
 
 @pytest.mark.parametrize("mode", PLAN_MODES)

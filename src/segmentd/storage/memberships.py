@@ -72,8 +72,10 @@ async def decision(database: Database, slug: Slug, user_id: UserId) -> Decision 
     """What decides about the user and one living segment now; None if there is none. Raises Unavailable."""
     row = await database.one(
         _DecidedRow,
-        "SELECT slug, decision FROM current_decisions(%s, reading_instant()) WHERE slug = %s",
-        [user_id, slug],
+        "SELECT s.slug, decided("
+        "  override_at(%(user_id)s, s.id, reading_instant()), s.threshold, %(user_id)s, s.salt) AS decision"
+        " FROM living_segment(%(slug)s) s",
+        {"user_id": user_id, "slug": slug},
     )
     return None if row is None else Decision(row.decision)
 

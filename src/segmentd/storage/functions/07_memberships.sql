@@ -119,19 +119,37 @@ CREATE OR REPLACE FUNCTION current_segments(p_user_ids bigint[], p_at timestampt
       AND NOT EXISTS (SELECT FROM overrides o WHERE o.user_id = u.user_id AND o.segment_id = r.segment_id)
 $$;
 
--- What decides about a user and each living segment at `p_at`, or at the latest change of the catalog where that is
--- later. The numbers are those of domain/decisions.py. The planner inlines it: of one slug it reads no other.
+-- What decides about a user and a segment: an override that holds, or null; else the percentage, or null. The numbers
+-- are those of domain/decisions.py.
+CREATE OR REPLACE FUNCTION decided(p_included boolean, p_threshold bigint, p_user_id bigint, p_salt bigint)
+    RETURNS integer
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    RETURN CASE
+        WHEN p_included THEN 4
+        WHEN NOT p_included THEN 3
+        WHEN p_threshold IS NULL THEN 0
+        WHEN bucket(p_user_id, p_salt) < p_threshold THEN 2
+        ELSE 1
+    END;
+
+-- The override of a user and a segment that holds at `p_at`, or at the latest change of the catalog where that is
+-- later; null: there is none.
+CREATE OR REPLACE FUNCTION override_at(p_user_id bigint, p_segment_id bigint, p_at timestamptz) RETURNS boolean
+    LANGUAGE sql STABLE
+    RETURN (
+        SELECT m.included
+        FROM memberships m
+        WHERE m.user_id = p_user_id
+          AND m.segment_id = p_segment_id
+          AND m.ended_at IS NULL
+          AND (m.until IS NULL OR m.until > (SELECT greatest(p_at, c.last_at) FROM catalog c))
+    );
+
+-- What decides about a user and each living segment at `p_at`, or at the latest change of the catalog.
 CREATE OR REPLACE FUNCTION current_decisions(p_user_id bigint, p_at timestamptz)
     RETURNS TABLE (slug text, decision integer)
     LANGUAGE sql STABLE AS $$
-    SELECT s.slug,
-           CASE
-               WHEN m.included THEN 4
-               WHEN NOT m.included THEN 3
-               WHEN s.threshold IS NULL THEN 0
-               WHEN bucket(p_user_id, s.salt) < s.threshold THEN 2
-               ELSE 1
-           END
+    SELECT s.slug, decided(m.included, s.threshold, p_user_id, s.salt)
     FROM living_segments s
     LEFT JOIN memberships m
            ON m.user_id = p_user_id
