@@ -12,7 +12,7 @@ from typing import Final
 import msgspec
 from rich.console import Console
 
-from bench import bulk, evaluating, reading, starting, writing
+from bench import bulk, changing, evaluating, reading, starting, writing
 from bench.chart import draw
 from bench.figures import Figure, Skipped
 from bench.lab import Lab, Plan
@@ -40,7 +40,10 @@ ROWS: Final[dict[str, Row]] = {
     "memory": reading.memory,
     "create-rollout": writing.create_rollout,
     "freshness": writing.freshness,
-    "write": writing.write,
+    "write": changing.write,
+    "write-alone": changing.write_alone,
+    "write-function": changing.write_function,
+    "write-segments": changing.write_segments,
 }
 
 

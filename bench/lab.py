@@ -13,8 +13,9 @@ from urllib.parse import urlsplit
 import psycopg
 from psycopg import sql
 
-from bench.loading import Progress, load_events, load_users
+from bench.loading import Progress, load_events, load_more_segments, load_users
 from bench.nodes import Node, node
+from bench.pgbench import make_tpcb
 from bench.population import Calendar
 from bench.programs import BenchError
 from segmentd.storage import embedded
@@ -22,6 +23,7 @@ from segmentd.storage.migrate import migrate
 
 SEED: Final = 20261121
 POOL_SIZE: Final = 8
+MANY_SEGMENTS: Final = 10_000
 
 
 class Plan(NamedTuple):
@@ -116,10 +118,30 @@ class Lab:
             started.wait_for_replica()
             yield started
 
+    @cached_property
+    def small_database_url(self) -> str:
+        """A database with few users."""
+        return self._loaded("bench_small", self.plan.small_size)
+
+    @cached_property
+    def database_with_many_segments(self) -> str:
+        """A database with the same few users, and with many more segments that nobody is in."""
+        url = self._loaded("bench_segments", self.plan.small_size)
+        load_more_segments(url, MANY_SEGMENTS, self.calendar)
+        return url
+
+    @cached_property
+    def tpcb_url(self) -> str:
+        """A database with the tables of pgbench's TPC-B."""
+        self.say("making the tables of TPC-B")
+        url = self._made("bench_tpcb")
+        make_tpcb(url)
+        return url
+
     @contextmanager
     def small_node(self) -> Iterator[Node]:
         """A node on a database with few users."""
-        with self.node_on(self._loaded("bench_small", self.plan.small_size), "small node") as started:
+        with self.node_on(self.small_database_url, "small node") as started:
             yield started
 
     def body_sample(self) -> bytes:
@@ -129,12 +151,15 @@ class Lab:
         return min(bodies, key=lambda body: abs(len(body) - length))
 
     def _loaded(self, name: str, size: int) -> str:
-        with psycopg.connect(self.server_url, autocommit=True) as connection:
-            connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
-        url = urlsplit(self.server_url)._replace(path=f"/{name}").geturl()
+        url = self._made(name)
         asyncio.run(migrate(url))
         load_users(url, size, self.calendar, SEED, self.say)
         return url
+
+    def _made(self, name: str) -> str:
+        with psycopg.connect(self.server_url, autocommit=True) as connection:
+            connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+        return urlsplit(self.server_url)._replace(path=f"/{name}").geturl()
 
 
 def read(url: str, user_id: int) -> bytes:

@@ -80,6 +80,18 @@ def _load_segments(connection: psycopg.Connection, calendar: Calendar, seed: int
         cursor.execute("UPDATE catalog SET version = %s, last_at = %s", [SEGMENTS, made_at])
 
 
+def load_more_segments(url: str, total: int, calendar: Calendar) -> None:
+    """Adds segments without a percentage, that nobody is in, until there are so many."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(
+            "INSERT INTO segments (slug, salt, created_at)"
+            " SELECT 'unused-' || n, n, %s FROM generate_series((SELECT count(*) FROM segments) + 1, %s) n",
+            [instant_of(calendar.segments_made), total],
+        )
+        connection.execute("UPDATE catalog SET version = %s", [total])
+        connection.execute("VACUUM (ANALYZE, FREEZE) segments")
+
+
 def _copy_users(connection: psycopg.Connection, users: Users) -> None:
     ids, registered_at = users
     _copy(

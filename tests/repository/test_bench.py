@@ -1,5 +1,6 @@
 """The benchmarks' own parts: the made-up data, the statistics, the table. No test measures a time."""
 
+import os
 from collections import Counter
 from contextlib import closing
 from datetime import UTC, datetime
@@ -12,10 +13,13 @@ import pytest
 from rich.console import Console
 
 from bench.__main__ import ROWS, main
+from bench.changing import CHANGE
 from bench.chart import draw
 from bench.figures import Figure, Skipped, Spread, Target, quantile
-from bench.loading import load_events, load_users
+from bench.loading import load_events, load_more_segments, load_users
+from bench.pgbench import make_tpcb, script_rate, tpcb_rate
 from bench.population import OVERRIDES, ROLLOUT_EVERY, SEGMENTS, Calendar, batches, segments
+from bench.processor import Stopwatch
 from bench.programs import Missing, wrk
 from bench.table import table
 from segmentd.storage.database import Database
@@ -111,6 +115,51 @@ def test_events_are_in_the_last_whole_month_as_many_as_asked(database_url: str) 
             " FROM membership_events"
         )
     assert counted == (1000, 500, 1000, 1000)
+
+
+def test_more_segments_are_empty_and_the_service_goes_on_from_there(database_url: str) -> None:
+    load_users(database_url, 10, CALENDAR, 7, silent)
+
+    load_more_segments(database_url, 2 * SEGMENTS, CALENDAR)
+
+    with closing(psycopg.connect(database_url)) as connection:
+        [(count, members)] = connection.execute(
+            "SELECT count(DISTINCT s.id), count(m) FROM segments s"
+            " LEFT JOIN memberships m ON m.segment_id = s.id AND s.slug LIKE 'unused-%'"
+        )
+        [(slug,)] = connection.execute("SELECT slug FROM create_segment('A', '', NULL, 1, 'bench')")
+    assert (count, members, slug) == (2 * SEGMENTS, 0, "A")
+
+
+def test_pgbench_runs_its_own_transactions_and_our_changes(
+    database_url: str, empty_database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bench.pgbench.SCALE", 1)
+    load_users(database_url, 10, CALENDAR, 7, silent)
+
+    make_tpcb(empty_database_url)
+
+    assert tpcb_rate(empty_database_url, 1, seed=1) > 0
+    assert script_rate(database_url, CHANGE, 1, seed=1, users=10) > 0
+    with closing(psycopg.connect(database_url)) as connection:
+        [(users, operations)] = connection.execute(
+            "SELECT count(DISTINCT user_id), array_agg(DISTINCT operation) FROM membership_events"
+            " WHERE actor = 'bench' AND effective"
+        )
+    assert (users, sorted(operations)) == (10, ["add", "remove"])
+
+
+def test_processor_time_is_that_of_the_processes_since_the_beginning() -> None:
+    mine = Stopwatch([os.getpid()])
+    while not mine.seconds([os.getpid()]):
+        sum(range(10_000))
+
+    assert Stopwatch([os.getpid()]).seconds([os.getpid()]) <= 0.01 < Stopwatch([]).seconds([os.getpid()])
+
+
+def test_each_row_is_explained() -> None:
+    page = Path("docs/performance.md").read_text()
+    assert not [name for name in ROWS if f"| {name}" not in page]
 
 
 def test_a_ratio_is_taken_in_each_round_and_then_its_median() -> None:

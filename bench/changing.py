@@ -1,0 +1,162 @@
+"""Rows about changes of memberships, against pgbench's own TPC-B on the same server in the same run."""
+
+from collections.abc import Iterator
+from statistics import median
+from typing import Final
+
+import psycopg
+
+from bench.closed_loop import Load, Requests, put_load
+from bench.figures import Figure, Target
+from bench.lab import MANY_SEGMENTS, Lab
+from bench.pgbench import CLIENTS, SCALE, script_rate, tpcb_rate
+from bench.population import SEGMENTS
+from bench.processor import Stopwatch, postgres_processes
+
+CONNECTIONS: Final = 32
+MORE_CONNECTIONS: Final = 64
+_WARM_UP_SECONDS: Final = 1.0
+_TPCB: Final = f"pgbench's TPC-B, scale {SCALE}, {CLIENTS} clients"
+
+# The statement that the service sends for 2 adds and 1 removal, with numbers chosen as in load.lua.
+CHANGE: Final = r"""
+\set user_id random(1, :users)
+\set first random(0, 499)
+\set one 1000 + :first
+\set two 1000 + mod(:first + 167, 500)
+\set three 1000 + mod(:first + 333, 500)
+SELECT segments, added, removed, updated, unchanged, state
+FROM change_memberships(
+    :user_id, ARRAY['campaign-' || :one, 'campaign-' || :two, 'campaign-' || :three],
+    '{t,t,f}'::boolean[], '{NULL,NULL,NULL}'::timestamptz[], '{NULL,NULL,NULL}'::bigint[], 'bench', NULL
+);
+"""
+
+
+def write(lab: Lab) -> Iterator[Figure]:
+    """Changes over HTTP: their rate, and the processor time of each."""
+    theirs: list[float] = []
+    rates: dict[int, list[float]] = {CONNECTIONS: [], MORE_CONNECTIONS: []}
+    http: list[float] = []
+    postgres: list[float] = []
+    _change(lab, CONNECTIONS, _WARM_UP_SECONDS)
+    for number in range(lab.plan.rounds):
+        theirs.append(_tpcb(lab, f"write: TPC-B, round {number + 1}"))
+        for connections, found in rates.items():
+            lab.say(f"write: segmentd, {connections} connections, round {number + 1}")
+            _settle(lab.database_url)
+            servers = Stopwatch(postgres_processes(lab.database_url))
+            workers = Stopwatch(lab.node.http_workers())
+            load = _change(lab, connections, lab.plan.seconds)
+            http.append(1000 * workers.seconds(lab.node.http_workers()) / load.requests)
+            postgres.append(1000 * servers.seconds(postgres_processes(lab.database_url)) / load.requests)
+            found.append(load.rate)
+    for connections, found in rates.items():
+        yield Figure(
+            name="write" if connections == CONNECTIONS else f"write-{connections}",
+            work=f"POST /users/{{id}}/segments, 2 adds and 1 removal, {connections} connections",
+            unit="/s",
+            values=found,
+            reference=_TPCB,
+            reference_values=theirs,
+            target=Target(0.7, 1.0),
+        )
+    yield Figure(
+        name="write-processor",
+        work="processor time of the HTTP processes for one of these changes",
+        unit="ms",
+        values=http,
+        rate=False,
+        target=Target(0.4, 0.3, at_most=True),
+        note=f"of PostgreSQL {median(postgres):.2f} ms",
+    )
+
+
+def write_alone(lab: Lab) -> Iterator[Figure]:
+    """A change of a client that is alone, against a transaction of a TPC-B client that is alone."""
+    ours: list[float] = []
+    theirs: list[float] = []
+    _change(lab, 1, _WARM_UP_SECONDS)
+    for number in range(lab.plan.rounds):
+        theirs.append(1000 / _tpcb(lab, f"write-alone: TPC-B, round {number + 1}", clients=1))
+        lab.say(f"write-alone: segmentd, round {number + 1}")
+        _settle(lab.database_url)
+        ours.append(_change(lab, 1, lab.plan.seconds).p50_ms)
+    yield Figure(
+        name="write-alone",
+        work="p50 of the same with one connection",
+        unit="ms",
+        values=ours,
+        rate=False,
+        reference="TPC-B, one client, mean",
+        reference_values=theirs,
+    )
+
+
+def write_function(lab: Lab) -> Iterator[Figure]:
+    """The SQL function alone."""
+    ours: list[float] = []
+    theirs: list[float] = []
+    for number in range(lab.plan.rounds):
+        theirs.append(_tpcb(lab, f"write-function: TPC-B, round {number + 1}"))
+        lab.say(f"write-function: round {number + 1}")
+        with lab.node.paused():
+            ours.append(_function_rate(lab, lab.database_url, lab.plan.size))
+        lab.node.wait_for_replica()
+    yield Figure(
+        name="write-function",
+        work=f"our SQL function by pgbench, one user a call, {CLIENTS} clients",
+        unit="/s",
+        values=ours,
+        reference=_TPCB,
+        reference_values=theirs,
+        target=Target(0.6, 0.9),
+    )
+
+
+def write_segments(lab: Lab) -> Iterator[Figure]:
+    """The SQL function where there are many segments against few."""
+    users = lab.plan.small_size
+    rates: dict[str, list[float]] = {lab.small_database_url: [], lab.database_with_many_segments: []}
+    for number in range(lab.plan.rounds):
+        for url, found in rates.items():
+            lab.say(f"write-segments: round {number + 1}")
+            found.append(_function_rate(lab, url, users))
+    few, many = rates.values()
+    yield Figure(
+        name="write-segments",
+        work=f"our SQL function by pgbench where there are {MANY_SEGMENTS:,} segments",
+        unit="/s",
+        values=many,
+        reference=f"where there are {SEGMENTS}",
+        reference_values=few,
+        target=Target(0.9, 0.97),
+    )
+
+
+def _change(lab: Lab, connections: int, seconds: float) -> Load:
+    requests = Requests("change", lab.plan.size, connections)
+    load = put_load(lab.node.url, requests, seconds, lab.next_seed())
+    lab.node.wait_for_replica()
+    return load
+
+
+def _tpcb(lab: Lab, said: str, clients: int = CLIENTS) -> float:
+    url, node = lab.tpcb_url, lab.node
+    lab.say(said)
+    with node.paused():
+        rate = tpcb_rate(url, lab.plan.seconds, lab.next_seed(), clients)
+    node.wait_for_replica()
+    return rate
+
+
+def _function_rate(lab: Lab, url: str, users: int) -> float:
+    _settle(url)
+    return script_rate(url, CHANGE, lab.plan.seconds, lab.next_seed(), users=users)
+
+
+def _settle(url: str) -> None:
+    """Vacuums and checkpoints, so that each side begins in the same state."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("VACUUM users, memberships, membership_events")
+        connection.execute("CHECKPOINT")
