@@ -17,6 +17,7 @@ from segmentd.jobs import Tasks
 from segmentd.reports.files import ReportFiles
 from segmentd.storage.database import Database, Parameters
 from segmentd.storage.upkeep import settle_deleted_segments, settle_due_terms
+from tests.support.changing import CHANGE
 from tests.support.client import Api, Json
 from tests.support.clock import Clock
 from tests.support.office import Office, until, waits_for_a_table
@@ -151,9 +152,7 @@ async def test_a_term_that_is_renewed_while_the_job_looks_at_it_is_not_touched(
     await api.add(2, {"slug": "A", "ttl_seconds": 60})
     async with await psycopg.AsyncConnection.connect(database_url) as other:
         await other.execute("LOCK TABLE users IN EXCLUSIVE MODE")
-        await other.execute(
-            "SELECT change_memberships(1, '{A}', '{t}', '{null}', '{86400}', 'anonymous', null)"
-        )
+        await other.execute(CHANGE, [1, "A", True, 86400])
         clock.advance(seconds=61)
         settling = asyncio.create_task(settle_due_terms(database))
         # The job has found both terms, as they were before the renewal, and waits for their users.

@@ -35,6 +35,7 @@ from segmentd.reports.links import is_signed, sign
 from segmentd.reports.waiting import Waiting
 from segmentd.storage import (
     audit_log,
+    changes,
     history,
     measures,
     members,
@@ -43,6 +44,7 @@ from segmentd.storage import (
     segments,
     users,
 )
+from segmentd.storage.changes import Wanted
 from segmentd.storage.database import Database
 from segmentd.storage.lookout import Lookout
 from segmentd.storage.replication import OwnWrite
@@ -285,9 +287,17 @@ class Service:
     async def change_memberships(self, user_id: UserId, change: Change, actor: Actor) -> Changed:
         """Adds and removes segments of one user, all or nothing. Raises Invalid, SegmentNotFound."""
         change.check()
-        changed, write = await memberships.change(self._database, user_id, change, actor)
+        [applied] = await changes.change_together(self._database, [Wanted(user_id, change, actor)])
+        self._show_user(user_id, applied.write)
+        changed = Changed(
+            user_id,
+            applied.segments or (),
+            applied.added,
+            applied.removed,
+            applied.updated,
+            applied.unchanged,
+        )
         self._metrics.changed(changed)
-        self._show_user(user_id, write)
         return changed
 
     async def explain(self, user_id: UserId, slug: Slug, at: datetime | None) -> Evidence:

@@ -17,11 +17,10 @@ from segmentd.storage.database import Database
 from segmentd.storage.memberships import segments_of
 from segmentd.storage.replication import Feed
 from segmentd.storage.upkeep import settle_deleted_segments, settle_due_terms
+from tests.support.changing import CHANGE
 from tests.support.client import Api
 from tests.support.clock import Clock
 from tests.support.workers import Worker, replicas, tells_its_age
-
-CHANGE = "SELECT change_memberships(%s, ARRAY[%s], ARRAY[%s], '{NULL}', '{NULL}', 'test', NULL)"
 
 
 async def assert_equal(database: Database, worker: Worker, *user_ids: int) -> None:
@@ -142,7 +141,7 @@ async def test_a_transaction_that_stays_open_over_many_rounds_is_not_skipped(
     await api.create("A")
     await follower.round()
     slow = await writers.begin()
-    await slow.execute(CHANGE, [1, "A", True])
+    await slow.execute(CHANGE, [1, "A", True, None])
 
     for user_id in range(2, 12):
         await api.add(user_id, "A")
@@ -162,7 +161,7 @@ async def test_a_transaction_that_had_no_number_before_a_round_is_not_skipped(
     slow = await writers.begin()
     await slow.execute("SELECT 1")
     await follower.round()
-    await slow.execute(CHANGE, [1, "A", True])
+    await slow.execute(CHANGE, [1, "A", True, None])
     await follower.round()
 
     await slow.commit()
@@ -178,11 +177,11 @@ async def test_a_transaction_within_a_transaction_is_not_skipped(
     await follower.round()
     slow = await writers.begin()
     await slow.execute("SAVEPOINT one")
-    await slow.execute(CHANGE, [1, "A", True])
+    await slow.execute(CHANGE, [1, "A", True, None])
     await slow.execute("SAVEPOINT two")
-    await slow.execute(CHANGE, [2, "A", True])
+    await slow.execute(CHANGE, [2, "A", True, None])
     await slow.execute("ROLLBACK TO two")
-    await slow.execute(CHANGE, [3, "A", True])
+    await slow.execute(CHANGE, [3, "A", True, None])
     await follower.round()
 
     await slow.commit()
@@ -215,7 +214,9 @@ async def test_nothing_is_skipped_in_whatever_order_transactions_begin_and_end(
             if user_id not in open_ and free:
                 open_[user_id] = free.pop()
             if user_id in open_:
-                await open_[user_id].execute(CHANGE, [user_id, chance.choice(slugs), chance.random() < 0.6])
+                await open_[user_id].execute(
+                    CHANGE, [user_id, chance.choice(slugs), chance.random() < 0.6, None]
+                )
         elif kind < 0.7 and open_:
             user_id = chance.choice([*open_])
             free.append(connection := open_.pop(user_id))
@@ -248,7 +249,7 @@ async def test_after_a_restart_the_replica_is_resumed_and_only_the_missed_part_i
 ) -> None:
     await api.create("A")
     slow = await writers.begin()
-    await slow.execute(CHANGE, [3, "A", True])
+    await slow.execute(CHANGE, [3, "A", True, None])
     async with restarted(database, folder) as follower:
         await api.add(1, "A")
         await follower.round()

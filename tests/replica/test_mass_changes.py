@@ -19,7 +19,9 @@ from tests.support.workers import Worker, replicas
 
 USERS = range(1, 3001)
 ADD_TO_ALL = """
-    SELECT change_memberships(n, %s, ARRAY[true], '{NULL}', '{NULL}', 'me', NULL)
+    SELECT change_memberships(
+        ARRAY [n::bigint], '{me}', '{NULL}', '{NULL}', '{1}', %s, '{t}', '{NULL}', '{NULL}', true
+    )
     FROM generate_series(1, 3000) n
 """
 

@@ -14,6 +14,7 @@ from segmentd.replica.notifications import Notifier, listen
 from segmentd.storage import replication
 from segmentd.storage.database import Database
 from segmentd.storage.replication import Feed
+from tests.support.changing import CHANGE
 from tests.support.client import Api
 from tests.support.rows import Rows
 from tests.support.workers import PATIENCE_S, Worker, eventually
@@ -183,9 +184,7 @@ async def test_the_loss_of_all_connections_is_outlived(
         await eventually(lambda: is_fresh(worker))
         for user_id in (1, 2, 3):
             rows.run(END_ALL)
-            rows.run(
-                "SELECT change_memberships(%s, '{A}', '{true}', '{NULL}', '{NULL}', 'me', NULL)", user_id
-            )
+            rows.run(CHANGE, user_id, "A", "true", None)
 
             async def shown(user_id: int = user_id) -> bool:
                 rows.run("SELECT pg_notify('segmentd_changes', '')")

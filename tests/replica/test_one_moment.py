@@ -15,7 +15,8 @@ from segmentd.replica.follower import Follower
 from segmentd.replica.replica import Replica
 from segmentd.replica.status import ReplicaStatus
 from segmentd.replica.store import Store
-from segmentd.storage import memberships, users
+from segmentd.storage import changes, users
+from segmentd.storage.changes import Wanted
 from segmentd.storage.database import Database
 from segmentd.storage.replication import Feed, OwnWrite, Position, Snapshot, UserState
 from tests.support.client import Api
@@ -161,7 +162,8 @@ async def rebuilt(follower: Follower, monkeypatch: pytest.MonkeyPatch) -> None:
 async def added(database: Database) -> OwnWrite:
     """A process of this node adds user 1 to A, and is paused before it shows that."""
     change = Change((Addition(Slug("A")),), (), None)
-    return (await memberships.change(database, UserId(1), change, ME))[1]
+    [applied] = await changes.change_together(database, [Wanted(UserId(1), change, ME)])
+    return applied.write
 
 
 Gone = Callable[[Api, Rows], Awaitable[None]]

@@ -120,9 +120,10 @@ async def test_what_a_write_returns_is_what_the_follower_would_read(
 ) -> None:
     await api.create("A")
     await api.create("ALL", percent=100)
-    [returned] = rows.column(
-        "SELECT state FROM change_memberships("
-        "  7, '{A,ALL}', '{true,false}', '{NULL,NULL}', '{60,NULL}', 'me', NULL)"
+    [[returned]] = rows.column(
+        "SELECT states FROM change_memberships("
+        "  '{7}', '{me}', '{NULL}', '{NULL}',"
+        "  '{1,1}', '{A,ALL}', '{true,false}', '{NULL,NULL}', '{60,NULL}', true)"
     )
 
     some, _ = await packed(database, 7)

@@ -20,6 +20,7 @@ from segmentd.reports.files import CHUNK_BYTES, ReportFiles
 from segmentd.storage import reports
 from segmentd.storage.database import Database
 from segmentd.storage.report_rows import cut_off
+from tests.support.changing import CHANGE
 from tests.support.clock import Clock
 from tests.support.office import Office, until
 
@@ -67,9 +68,7 @@ async def test_a_write_under_way_is_waited_for_and_is_in_the_report(
     report = await office.order()
     async with await psycopg.AsyncConnection.connect(database_url) as writer:
         # It has read its time and waits for its commit.
-        await writer.execute(
-            "SELECT change_memberships(2, '{A}', '{true}', '{null}', '{null}', 'anonymous', null)"
-        )
+        await writer.execute(CHANGE, [2, "A", True, None])
         building = asyncio.create_task(office.build(report))
         await until(lambda: answer_of(database_url, WAITING_FOR_WRITERS))
         late = asyncio.create_task(office.api.add(3, "A"))

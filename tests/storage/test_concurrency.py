@@ -187,6 +187,9 @@ def living(rows: Rows) -> list[str]:
 
 
 def assert_the_tables_make_sense(rows: Rows) -> None:
+    assert (
+        rows("SELECT FROM memberships m WHERE NOT EXISTS (SELECT FROM users u WHERE u.id = m.user_id)") == []
+    )
     for [user_id] in rows("SELECT id FROM users"):
         assert_alternating(
             rows(

@@ -9,6 +9,7 @@ from segmentd.storage import measures
 from segmentd.storage.database import Database
 from segmentd.storage.measures import JobMeasures
 from segmentd.storage.upkeep import settle_due_terms
+from tests.support.changing import CHANGE
 from tests.support.client import Api
 from tests.support.clock import Clock
 from tests.support.rows import Rows
@@ -134,7 +135,7 @@ async def test_terms_that_are_due_are_counted_up_to_a_hundred_thousand(
 async def test_events_are_counted_in_all_months_together(database: Database, rows: Rows) -> None:
     rows.run("SELECT create_segment('A', '', NULL, 1)")
     for user_id in (1, 2, 3):
-        rows.run("SELECT change_memberships(%s, '{A}', '{t}', '{NULL}', '{60}', 'test', NULL)", user_id)
+        rows.run(CHANGE, user_id, "A", "true", 60)
     rows.run("SELECT ensure_event_partition('2001-02-03Z')")
     rows.run(
         "INSERT INTO membership_events (user_id, segment_id, at, operation, effective, cause, actor)"

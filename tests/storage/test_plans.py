@@ -385,9 +385,17 @@ async def test_the_terms_that_are_due_are_counted_in_their_index_and_no_others_a
 CHANGES: Final[dict[str, LiteralString]] = {
     "memberships": """
         SELECT change_memberships(
-            1000, ARRAY ['BIG', 'HALF', 'S7', 'S8'], ARRAY [true, false, true, false],
-            array_fill(NULL::timestamptz, ARRAY [4]), ARRAY [60, NULL, NULL, NULL], 'anonymous', NULL
+            '{1000}', '{anonymous}', '{NULL}', '{NULL}',
+            '{1,1,1,1}', '{BIG,HALF,S7,S8}', '{t,f,t,f}', '{NULL,NULL,NULL,NULL}', '{60,NULL,NULL,NULL}', true
         )
+    """,
+    "memberships of many users": """
+        SELECT change_memberships(
+            array_agg(g ORDER BY g), array_agg('anonymous'), array_agg(NULL::text), array_agg(NULL::text),
+            array_agg(g::integer - 999 ORDER BY g), array_agg('S' || g % 50 + 1 ORDER BY g),
+            array_agg(g % 3 > 0 ORDER BY g), array_agg(NULL::timestamptz), array_agg(60::bigint), false
+        )
+        FROM generate_series(1000, 1099::bigint) g
     """,
     "a new user": "SELECT * FROM register_user(NULL, 'name')",
     "a known user": "SELECT * FROM register_user(1, 'name')",

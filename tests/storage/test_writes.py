@@ -492,7 +492,6 @@ MEMBERSHIP: LiteralString = (
         "(1, 1, true, '2026-01-02Z', NULL, '2026-01-01Z')",
         "(1, 1, true, '2026-01-01Z', '2026-02-01Z', '2026-03-01Z')",
         "(1, 1, true, '2026-01-01Z', NULL, NULL), (1, 1, false, '2026-02-01Z', NULL, NULL)",
-        "(2, 1, true, '2026-01-01Z', NULL, NULL)",
     ],
     ids=[
         "exclusion with a term",
@@ -500,7 +499,6 @@ MEMBERSHIP: LiteralString = (
         "ends before it begins",
         "outlives its term",
         "two open",
-        "no user",
     ],
 )
 def test_the_tables_refuse_a_membership_that_cannot_be(rows: Rows, row: LiteralString) -> None:

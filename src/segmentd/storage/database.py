@@ -4,6 +4,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, nullcontext
+from functools import partial
 from typing import Any, Final, LiteralString, NamedTuple, Self, TypeVar
 
 import msgspec
@@ -77,6 +78,8 @@ class Database:
         self._checking: asyncio.Task[None] | None = None
         self._given_up: set[asyncio.Task[object]] = set()
         self._breaker = CircuitBreaker(_LONGEST_WAIT_S)
+        self.longest_wait_s = _LONGEST_WAIT_S
+        """The longest that a statement waits for its turn."""
 
     async def __aenter__(self) -> Self:
         await self._pool.open()
@@ -89,13 +92,13 @@ class Database:
 
     async def all(self, row: type[Row], query: LiteralString, parameters: Parameters = None) -> list[Row]:
         """The rows of one statement, as structs whose fields are the columns. Raises Unavailable."""
+        return await self._insisting(query, partial(_fetch, row, query, parameters))
 
-        async def fetch(connection: psycopg.AsyncConnection) -> list[Row]:
-            async with connection.cursor(row_factory=struct_row(row)) as cursor:
-                await cursor.execute(query, parameters)
-                return await cursor.fetchall()
-
-        return await self._insisting(query, fetch)
+    async def once(self, row: type[Row], query: LiteralString, parameters: Parameters = None) -> list[Row]:
+        """As `all`, but does not try again. Raises what PostgreSQL undid the statement for, Unavailable."""
+        with nullcontext() if self._tracing is None else self._tracing.statement(query):
+            async with self._connection() as connection:
+                return await _fetch(row, query, parameters, connection)
 
     async def one(self, row: type[Row], query: LiteralString, parameters: Parameters = None) -> Row | None:
         """The only row of one statement, or None. Raises Unavailable."""
@@ -131,6 +134,15 @@ class Database:
         """
         return self._reachability.reason
 
+    def check(self) -> None:
+        """Raises Unavailable while statements fail at once, because the database answers nothing."""
+        if self._breaker.is_open():
+            raise Unavailable
+
+    def note_timeout(self) -> None:
+        """Call it after something waited so long for its turn."""
+        self._breaker.note_timeout()
+
     def silent_seconds(self) -> float:
         """For how long the database has answered no statement; an error is an answer too."""
         return self._breaker.silent_seconds()
@@ -164,8 +176,7 @@ class Database:
 
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator[psycopg.AsyncConnection]:
-        if self._breaker.is_open():
-            raise Unavailable
+        self.check()
         try:
             async with self._pool.connection() as connection:
                 yield connection
@@ -205,6 +216,14 @@ class Database:
         """After one connection broke, others may be broken too: replaces idle ones that no longer answer."""
         if self._checking is None or self._checking.done():
             self._checking = asyncio.create_task(self._pool.check(), name="check connections")
+
+
+async def _fetch(
+    row: type[Row], query: LiteralString, parameters: Parameters, connection: psycopg.AsyncConnection
+) -> list[Row]:
+    async with connection.cursor(row_factory=struct_row(row)) as cursor:
+        await cursor.execute(query, parameters)
+        return await cursor.fetchall()
 
 
 def struct_row(row: type[Row]) -> Callable[[psycopg.AsyncCursor[Any]], RowMaker[Row]]:

@@ -1,48 +1,15 @@
-"""Changes of one user's segments, and who is in which segments (functions/07_memberships.sql)."""
+"""Who is in which segments now (functions/07_memberships.sql)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import msgspec
 import numpy as np
-import psycopg
 
-from segmentd.domain.access import Actor
 from segmentd.domain.decisions import Decision, Decisions
-from segmentd.domain.errors import AnswerTooLarge, Fault, Invalid, SegmentNotFound
+from segmentd.domain.errors import AnswerTooLarge
 from segmentd.domain.identifiers import Slug, UserId
-from segmentd.domain.memberships import LARGEST_LOOKUP_BYTES, Change, Changed, UserSegments
+from segmentd.domain.memberships import LARGEST_LOOKUP_BYTES, UserSegments
 from segmentd.storage.database import Database
-from segmentd.storage.replication import WRITTEN, OwnWrite
-
-
-async def change(
-    database: Database, user_id: UserId, change: Change, actor: Actor
-) -> tuple[Changed, OwnWrite]:
-    """Adds and removes segments of one user, all or nothing; returns also what the replica is to show.
-
-    Raises SegmentNotFound with every unknown slug, Invalid for a term that is not ahead, Unavailable.
-    """
-    try:
-        [row] = await database.all(
-            _ChangedRow,
-            f"SELECT segments, added, removed, updated, unchanged, state, {WRITTEN} FROM change_memberships("
-            "  %(user_id)s, %(slugs)s::text[], %(adds)s::boolean[],"
-            "  %(untils)s::timestamptz[], %(ttls)s::bigint[], %(actor)s, %(reason)s, %(on_behalf_of)s)",
-            {
-                "user_id": user_id,
-                "slugs": change.slugs(),
-                "adds": [True] * len(change.add) + [False] * len(change.remove),
-                "untils": [addition.until for addition in change.add] + [None] * len(change.remove),
-                "ttls": [addition.ttl_seconds for addition in change.add] + [None] * len(change.remove),
-                "actor": actor.name,
-                "reason": change.reason,
-                "on_behalf_of": actor.on_behalf_of,
-            },
-        )
-    except psycopg.DatabaseError as error:
-        raise _refusal(error, change) from None
-    changed = Changed(user_id, row.segments, row.added, row.removed, row.updated, row.unchanged)
-    return changed, OwnWrite(row.state, row.xid, row.catalog_version)
 
 
 async def segments_of(database: Database, user_ids: Sequence[UserId]) -> Sequence[UserSegments]:
@@ -104,34 +71,6 @@ async def look_up(database: Database, user_ids: Sequence[UserId]) -> Sequence[by
     if sum(len(found.get(user_id, b"")) for user_id in user_ids) > LARGEST_LOOKUP_BYTES:
         raise AnswerTooLarge(LARGEST_LOOKUP_BYTES)
     return [found.get(user_id, b"") for user_id in user_ids]
-
-
-class _ChangedRow(msgspec.Struct, frozen=True):
-    segments: Sequence[Slug]
-    added: Sequence[Slug]
-    removed: Sequence[Slug]
-    updated: Sequence[Slug]
-    unchanged: Sequence[Slug]
-    state: bytes
-    xid: int
-    catalog_version: int
-
-
-def _refusal(error: psycopg.DatabaseError, change: Change) -> Exception:
-    """The domain's error for what change_memberships refused; any other error as it is."""
-    detail = error.diag.message_detail
-    if detail is None or error.sqlstate not in {"SG404", "SG422"}:
-        return error
-    slugs = msgspec.json.decode(detail, type=list[Slug])
-    if error.sqlstate == "SG404":
-        return SegmentNotFound(slugs)
-    terms: Mapping[Slug, str] = {
-        addition.slug: f"/add/{index}/{'until' if addition.until is not None else 'ttl_seconds'}"
-        for index, addition in enumerate(change.add)
-    }
-    return Invalid(
-        *(Fault(terms[slug], "the term must end in the future, before the year 10000") for slug in slugs)
-    )
 
 
 class _DecidedRow(msgspec.Struct, frozen=True):

@@ -64,10 +64,14 @@ CREATE TABLE segments (
     description text        NOT NULL DEFAULT '' CHECK (length(description) <= 2000),
     salt        bigint      NOT NULL,
     created_at  timestamptz NOT NULL,
-    deleted_at  timestamptz CHECK (deleted_at > created_at)
+    deleted_at  timestamptz CHECK (deleted_at > created_at),
+    -- When the last membership of a deleted segment had been written down as ended.
+    settled_at  timestamptz CHECK (settled_at IS NULL OR deleted_at IS NOT NULL)
 );
 
 CREATE UNIQUE INDEX segments_living ON segments (lower(slug)) WHERE deleted_at IS NULL;
+CREATE UNIQUE INDEX segments_living_by_slug ON segments (slug) WHERE deleted_at IS NULL;
+CREATE INDEX segments_unsettled ON segments (id) WHERE deleted_at IS NOT NULL AND settled_at IS NULL;
 CREATE INDEX segments_by_slug ON segments (slug);
 CREATE INDEX segments_deleted ON segments (deleted_at) WHERE deleted_at IS NOT NULL;
 
@@ -96,10 +100,11 @@ INSERT INTO catalog (version, last_at) VALUES (0, '-infinity');
 
 -- The overrides, present and past: each is a stored decision about one user and one segment. A new decision closes the
 -- open row and adds another, so that a question about any past instant has an answer (docs/decisions/0006).
--- There is no foreign key to segments: its check would lock a popular segment's row in every write.
--- Segments are never deleted, and ids come only from segments that were read in the same transaction.
+-- There are no foreign keys (docs/decisions/0007). One to segments would lock a popular segment's row in every write;
+-- segments are never deleted, and ids come only from segments that were read in the same transaction. One to users would
+-- ask for each new row whether the user is there whom the same transaction has locked.
 CREATE TABLE memberships (
-    user_id    bigint      NOT NULL REFERENCES users (id),
+    user_id    bigint      NOT NULL,
     segment_id bigint      NOT NULL,
     included   boolean     NOT NULL,
     since      timestamptz NOT NULL,
@@ -116,15 +121,19 @@ CREATE INDEX memberships_of_segment ON memberships (segment_id, user_id) WHERE e
 CREATE INDEX memberships_past_of_segment ON memberships (segment_id, user_id, ended_at) WHERE ended_at IS NOT NULL;
 CREATE INDEX memberships_due ON memberships (until, user_id) WHERE ended_at IS NULL AND until IS NOT NULL;
 
+CREATE TYPE event_operation AS ENUM ('add', 'remove');
+CREATE TYPE event_cause AS ENUM ('request', 'expiry', 'segment-deleted', 'user-deleted');
+
 -- Append-only. `effective` says whether the answer to "is the user in?" changed with this event.
 CREATE TABLE membership_events (
     user_id      bigint      NOT NULL,
     segment_id   bigint      NOT NULL,
     at           timestamptz NOT NULL,
-    operation    text        NOT NULL CHECK (operation IN ('add', 'remove')),
+    -- Enums: PostgreSQL would read the text of a check again for every statement that inserts.
+    operation    event_operation NOT NULL,
     effective    boolean     NOT NULL,
     until        timestamptz,
-    cause        text        NOT NULL CHECK (cause IN ('request', 'expiry', 'segment-deleted', 'user-deleted')),
+    cause        event_cause NOT NULL,
     actor        text        NOT NULL,
     reason       text        CHECK (length(reason) <= 500),
     -- The writing transaction. By it a node finds the events that its last snapshot could not see.
@@ -141,13 +150,17 @@ CREATE INDEX membership_events_by_time ON membership_events (at);
 CREATE INDEX membership_events_effective ON membership_events (user_id, segment_id, at) WHERE effective;
 
 
--- One requested change, with what it does. `outcome`: added, removed, updated or unchanged.
+-- One decision of a change, with what it does (change_memberships). `place`: of its user among those of the call.
 CREATE TYPE membership_change AS (
+    place      integer,
+    user_id    bigint,
     segment_id bigint,
-    slug       text,
+    at         timestamptz,
     adds       boolean,
     until      timestamptz,
-    overridden boolean,
+    -- If the outcome changes anything: whether it closes an override that is open, and whether it opens another.
+    closes     boolean,
+    opens      boolean,
     outcome    text
 );
 
@@ -256,7 +269,7 @@ CREATE TABLE audit_log (
 -- The clock, the locks that all writers agree on, and buckets.
 
 -- PostgreSQL's clock, read after the last lock of a transaction. It may step back; what is written never does:
--- a change of a user is later than everything of that user and of the catalog (lock_user), a change of the catalog
+-- a change of a user is later than everything of that user and of the catalog (lock_users), a change of the catalog
 -- and a report's cut-off are later than everything of everybody (raise_high_water_mark). docs/data-model.md, "Time".
 CREATE OR REPLACE FUNCTION clock_instant() RETURNS timestamptz
     LANGUAGE sql VOLATILE PARALLEL SAFE
@@ -434,6 +447,12 @@ CREATE OR REPLACE FUNCTION living_segment(p_slug text) RETURNS SETOF living_segm
     SELECT * FROM living_segment_in_any_case(p_slug) s WHERE s.slug = p_slug
 $$;
 
+-- Deleted segments that may have open memberships.
+CREATE OR REPLACE VIEW segments_to_settle AS
+SELECT s.id
+FROM segments s
+WHERE s.deleted_at IS NOT NULL AND s.settled_at IS NULL;
+
 -- What the audit log shows of a segment.
 CREATE OR REPLACE FUNCTION audited(p_segment living_segments) RETURNS jsonb
     LANGUAGE sql STABLE AS $$
@@ -585,7 +604,7 @@ CREATE OR REPLACE FUNCTION effective_changes(p_as_of timestamptz)
     )
     LANGUAGE sql STABLE AS $$
     -- Stored events.
-    SELECT e.user_id, e.segment_id, e.at, e.operation, 'explicit', e.cause, e.actor, e.reason, e.until, e.on_behalf_of
+    SELECT e.user_id, e.segment_id, e.at, e.operation::text, 'explicit', e.cause::text, e.actor, e.reason, e.until, e.on_behalf_of
     FROM membership_events e
     WHERE e.effective
 
@@ -845,14 +864,20 @@ CREATE OR REPLACE FUNCTION term_word(p_until timestamptz) RETURNS bytea
 CREATE OR REPLACE FUNCTION user_states(p_user_ids bigint[])
     RETURNS TABLE (user_id bigint, state bytea)
     LANGUAGE sql STABLE AS $$
-    SELECT u.id,
-           int8send(u.version * 1048576 + count(m.user_id))
-           || coalesce(string_agg(override_word(m.segment_id, m.included, m.until), '' ORDER BY m.segment_id), '')
-           || coalesce(string_agg(term_word(m.until), '' ORDER BY m.segment_id) FILTER (WHERE m.until IS NOT NULL), '')
+    SELECT u.id, int8send(u.version * 1048576 + o.overrides) || o.words || o.terms
     FROM users u
-    LEFT JOIN memberships m ON m.user_id = u.id AND m.ended_at IS NULL
+    CROSS JOIN LATERAL (
+        SELECT count(*) AS overrides,
+               coalesce(
+                   string_agg(override_word(m.segment_id, m.included, m.until), '' ORDER BY m.segment_id), ''
+               ) AS words,
+               coalesce(
+                   string_agg(term_word(m.until), '' ORDER BY m.segment_id) FILTER (WHERE m.until IS NOT NULL), ''
+               ) AS terms
+        FROM memberships m
+        WHERE m.user_id = u.id AND m.ended_at IS NULL
+    ) o
     WHERE u.id = ANY (p_user_ids)
-    GROUP BY u.id
 $$;
 
 -- The states of the erased ones among these users: no overrides, and a version above that of every earlier state.
@@ -880,35 +905,48 @@ CREATE OR REPLACE FUNCTION catalog_version() RETURNS bigint
 -----------------------------------------------------------------------------------------------------------------------
 -- functions/07_memberships.sql
 
--- Changes of one user's memberships, each one call in one transaction.
+-- Changes of memberships, each one call in one transaction.
 
--- Locks the user's row, or makes it, and gives the time of the change.
--- The time is read after the row lock: ON CONFLICT evaluates its SET list under that lock.
--- `begins_life`: the user was unknown or deleted until now; their life begins a microsecond before the change.
-CREATE OR REPLACE FUNCTION lock_user(p_user_id bigint, OUT at timestamptz, OUT version bigint, OUT begins_life boolean)
+-- Locks these users' rows, or makes them, and gives the time of a change of each. The ids are different and ascend: all
+-- writers lock in this order. A time is read after the lock of its row: ON CONFLICT evaluates its SET list under that
+-- lock. `begins_life`: the user was unknown or deleted until now; their life begins a microsecond before the change.
+CREATE OR REPLACE FUNCTION lock_users(p_user_ids bigint[], OUT ats timestamptz[], OUT begins_life boolean[])
     LANGUAGE plpgsql AS $$
 DECLARE
-    old_deletion timestamptz;
     catalog_at timestamptz := (SELECT c.last_at FROM catalog c);
+    born_at timestamptz := greatest(clock_instant(), catalog_at + interval '2 microseconds');
 BEGIN
-    INSERT INTO users AS u (id, registered_at, last_at)
-    VALUES (p_user_id, '-infinity', greatest(clock_instant(), catalog_at + interval '2 microseconds'))
-    ON CONFLICT (id) DO UPDATE
-    SET version = u.version + 1,
-        last_at = greatest(clock_instant(), u.last_at + interval '2 microseconds', catalog_at + interval '2 microseconds')
-    RETURNING u.last_at, u.version, u.deleted_at, u.registered_at = '-infinity'
-    INTO at, version, old_deletion, begins_life;
+    WITH locked AS (
+        INSERT INTO users AS u (id, registered_at, last_at)
+        SELECT w.id, born_at - interval '1 microsecond', born_at
+        FROM unnest(p_user_ids) AS w (id)
+        ORDER BY w.id
+        ON CONFLICT (id) DO UPDATE
+        SET version = u.version + 1,
+            last_at = greatest(
+                clock_instant(), u.last_at + interval '2 microseconds', catalog_at + interval '2 microseconds'
+            )
+        -- The row of a user who was known does not have both of these times: `last_at` was after `registered_at`.
+        RETURNING u.id, u.last_at, u.deleted_at IS NOT NULL
+            OR (u.registered_at = born_at - interval '1 microsecond' AND u.last_at = born_at) AS begins
+    )
+    SELECT ARRAY(SELECT l.last_at FROM locked l ORDER BY l.id), ARRAY(SELECT l.begins FROM locked l ORDER BY l.id)
+    INTO ats, begins_life;
 
-    begins_life := begins_life OR old_deletion IS NOT NULL;
-    IF begins_life THEN
-        -- Newer than what replicas know of an erased life with this id, even if the clock was set back.
+    IF true = ANY (begins_life) THEN
         UPDATE users u
-        SET registered_at = at - interval '1 microsecond',
+        SET registered_at = l.at - interval '1 microsecond',
             deleted_at = NULL,
-            version = greatest(u.version, (SELECT max(e.version) + 1 FROM erasures e WHERE e.user_id = p_user_id))
-        WHERE u.id = p_user_id
-        RETURNING u.version INTO version;
-        INSERT INTO registrations (user_id, registered_at) VALUES (p_user_id, at - interval '1 microsecond');
+            -- Newer than what replicas know of an erased life with this id, even if the clock was set back.
+            version = greatest(u.version, (SELECT max(e.version) + 1 FROM erasures e WHERE e.user_id = u.id))
+        FROM unnest(p_user_ids, ats, begins_life) AS l (id, at, begins)
+        WHERE l.begins
+          AND u.id = l.id
+          AND (u.deleted_at IS NOT NULL OR EXISTS (SELECT FROM erasures e WHERE e.user_id = l.id));
+        INSERT INTO registrations (user_id, registered_at)
+        SELECT l.id, l.at - interval '1 microsecond'
+        FROM unnest(p_user_ids, ats, begins_life) AS l (id, at, begins)
+        WHERE l.begins;
     END IF;
 END
 $$;
@@ -937,7 +975,7 @@ BEGIN
         -- A term's end changes nothing for users whom the percentage of that instant covers.
         c.included AND NOT coalesce(bucket(c.user_id, c.salt) < r.threshold, false),
         c.until,
-        CASE WHEN c.ended_at = c.until THEN 'expiry' ELSE 'segment-deleted' END,
+        CASE WHEN c.ended_at = c.until THEN 'expiry' ELSE 'segment-deleted' END::event_cause,
         'segmentd', NULL, pg_current_xact_id(), NULL
     )::membership_events)
     INTO events
@@ -958,18 +996,39 @@ BEGIN
 END
 $$;
 
--- Settles one user before a change at `p_at`, and gives the time of the change. The end of a term and the change after
--- it get two instants, so that history shows their order.
-CREATE OR REPLACE FUNCTION settle_before_change(p_user_id bigint, p_at timestamptz) RETURNS timestamptz
+-- Settles these users, whose rows the caller has locked, before a change of each at its time, and gives the times of the
+-- changes: the end of a term and a change at that very time get two instants, so that history shows their order.
+CREATE OR REPLACE FUNCTION settle_before_changes(p_user_ids bigint[], p_ats timestamptz[]) RETURNS timestamptz[]
     LANGUAGE plpgsql AS $$
 DECLARE
-    now_at timestamptz := p_at;
+    ats timestamptz[] := p_ats;
+    latest_at timestamptz := '-infinity';
+    month timestamptz;
 BEGIN
-    WHILE settle(ARRAY [p_user_id], now_at) = now_at LOOP
-        now_at := now_at + interval '1 microsecond';
-        UPDATE users SET last_at = now_at WHERE id = p_user_id;
+    FOR place IN 1 .. cardinality(ats) LOOP
+        latest_at := greatest(latest_at, ats[place]);
+        IF date_trunc('month', ats[place], 'UTC') IS DISTINCT FROM month THEN
+            month := date_trunc('month', ats[place], 'UTC');
+            PERFORM ensure_event_partition(month);
+        END IF;
     END LOOP;
-    RETURN now_at;
+    -- Almost always nothing is due, and this one look by an index says so.
+    IF NOT EXISTS (
+        SELECT
+        FROM memberships m
+        WHERE m.user_id = ANY (p_user_ids)
+          AND m.ended_at IS NULL
+          AND (m.until <= latest_at OR m.segment_id = ANY (ARRAY(SELECT d.id FROM segments_to_settle d)))
+    ) THEN
+        RETURN ats;
+    END IF;
+    FOR place IN 1 .. cardinality(ats) LOOP
+        WHILE settle(ARRAY [p_user_ids[place]], ats[place]) = ats[place] LOOP
+            ats[place] := ats[place] + interval '1 microsecond';
+            UPDATE users SET last_at = ats[place] WHERE id = p_user_ids[place];
+        END LOOP;
+    END LOOP;
+    RETURN ats;
 END
 $$;
 
@@ -1000,6 +1059,19 @@ CREATE OR REPLACE FUNCTION current_segments(p_user_ids bigint[], p_at timestampt
       AND bucket(u.user_id, s.salt) < r.threshold
       AND NOT EXISTS (SELECT FROM overrides o WHERE o.user_id = u.user_id AND o.segment_id = r.segment_id)
 $$;
+
+-- What each of these users is in after a change of them at this time, as the slugs with commas between; null for nothing.
+-- The function has to be volatile: a stable one would not see what the statement that calls it has written.
+CREATE OR REPLACE FUNCTION segments_after_changes(p_user_ids bigint[], p_ats timestamptz[]) RETURNS text[]
+    LANGUAGE sql VOLATILE
+    RETURN ARRAY(
+        SELECT (
+            SELECT string_agg(c.slug, ',' ORDER BY c.slug COLLATE "C")
+            FROM current_segments(ARRAY [w.id], w.at) c
+        )
+        FROM unnest(p_user_ids, p_ats) WITH ORDINALITY AS w (id, at, number)
+        ORDER BY w.number
+    );
 
 -- What decides about a user and a segment: an override that holds, or null; else the percentage, or null. The numbers
 -- are those of domain/decisions.py.
@@ -1058,108 +1130,199 @@ BEGIN
 END
 $$;
 
--- Adds and removes segments of one user, all or nothing, in one call.
--- The four arrays are parallel: slug, add or remove, and for an add its term, as an instant or in seconds.
--- Raises SG404 with the unknown slugs, SG422 with the slugs whose term is not ahead or ends after the year 9999
--- (each as a JSON array in DETAIL).
+-- Whether a term is not ahead of its change, or ends after the year 9999.
+CREATE OR REPLACE FUNCTION is_out_of_range(p_until timestamptz, p_at timestamptz) RETURNS boolean
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    RETURN p_until <= p_at OR p_until >= '10000-01-01 00:00:00+00';
+
+-- The users among these whom no other transaction holds, their rows locked. New users are left out if a change of theirs
+-- is going to be refused, so that a refused change registers nobody.
+CREATE OR REPLACE FUNCTION without_locked_users(
+    p_user_ids bigint[], p_places integer[], p_slugs text[], p_untils timestamptz[]
+) RETURNS bigint[]
+    LANGUAGE plpgsql AS $$
+DECLARE
+    held_ids bigint[] := ARRAY(
+        SELECT u.id FROM users u WHERE u.id = ANY (p_user_ids) ORDER BY u.id FOR NO KEY UPDATE SKIP LOCKED
+    );
+    refused_ids bigint[];
+BEGIN
+    IF held_ids = p_user_ids THEN
+        RETURN held_ids;
+    END IF;
+    refused_ids := ARRAY(
+        SELECT DISTINCT p_user_ids[w.place]
+        FROM unnest(p_places, p_slugs, p_untils) AS w (place, slug, until)
+        LEFT JOIN segments s ON s.slug = w.slug AND s.deleted_at IS NULL
+        WHERE s.id IS NULL OR is_out_of_range(w.until, clock_instant())
+    );
+    -- Another transaction may be making one of the new users: do not wait for it for long.
+    PERFORM set_config('lock_timeout', '50ms', true);
+    RETURN ARRAY(
+        SELECT w.id
+        FROM unnest(p_user_ids) AS w (id)
+        WHERE w.id = ANY (held_ids)
+           OR (w.id <> ALL (refused_ids) AND NOT EXISTS (SELECT FROM users u WHERE u.id = w.id))
+        ORDER BY w.id
+    );
+END
+$$;
+
+-- Raises SG404 for the unknown slugs among these changes, or else SG422 for the terms that are out of range.
+CREATE OR REPLACE FUNCTION refuse(p_changes membership_change[], p_slugs text[]) RETURNS void
+    LANGUAGE plpgsql AS $$
+DECLARE
+    unknown jsonb;
+    out_of_range jsonb;
+BEGIN
+    SELECT jsonb_agg(jsonb_build_array(c.place, c.slug)) FILTER (WHERE c.outcome = 'no-such-segment'),
+           jsonb_agg(jsonb_build_array(c.place, c.slug)) FILTER (WHERE c.outcome = 'term-out-of-range')
+    INTO unknown, out_of_range
+    FROM unnest(p_changes, p_slugs)
+         AS c (place, user_id, segment_id, at, adds, until, closes, opens, outcome, slug);
+    IF unknown IS NOT NULL THEN
+        RAISE EXCEPTION 'unknown segments' USING ERRCODE = 'SG404', DETAIL = unknown;
+    END IF;
+    RAISE EXCEPTION 'terms out of range' USING ERRCODE = 'SG422', DETAIL = out_of_range;
+END
+$$;
+
+-- Adds and removes segments of these users. The ids are different and ascend; each user has an actor, a reason and
+-- perhaps somebody on whose behalf. The other five arrays are parallel, one element for each decision: the user's place
+-- in `p_user_ids`, the slug, add or remove, and for an add its term, as an instant or in seconds.
+--
+-- `p_together`: all or nothing; waits for users whom another transaction holds. Raises SG404 with the unknown slugs,
+-- SG422 with the slugs whose term is out of range, each in DETAIL as a JSON array of places and slugs.
+-- Otherwise each user for itself: where one decision of a user is refused, nothing of that user is changed, and users
+-- whom another transaction holds are left out.
+--
+-- `outcomes` are parallel to the decisions: added, removed, updated or unchanged; of a refused decision
+-- no-such-segment, term-out-of-range or user-is-locked. `ats` and `states` (user_states) are parallel to the users.
+--
+-- The settings hold the planner to one generic plan by indexes: planning would cost more than all the rest, and a plan
+-- that was made for empty tables is kept (docs/decisions/0074).
 CREATE OR REPLACE FUNCTION change_memberships(
-    p_user_id bigint,
+    p_user_ids bigint[],
+    p_actors text[],
+    p_reasons text[],
+    p_on_behalf_of text[],
+    p_places integer[],
     p_slugs text[],
     p_adds boolean[],
     p_untils timestamptz[],
     p_ttl_seconds bigint[],
-    p_actor text,
-    p_reason text,
-    p_on_behalf_of text DEFAULT NULL,
-    OUT version bigint,
-    OUT segments text[],
-    OUT added text[],
-    OUT removed text[],
-    OUT updated text[],
-    OUT unchanged text[],
-    OUT state bytea
+    p_together boolean,
+    OUT outcomes text[],
+    OUT ats timestamptz[],
+    OUT states bytea[],
+    OUT xid bigint,
+    OUT catalog_version bigint
 )
-    LANGUAGE plpgsql AS $$
+    LANGUAGE plpgsql
+    SET plan_cache_mode = force_generic_plan
+    SET enable_seqscan = off
+    SET enable_hashjoin = off
+    SET enable_mergejoin = off
+AS $$
 DECLARE
+    held_ids bigint[] := p_user_ids;
     changes membership_change[];
-    bad_slugs jsonb;
-    now_at timestamptz;
+    change membership_change;
+    refused_places integer[] := '{}';
+    closes boolean := false;
+    opens boolean := false;
+    changed boolean := false;
 BEGIN
     PERFORM pg_advisory_xact_lock_shared(catalog_lock());
-
-    SELECT jsonb_agg(slug ORDER BY slug COLLATE "C")
-    INTO bad_slugs
-    FROM unnest(p_slugs) AS wanted (slug)
-    WHERE NOT EXISTS (SELECT FROM living_segment(wanted.slug));
-    IF bad_slugs IS NOT NULL THEN
-        RAISE EXCEPTION 'unknown segments' USING ERRCODE = 'SG404', DETAIL = bad_slugs;
+    IF NOT p_together THEN
+        held_ids := without_locked_users(p_user_ids, p_places, p_slugs, p_untils);
+    END IF;
+    ats := (SELECT l.ats FROM lock_users(held_ids) l);
+    ats := settle_before_changes(held_ids, ats);
+    IF held_ids <> p_user_ids THEN
+        ats := ARRAY(SELECT ats[array_position(held_ids, w.id)] FROM unnest(p_user_ids) AS w (id));
     END IF;
 
-    SELECT l.at, l.version INTO now_at, version FROM lock_user(p_user_id) l;
-    PERFORM ensure_event_partition(now_at);
-    now_at := settle_before_change(p_user_id, now_at);
+    changes := ARRAY(
+        SELECT ROW (
+            d.place, d.user_id, d.segment_id, d.at, d.adds, d.until, d.overridden,
+            d.adds OR d.threshold IS NOT NULL,
+            CASE
+                WHEN d.segment_id IS NULL THEN 'no-such-segment'
+                WHEN d.at IS NULL THEN 'user-is-locked'
+                WHEN is_out_of_range(d.until, d.at) THEN 'term-out-of-range'
+                WHEN d.adds AND NOT d.was_in THEN 'added'
+                WHEN d.adds AND (NOT d.overridden OR d.until IS DISTINCT FROM d.old_until) THEN 'updated'
+                WHEN NOT d.adds AND d.was_in THEN 'removed'
+                -- Removing a user who is not in makes an exclusion only if there is a percentage to be excluded from.
+                WHEN NOT d.adds AND NOT d.overridden AND d.threshold IS NOT NULL THEN 'updated'
+                ELSE 'unchanged'
+            END
+        )::membership_change
+        FROM (
+            SELECT w.number, w.place, p_user_ids[w.place] AS user_id, ats[w.place] AS at, s.id AS segment_id, w.adds,
+                   coalesce(w.until, ats[w.place] + w.ttl_seconds * interval '1 second') AS until,
+                   r.threshold, m.included IS NOT NULL AS overridden, m.until AS old_until,
+                   coalesce(m.included, bucket(p_user_ids[w.place], s.salt) < r.threshold, false) AS was_in
+            FROM unnest(p_places, p_slugs, p_adds, p_untils, p_ttl_seconds)
+                 WITH ORDINALITY AS w (place, slug, adds, until, ttl_seconds, number)
+            LEFT JOIN segments s ON s.slug = w.slug AND s.deleted_at IS NULL
+            LEFT JOIN rollouts r ON r.segment_id = s.id AND r.ended_at IS NULL
+            LEFT JOIN memberships m
+                   ON m.user_id = p_user_ids[w.place] AND m.segment_id = s.id AND m.ended_at IS NULL
+            -- Keeps each expression from being evaluated several times.
+            OFFSET 0
+        ) d
+        ORDER BY d.number
+    );
 
-    SELECT array_agg(ROW (
-        d.segment_id, d.slug, d.adds, d.until, d.included IS NOT NULL,
-        CASE
-            WHEN d.adds AND NOT d.was_in THEN 'added'
-            WHEN d.adds AND (d.included IS NULL OR d.until IS DISTINCT FROM d.old_until) THEN 'updated'
-            WHEN NOT d.adds AND d.was_in THEN 'removed'
-            -- Removing a user who is not in makes an exclusion only if there is a percentage to be excluded from.
-            WHEN NOT d.adds AND d.included IS NULL AND d.has_percentage THEN 'updated'
-            ELSE 'unchanged'
-        END
-    )::membership_change)
-    INTO changes
-    FROM (
-        SELECT s.id AS segment_id, s.slug, w.adds, m.included, m.until AS old_until,
-               coalesce(w.until, now_at + w.ttl_seconds * interval '1 second') AS until,
-               s.percent IS NOT NULL AS has_percentage,
-               coalesce(m.included, bucket(p_user_id, s.salt) < s.threshold, false) AS was_in
-        FROM unnest(p_slugs, p_adds, p_untils, p_ttl_seconds) AS w (slug, adds, until, ttl_seconds)
-        CROSS JOIN LATERAL living_segment(w.slug) s
-        LEFT JOIN memberships m ON m.user_id = p_user_id AND m.segment_id = s.id AND m.ended_at IS NULL
-    ) d;
-
-    SELECT jsonb_agg(c.slug)
-    INTO bad_slugs
-    FROM unnest(changes) c
-    WHERE c.until <= now_at OR c.until >= '10000-01-01 00:00:00+00';
-    IF bad_slugs IS NOT NULL THEN
-        RAISE EXCEPTION 'terms out of range' USING ERRCODE = 'SG422', DETAIL = bad_slugs;
+    FOREACH change IN ARRAY changes LOOP
+        outcomes := outcomes || change.outcome;
+        IF change.outcome IN ('added', 'removed', 'updated') THEN
+            changed := true;
+            closes := closes OR change.closes;
+            opens := opens OR change.opens;
+        ELSIF change.outcome <> 'unchanged' THEN
+            refused_places := refused_places || change.place;
+        END IF;
+    END LOOP;
+    IF cardinality(refused_places) > 0 THEN
+        IF p_together THEN
+            PERFORM refuse(changes, p_slugs);
+        END IF;
+        changes := ARRAY(SELECT c FROM unnest(changes) c WHERE c.place <> ALL (refused_places));
     END IF;
 
-    UPDATE memberships m
-    SET ended_at = now_at
-    FROM unnest(changes) c
-    WHERE c.overridden AND c.outcome <> 'unchanged'
-      AND m.user_id = p_user_id AND m.segment_id = c.segment_id AND m.ended_at IS NULL;
+    IF closes THEN
+        UPDATE memberships m
+        SET ended_at = c.at
+        FROM unnest(changes) c
+        WHERE c.closes AND c.outcome <> 'unchanged'
+          AND m.user_id = c.user_id AND m.segment_id = c.segment_id AND m.ended_at IS NULL;
+    END IF;
+    IF opens THEN
+        INSERT INTO memberships (user_id, segment_id, included, since, until)
+        SELECT c.user_id, c.segment_id, c.adds, c.at, c.until
+        FROM unnest(changes) c
+        WHERE c.opens AND c.outcome <> 'unchanged';
+    END IF;
+    IF changed THEN
+        INSERT INTO membership_events (
+            user_id, segment_id, at, operation, effective, until, cause, actor, reason, on_behalf_of
+        )
+        SELECT c.user_id, c.segment_id, c.at, (CASE WHEN c.adds THEN 'add' ELSE 'remove' END)::event_operation,
+               c.outcome <> 'updated', c.until, 'request',
+               p_actors[c.place], p_reasons[c.place], p_on_behalf_of[c.place]
+        FROM unnest(changes) c
+        WHERE c.outcome <> 'unchanged';
+    END IF;
 
-    INSERT INTO memberships (user_id, segment_id, included, since, until)
-    SELECT p_user_id, c.segment_id, c.adds, now_at, c.until
-    FROM unnest(changes) c
-    WHERE c.outcome <> 'unchanged'
-      AND (c.adds OR EXISTS (SELECT FROM rollouts r WHERE r.segment_id = c.segment_id AND r.ended_at IS NULL));
-
-    INSERT INTO membership_events (
-        user_id, segment_id, at, operation, effective, until, cause, actor, reason, on_behalf_of
+    SELECT c.version, ARRAY(
+        SELECT (SELECT s.state FROM user_states(ARRAY [w.id]) s) FROM unnest(p_user_ids) AS w (id)
     )
-    SELECT p_user_id, c.segment_id, now_at, CASE WHEN c.adds THEN 'add' ELSE 'remove' END,
-           c.outcome IN ('added', 'removed'), c.until, 'request', p_actor, p_reason, p_on_behalf_of
-    FROM unnest(changes) c
-    WHERE c.outcome <> 'unchanged';
-
-    SELECT coalesce(array_agg(c.slug ORDER BY c.slug COLLATE "C") FILTER (WHERE c.outcome = 'added'), '{}'),
-           coalesce(array_agg(c.slug ORDER BY c.slug COLLATE "C") FILTER (WHERE c.outcome = 'removed'), '{}'),
-           coalesce(array_agg(c.slug ORDER BY c.slug COLLATE "C") FILTER (WHERE c.outcome = 'updated'), '{}'),
-           coalesce(array_agg(c.slug ORDER BY c.slug COLLATE "C") FILTER (WHERE c.outcome = 'unchanged'), '{}')
-    INTO added, removed, updated, unchanged
-    FROM unnest(changes) c;
-
-    SELECT coalesce(array_agg(c.slug ORDER BY c.slug COLLATE "C"), '{}')
-    INTO segments
-    FROM current_segments(ARRAY [p_user_id], now_at) c;
-    state := (SELECT u.state FROM user_states(ARRAY [p_user_id]) u);
+    INTO catalog_version, states
+    FROM catalog c;
+    xid := pg_current_xact_id()::text::bigint;
 END
 $$;
 
@@ -1212,12 +1375,12 @@ BEGIN
         LOOP
             new_id := next_free_user_id();
             -- A client may have registered this very id at the same moment.
-            EXIT WHEN (SELECT l.begins_life FROM lock_user(new_id) l);
+            EXIT WHEN (SELECT l.begins_life[1] FROM lock_users(ARRAY [new_id]) l);
         END LOOP;
     ELSIF EXISTS (SELECT FROM users u WHERE u.id = new_id AND u.deleted_at IS NULL) THEN
         RETURN;
     -- Of two that register one id at once, the second finds a life that has begun.
-    ELSIF NOT (SELECT l.begins_life FROM lock_user(new_id) l) THEN
+    ELSIF NOT (SELECT l.begins_life[1] FROM lock_users(ARRAY [new_id]) l) THEN
         RETURN;
     END IF;
     RETURN QUERY
@@ -1237,9 +1400,7 @@ BEGIN
     IF NOT FOUND THEN
         RETURN NULL;
     END IF;
-    SELECT l.at INTO now_at FROM lock_user(p_user_id) l;
-    PERFORM ensure_event_partition(now_at);
-    now_at := settle_before_change(p_user_id, now_at);
+    SELECT (settle_before_changes(ARRAY [p_user_id], l.ats))[1] INTO now_at FROM lock_users(ARRAY [p_user_id]) l;
 
     WITH closed AS (
         UPDATE memberships m SET ended_at = now_at
@@ -1357,15 +1518,14 @@ BEGIN
         LIMIT p_limit
     ) d;
     settled := settle_unlocked(coalesce(user_ids, '{}'));
+    -- Nobody gets into a deleted segment, so this stays true.
+    UPDATE segments s
+    SET settled_at = clock_instant()
+    WHERE user_ids IS NULL
+      AND s.id = p_segment_id
+      AND NOT EXISTS (SELECT FROM memberships m WHERE m.segment_id = p_segment_id AND m.ended_at IS NULL);
 END
 $$;
-
--- Deleted segments that still have open memberships.
-CREATE OR REPLACE VIEW segments_to_settle AS
-SELECT s.id
-FROM segments s
-WHERE s.deleted_at IS NOT NULL
-  AND EXISTS (SELECT FROM memberships m WHERE m.segment_id = s.id AND m.ended_at IS NULL);
 
 
 -----------------------------------------------------------------------------------------------------------------------
@@ -1659,4 +1819,4 @@ $$;
 INSERT INTO schema_migrations (number, name) VALUES
     (1, '0001_tables.sql');
 INSERT INTO schema_functions (digest, version) VALUES
-    ('ceffed46396b9889161aef5569130b86e4bfa9d9d19b13c296f4922c6550abb4', '0.1.0');
+    ('5fa8297b440a73bb6974eddc17703e2a5aba74dca8fd4f9a3f6e9e920cb3b3ce', '0.1.0');

@@ -1,7 +1,7 @@
 -- The clock, the locks that all writers agree on, and buckets.
 
 -- PostgreSQL's clock, read after the last lock of a transaction. It may step back; what is written never does:
--- a change of a user is later than everything of that user and of the catalog (lock_user), a change of the catalog
+-- a change of a user is later than everything of that user and of the catalog (lock_users), a change of the catalog
 -- and a report's cut-off are later than everything of everybody (raise_high_water_mark). docs/data-model.md, "Time".
 CREATE OR REPLACE FUNCTION clock_instant() RETURNS timestamptz
     LANGUAGE sql VOLATILE PARALLEL SAFE

@@ -36,6 +36,12 @@ CREATE OR REPLACE FUNCTION living_segment(p_slug text) RETURNS SETOF living_segm
     SELECT * FROM living_segment_in_any_case(p_slug) s WHERE s.slug = p_slug
 $$;
 
+-- Deleted segments that may have open memberships.
+CREATE OR REPLACE VIEW segments_to_settle AS
+SELECT s.id
+FROM segments s
+WHERE s.deleted_at IS NOT NULL AND s.settled_at IS NULL;
+
 -- What the audit log shows of a segment.
 CREATE OR REPLACE FUNCTION audited(p_segment living_segments) RETURNS jsonb
     LANGUAGE sql STABLE AS $$

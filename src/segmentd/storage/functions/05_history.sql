@@ -41,7 +41,7 @@ CREATE OR REPLACE FUNCTION effective_changes(p_as_of timestamptz)
     )
     LANGUAGE sql STABLE AS $$
     -- Stored events.
-    SELECT e.user_id, e.segment_id, e.at, e.operation, 'explicit', e.cause, e.actor, e.reason, e.until, e.on_behalf_of
+    SELECT e.user_id, e.segment_id, e.at, e.operation::text, 'explicit', e.cause::text, e.actor, e.reason, e.until, e.on_behalf_of
     FROM membership_events e
     WHERE e.effective
 

@@ -22,14 +22,20 @@ CREATE OR REPLACE FUNCTION term_word(p_until timestamptz) RETURNS bytea
 CREATE OR REPLACE FUNCTION user_states(p_user_ids bigint[])
     RETURNS TABLE (user_id bigint, state bytea)
     LANGUAGE sql STABLE AS $$
-    SELECT u.id,
-           int8send(u.version * 1048576 + count(m.user_id))
-           || coalesce(string_agg(override_word(m.segment_id, m.included, m.until), '' ORDER BY m.segment_id), '')
-           || coalesce(string_agg(term_word(m.until), '' ORDER BY m.segment_id) FILTER (WHERE m.until IS NOT NULL), '')
+    SELECT u.id, int8send(u.version * 1048576 + o.overrides) || o.words || o.terms
     FROM users u
-    LEFT JOIN memberships m ON m.user_id = u.id AND m.ended_at IS NULL
+    CROSS JOIN LATERAL (
+        SELECT count(*) AS overrides,
+               coalesce(
+                   string_agg(override_word(m.segment_id, m.included, m.until), '' ORDER BY m.segment_id), ''
+               ) AS words,
+               coalesce(
+                   string_agg(term_word(m.until), '' ORDER BY m.segment_id) FILTER (WHERE m.until IS NOT NULL), ''
+               ) AS terms
+        FROM memberships m
+        WHERE m.user_id = u.id AND m.ended_at IS NULL
+    ) o
     WHERE u.id = ANY (p_user_ids)
-    GROUP BY u.id
 $$;
 
 -- The states of the erased ones among these users: no overrides, and a version above that of every earlier state.

@@ -43,12 +43,12 @@ BEGIN
         LOOP
             new_id := next_free_user_id();
             -- A client may have registered this very id at the same moment.
-            EXIT WHEN (SELECT l.begins_life FROM lock_user(new_id) l);
+            EXIT WHEN (SELECT l.begins_life[1] FROM lock_users(ARRAY [new_id]) l);
         END LOOP;
     ELSIF EXISTS (SELECT FROM users u WHERE u.id = new_id AND u.deleted_at IS NULL) THEN
         RETURN;
     -- Of two that register one id at once, the second finds a life that has begun.
-    ELSIF NOT (SELECT l.begins_life FROM lock_user(new_id) l) THEN
+    ELSIF NOT (SELECT l.begins_life[1] FROM lock_users(ARRAY [new_id]) l) THEN
         RETURN;
     END IF;
     RETURN QUERY
@@ -68,9 +68,7 @@ BEGIN
     IF NOT FOUND THEN
         RETURN NULL;
     END IF;
-    SELECT l.at INTO now_at FROM lock_user(p_user_id) l;
-    PERFORM ensure_event_partition(now_at);
-    now_at := settle_before_change(p_user_id, now_at);
+    SELECT (settle_before_changes(ARRAY [p_user_id], l.ats))[1] INTO now_at FROM lock_users(ARRAY [p_user_id]) l;
 
     WITH closed AS (
         UPDATE memberships m SET ended_at = now_at

@@ -68,12 +68,11 @@ BEGIN
         LIMIT p_limit
     ) d;
     settled := settle_unlocked(coalesce(user_ids, '{}'));
+    -- Nobody gets into a deleted segment, so this stays true.
+    UPDATE segments s
+    SET settled_at = clock_instant()
+    WHERE user_ids IS NULL
+      AND s.id = p_segment_id
+      AND NOT EXISTS (SELECT FROM memberships m WHERE m.segment_id = p_segment_id AND m.ended_at IS NULL);
 END
 $$;
-
--- Deleted segments that still have open memberships.
-CREATE OR REPLACE VIEW segments_to_settle AS
-SELECT s.id
-FROM segments s
-WHERE s.deleted_at IS NOT NULL
-  AND EXISTS (SELECT FROM memberships m WHERE m.segment_id = s.id AND m.ended_at IS NULL);

@@ -55,10 +55,14 @@ CREATE TABLE segments (
     description text        NOT NULL DEFAULT '' CHECK (length(description) <= 2000),
     salt        bigint      NOT NULL,
     created_at  timestamptz NOT NULL,
-    deleted_at  timestamptz CHECK (deleted_at > created_at)
+    deleted_at  timestamptz CHECK (deleted_at > created_at),
+    -- When the last membership of a deleted segment had been written down as ended.
+    settled_at  timestamptz CHECK (settled_at IS NULL OR deleted_at IS NOT NULL)
 );
 
 CREATE UNIQUE INDEX segments_living ON segments (lower(slug)) WHERE deleted_at IS NULL;
+CREATE UNIQUE INDEX segments_living_by_slug ON segments (slug) WHERE deleted_at IS NULL;
+CREATE INDEX segments_unsettled ON segments (id) WHERE deleted_at IS NOT NULL AND settled_at IS NULL;
 CREATE INDEX segments_by_slug ON segments (slug);
 CREATE INDEX segments_deleted ON segments (deleted_at) WHERE deleted_at IS NOT NULL;
 
@@ -87,10 +91,11 @@ INSERT INTO catalog (version, last_at) VALUES (0, '-infinity');
 
 -- The overrides, present and past: each is a stored decision about one user and one segment. A new decision closes the
 -- open row and adds another, so that a question about any past instant has an answer (docs/decisions/0006).
--- There is no foreign key to segments: its check would lock a popular segment's row in every write.
--- Segments are never deleted, and ids come only from segments that were read in the same transaction.
+-- There are no foreign keys (docs/decisions/0007). One to segments would lock a popular segment's row in every write;
+-- segments are never deleted, and ids come only from segments that were read in the same transaction. One to users would
+-- ask for each new row whether the user is there whom the same transaction has locked.
 CREATE TABLE memberships (
-    user_id    bigint      NOT NULL REFERENCES users (id),
+    user_id    bigint      NOT NULL,
     segment_id bigint      NOT NULL,
     included   boolean     NOT NULL,
     since      timestamptz NOT NULL,
@@ -107,15 +112,19 @@ CREATE INDEX memberships_of_segment ON memberships (segment_id, user_id) WHERE e
 CREATE INDEX memberships_past_of_segment ON memberships (segment_id, user_id, ended_at) WHERE ended_at IS NOT NULL;
 CREATE INDEX memberships_due ON memberships (until, user_id) WHERE ended_at IS NULL AND until IS NOT NULL;
 
+CREATE TYPE event_operation AS ENUM ('add', 'remove');
+CREATE TYPE event_cause AS ENUM ('request', 'expiry', 'segment-deleted', 'user-deleted');
+
 -- Append-only. `effective` says whether the answer to "is the user in?" changed with this event.
 CREATE TABLE membership_events (
     user_id      bigint      NOT NULL,
     segment_id   bigint      NOT NULL,
     at           timestamptz NOT NULL,
-    operation    text        NOT NULL CHECK (operation IN ('add', 'remove')),
+    -- Enums: PostgreSQL would read the text of a check again for every statement that inserts.
+    operation    event_operation NOT NULL,
     effective    boolean     NOT NULL,
     until        timestamptz,
-    cause        text        NOT NULL CHECK (cause IN ('request', 'expiry', 'segment-deleted', 'user-deleted')),
+    cause        event_cause NOT NULL,
     actor        text        NOT NULL,
     reason       text        CHECK (length(reason) <= 500),
     -- The writing transaction. By it a node finds the events that its last snapshot could not see.
@@ -132,13 +141,17 @@ CREATE INDEX membership_events_by_time ON membership_events (at);
 CREATE INDEX membership_events_effective ON membership_events (user_id, segment_id, at) WHERE effective;
 
 
--- One requested change, with what it does. `outcome`: added, removed, updated or unchanged.
+-- One decision of a change, with what it does (change_memberships). `place`: of its user among those of the call.
 CREATE TYPE membership_change AS (
+    place      integer,
+    user_id    bigint,
     segment_id bigint,
-    slug       text,
+    at         timestamptz,
     adds       boolean,
     until      timestamptz,
-    overridden boolean,
+    -- If the outcome changes anything: whether it closes an override that is open, and whether it opens another.
+    closes     boolean,
+    opens      boolean,
     outcome    text
 );
 
