@@ -11,7 +11,7 @@ from typing import Final
 import pytest
 
 from segmentd.serve.connection_queue import ConnectionQueue, EndedHere, taken_from
-from segmentd.serve.distributor import Distributor
+from segmentd.serve.distributor import LOOK_EVERY_S, Distributor
 
 PATIENCE_S: Final = 30
 
@@ -144,7 +144,10 @@ async def test_what_a_process_does_not_take_another_gets_until_it_takes_again(tm
         await it.connect(10)
 
         await eventually(lambda: other.take() == 10)
+        await asyncio.sleep(2 * LOOK_EVERY_S)  # it does not become usable by time alone
         await it.connect(5)
+        await eventually(lambda: it.load(0) + it.load(1) == 15)
+        assert it.load(0) == 0
         await eventually(lambda: other.take() == 15)
         assert stuck.take() == 0
 
