@@ -40,7 +40,7 @@ class Node(NamedTuple):
         """Returns once the node answers from its own, fresh replica."""
         deadline = time.monotonic() + _CLONE_SECONDS
         with closing(ReplicaStatus.open(status_path(self.folder / "node-1"))) as status:
-            while (age := status.age()) is None or age > 2_000_000 or status.overdue:  # noqa: PLR2004 - 2 s
+            while (age := status.age()) is None or age > 2_000_000 or status.behind:  # noqa: PLR2004 - 2 s
                 if time.monotonic() > deadline:
                     raise BenchError("the node's replica was not built in time")
                 time.sleep(0.02)

@@ -7,6 +7,8 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import Final, NamedTuple, TypeVar
 
+import msgspec
+
 from segmentd.background import background
 from segmentd.domain.access import Actor
 from segmentd.domain.audit import AUDIT_KEYS, AuditEntry
@@ -27,7 +29,7 @@ from segmentd.domain.segments import NewSegment, Segment, SegmentUpdate
 from segmentd.domain.texts import Name
 from segmentd.domain.users import User
 from segmentd.observability.metrics import Metrics
-from segmentd.replica.node import Answer, Node
+from segmentd.replica.node import Answer, Node, Replicated, Slugs, Stored
 from segmentd.replica.replica import Replica, ReplicaMeasures
 from segmentd.replica.watching import Watcher
 from segmentd.reports.files import ReportFiles
@@ -215,35 +217,26 @@ class Service:
 
     async def segments_of(self, user_id: UserId) -> Answer[Sequence[Slug]]:
         """The segments that a user is in now."""
-
-        async def replicated(replica: Replica) -> Sequence[Slug]:
-            return [Slug(slug[1:-1].decode()) for slug in replica.segments(user_id)]
-
-        async def stored() -> Sequence[Slug]:
-            [user] = await memberships.segments_of(self._database, [user_id])
-            return user.segments
-
-        return await self._read(replicated, stored)
+        age, [found] = await self._look_up([user_id], partial(memberships.slugs_of, self._database))
+        return Answer(age, [Slug(slug) for slug in msgspec.json.decode(b"[%b]" % found, type=list[str])])
 
     async def look_up(self, user_ids: Sequence[UserId]) -> Answer[Sequence[bytes]]:
         """The segments of many users, in the order asked: for each the slugs as JSON strings, with commas.
 
         Raises AnswerTooLarge.
         """
+        return await self._look_up(user_ids, partial(memberships.look_up, self._database))
 
-        async def replicated(replica: Replica) -> Sequence[bytes]:
-            return await replica.segments_of_many(user_ids)
-
-        async def stored() -> Sequence[bytes]:
-            return await memberships.look_up(self._database, user_ids)
-
-        return await self._read(replicated, stored)
+    async def _look_up(self, user_ids: Sequence[UserId], stored: Stored) -> Answer[Slugs]:
+        if self._node is None:
+            return Answer(0, await stored(user_ids))
+        return await self._node.look_up(user_ids, stored)
 
     async def decide(self, user_id: UserId, slug: Slug) -> Answer[Decision]:
         """What decides about a user and one segment now. Raises SegmentNotFound."""
 
-        async def replicated(replica: Replica) -> Decision | None:
-            return replica.decision(slug.encode(), user_id)
+        async def replicated(replica: Replica, older: int | None) -> Decision | None:
+            return replica.decision(slug.encode(), user_id, older)
 
         async def stored() -> Decision | None:
             return await memberships.decision(self._database, slug, user_id)
@@ -256,8 +249,8 @@ class Service:
     async def decide_all(self, user_id: UserId) -> Answer[Decisions]:
         """What decides about a user and each living segment now."""
 
-        async def replicated(replica: Replica) -> Decisions:
-            return replica.decisions(user_id)
+        async def replicated(replica: Replica, older: int | None) -> Decisions:
+            return replica.decisions(user_id, older)
 
         async def stored() -> Decisions:
             return await memberships.decisions(self._database, user_id)
@@ -276,7 +269,7 @@ class Service:
             self._node.watchers.end()
 
     async def _read(
-        self, replicated: Callable[[Replica], Awaitable[Found]], stored: Callable[[], Awaitable[Found]]
+        self, replicated: Replicated[Found], stored: Callable[[], Awaitable[Found]]
     ) -> Answer[Found]:
         return Answer(0, await stored()) if self._node is None else await self._node.read(replicated, stored)
 

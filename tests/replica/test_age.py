@@ -10,6 +10,8 @@ import pytest
 
 from segmentd.config import Settings
 from segmentd.domain.errors import Unavailable
+from segmentd.observability.metrics import Metrics
+from segmentd.replica.fallback import Fallback
 from segmentd.replica.follower import Follower
 from segmentd.replica.node import Node
 from segmentd.replica.notifications import Notifier
@@ -20,7 +22,7 @@ from segmentd.serve.wiring import service
 from segmentd.storage.database import Database
 from segmentd.storage.embedded import EmbeddedPostgres, start
 from segmentd.storage.migrate import migrate
-from segmentd.storage.replication import Feed, Position
+from segmentd.storage.replication import Position, Reading
 from tests.support.asgi import Answer
 from tests.support.client import Api
 from tests.support.relay import Relay, relay_to
@@ -77,14 +79,14 @@ async def test_the_age_counts_from_before_the_snapshot(
     follower: Follower, status: ReplicaStatus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     taken: list[int] = []
-    position = Feed.position
+    position = Reading.position
 
-    async def noted(feed: Feed) -> Position:
+    async def noted(reading: Reading) -> Position:
         taken.append(boot_time())
-        return await position(feed)
+        return await position(reading)
 
     await follower.round()
-    monkeypatch.setattr(Feed, "position", noted)
+    monkeypatch.setattr(Reading, "position", noted)
     await follower.round()
 
     assert 0 < status.fresh_at < taken[0]
@@ -165,7 +167,7 @@ async def test_while_the_database_is_known_to_be_away_a_stale_replica_answers_at
     set_age(status, 45)
     async with Database(NOWHERE) as database:
         with closing(Replica(folder, 9.5)) as replica:
-            node = Node(replica, Notifier(database), Watchers(replica), serve_stale)
+            node = Node(replica, Notifier(database), Watchers(replica), serve_stale, Fallback(10), Metrics())
             use_cases = service(database, Settings(data_dir=str(folder)), node)
             assert replica.age() is None
 

@@ -72,7 +72,7 @@ async def test_a_replica_shows_its_age_and_its_users(api: Api, follower: Followe
 
 
 async def test_users_that_a_round_has_left_are_behind(status: ReplicaStatus, folder: Path) -> None:
-    status.overdue = 700
+    status.behind = 700
     with closing(Replica(folder, 60)) as replica:
         assert replica.measure().users_behind == 700
 

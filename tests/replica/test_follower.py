@@ -11,11 +11,12 @@ import psycopg
 import pytest
 
 from segmentd.domain.identifiers import UserId
+from segmentd.replica.files import Unusable
 from segmentd.replica.follower import LONGEST_REST_SECONDS, REST_ROUNDS, Follower
 from segmentd.replica.status import ReplicaStatus
 from segmentd.storage.database import Database
 from segmentd.storage.memberships import segments_of
-from segmentd.storage.replication import Feed
+from segmentd.storage.replication import Reading
 from segmentd.storage.upkeep import settle_deleted_segments, settle_due_terms
 from tests.support.changing import CHANGE
 from tests.support.client import Api
@@ -190,8 +191,11 @@ async def test_a_transaction_within_a_transaction_is_not_skipped(
     assert await worker.replicated(1, 2, 3) == [["A"], [], ["A"]]
 
 
+@pytest.mark.usefixtures("few_users")
 @pytest.mark.parametrize(
-    ("seed", "steps"), [(1, 150), (2, 150), pytest.param(3, 5000, marks=pytest.mark.proof, id="proof")]
+    ("seed", "steps", "few_users"),
+    [(1, 150, 500), (2, 150, 0), pytest.param(3, 5000, 3, marks=pytest.mark.proof, id="proof")],
+    indirect=["few_users"],
 )
 async def test_nothing_is_skipped_in_whatever_order_transactions_begin_and_end(
     api: Api, database: Database, follower: Follower, worker: Worker, writers: Writers, seed: int, steps: int
@@ -273,7 +277,8 @@ async def test_a_follower_killed_between_two_batches_repeats_them(
     worker: Worker,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("segmentd.replica.follower.BATCH_USERS", 10)
+    monkeypatch.setattr("segmentd.replica.moments.FEW_USERS", 0)
+    monkeypatch.setattr("segmentd.replica.renewal.BATCH_USERS", 10)
     await api.create("A")
     async with restarted(database, folder) as follower:
         await follower.round()
@@ -281,20 +286,23 @@ async def test_a_follower_killed_between_two_batches_repeats_them(
         for user_id in range(1, 36):
             await api.add(user_id, "A")
         batches = 0
-        states = Feed.states
+        states = Reading.states
 
-        async def failing(feed: Feed, user_ids: Sequence[UserId]) -> object:
+        async def failing(reading: Reading, user_ids: Sequence[UserId]) -> object:
             nonlocal batches
             batches += 1
-            if batches == 3:
+            if batches == 4:  # it is read while the third is being written
                 raise asyncio.CancelledError
-            return await states(feed, user_ids)
+            return await states(reading, user_ids)
 
         with monkeypatch.context() as patch:
-            patch.setattr("segmentd.storage.replication.Feed.states", failing)
+            patch.setattr("segmentd.storage.replication.Reading.states", failing)
             with pytest.raises(asyncio.CancelledError):
                 await follower.round()
-        assert [*map(len, await worker.replicated(*range(1, 36)))] == [1] * 20 + [0] * 15
+        assert await worker.replicated(*range(1, 31)) == [["A"]] * 30
+        with pytest.raises(Unusable):
+            await worker.replicated(31)
+        assert [await worker.get(user_id) for user_id in (3, 33)] == [["A"]] * 2
         await api.remove(3, "A")
 
     async with restarted(database, folder) as follower:

@@ -1,38 +1,168 @@
-"""A mass change is applied while reads go on: in batches, or by rebuilding if it is very large."""
+"""In a mass change the replica stays fresh: it knows who changed, and only of those asks the database."""
 
+import asyncio
+import json
 import sys
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from segmentd.domain.identifiers import UserId
+from segmentd.replica.files import Unusable
 from segmentd.replica.follower import Follower
-from segmentd.replica.status import ReplicaStatus
+from segmentd.replica.status import ReplicaStatus, boot_time
 from segmentd.storage.database import Database
 from segmentd.storage.memberships import segments_of
-from segmentd.storage.replication import Feed, Snapshot, UserState
+from segmentd.storage.replication import ChangedUsers, Reading, UserState
+from segmentd.storage.snapshots import Window
+from segmentd.storage.upkeep import settle_deleted_segments, settle_due_terms
 from tests.support.client import Api
+from tests.support.clock import Clock
 from tests.support.rows import Rows
-from tests.support.workers import Worker, replicas
+from tests.support.workers import Worker, replicas, tells_its_age
 
-USERS = range(1, 3001)
-ADD_TO_ALL = """
-    SELECT change_memberships(
-        ARRAY [n::bigint], '{me}', '{NULL}', '{NULL}', '{1}', %s, '{t}', '{NULL}', '{NULL}', true
+SECOND = 1_000_000
+NOWHERE = "postgresql://nobody@127.0.0.1:1/nothing"
+EVERYONE = 30_000
+
+# As bulk changes do it: all users of a range in one transaction, a few statements for all of them.
+ADD = """
+    WITH users AS (
+        INSERT INTO users AS u (id, registered_at, last_at)
+        SELECT n, clock_instant(), clock_instant() FROM generate_series(%(first)s::bigint, %(last)s) n
+        ON CONFLICT (id) DO UPDATE SET version = u.version + 1
+        RETURNING id
+    ), events AS (
+        INSERT INTO membership_events (user_id, segment_id, at, operation, effective, cause, actor, until)
+        SELECT id, %(segment)s, clock_instant(), 'add', true, 'request', 'me', %(until)s FROM users
     )
-    FROM generate_series(1, 3000) n
+    INSERT INTO memberships (user_id, segment_id, included, since, until)
+    SELECT id, %(segment)s, true, clock_instant() - interval '1 second', %(until)s FROM users
 """
 
 
-def is_in(user_id: int, segments: Sequence[str]) -> Sequence[str]:
-    """Every user was in A; B came later, as a whole for each user."""
-    assert segments in (["A"], ["A", "B"]), user_id
-    return segments
+def add(rows: Rows, slug: str, first: int, last: int, until: object = None) -> None:
+    """Adds all users of a range to a segment."""
+    [segment] = rows.column("SELECT id FROM segments WHERE slug = %s", slug)
+    rows.run(ADD, segment=segment, first=first, last=last, until=until)
 
 
-async def test_a_mass_change_goes_in_bounded_batches_while_reads_go_on(
+async def catch_up(follower: Follower, status: ReplicaStatus) -> None:
+    """Rounds until nobody is behind."""
+    await follower.round()
+    while status.behind:
+        await follower.round()
+
+
+async def assert_equal(database: Database, worker: Worker, *user_ids: int) -> None:
+    stored = await segments_of(database, [UserId(user_id) for user_id in user_ids])
+    assert await worker.replicated(*user_ids) == [[*user.segments] for user in stored]
+
+
+@pytest.fixture
+async def alone(http_processes: Sequence[Worker], folder: Path, database_url: str) -> AsyncIterator[Worker]:
+    """Another process of the node, which cannot reach the database: it answers from the replica, or not."""
+    async with http_processes[1].open_node(
+        NOWHERE, folder, patience_s=0.2, access_url=database_url
+    ) as worker:
+        yield worker
+
+
+async def read(worker: Worker, *user_ids: int) -> tuple[int, list[list[str]]]:
+    """The age and the segments of several users, by a lookup, or by a read where there is only one."""
+    if len(user_ids) > 1:
+        answer = await worker.send("POST", "lookup", {"user_ids": user_ids})
+        assert answer.status == 200, answer
+        users: list[dict[str, Any]] = json.loads(answer.body)["users"]
+        assert [user["user_id"] for user in users] == [*user_ids]
+        return int(answer.headers["age"]), [user["segments"] for user in users]
+    answer = await worker.send("GET", f"users/{user_ids[0]}/segments")
+    assert answer.status == 200, answer
+    return int(answer.headers["age"]), [json.loads(answer.body)["segments"]]
+
+
+async def test_during_a_mass_change_the_database_is_asked_of_the_changed_users_alone(
+    api: Api,
+    follower: Follower,
+    folder: Path,
+    worker: Worker,
+    alone: Worker,
+    status: ReplicaStatus,
+    rows: Rows,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    changed, unchanged = range(1, EVERYONE // 2 + 1), range(EVERYONE // 2 + 1, EVERYONE + 1)
+    await api.create("A")
+    await api.create("B")
+    add(rows, "A", 1, EVERYONE)
+    await catch_up(follower, status)
+    made = replicas(folder)
+    add(rows, "B", changed[0], changed[-1])
+    with monkeypatch.context() as patch:
+        patch.setattr("segmentd.replica.renewal.WORK_SECONDS", 0)
+
+        for extra in range(3):  # new changes are shown while the earlier ones are not written yet
+            await follower.round()
+            assert status.behind == len(changed)
+            assert boot_time() - status.fresh_at < 5 * SECOND
+            assert await tells_its_age(alone, status)
+            assert (await read(alone, *unchanged[100:900]))[1] == [["A"]] * 800
+            assert (await read(alone, unchanged[-1]))[1] == [["A"]]
+            assert await alone.replicated(*unchanged[: extra + 1]) == [["A", "B"]] * extra + [["A"]]
+            await api.add(unchanged[extra], "B")
+        with pytest.raises(Unusable):
+            await alone.replicated(changed[7])
+        for user_id in changed[::3000]:
+            assert await read(worker, user_id) == (0, [["A", "B"]])
+        # One lookup of both kinds, and somebody twice.
+        mixed = [changed[5], unchanged[500], changed[5], unchanged[501]]
+        assert (await read(worker, *mixed))[1] == [["A", "B"], ["A"]] * 2
+
+    await catch_up(follower, status)
+    assert replicas(folder) == made
+    assert await alone.replicated(*changed[::31]) == [["A", "B"]] * len(changed[::31])
+    assert await alone.replicated(*unchanged[3::31]) == [["A"]] * len(unchanged[3::31])
+
+
+async def test_states_are_read_ahead_in_bounded_batches_after_the_replica_is_fresh(
+    api: Api,
+    follower: Follower,
+    worker: Worker,
+    status: ReplicaStatus,
+    rows: Rows,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("segmentd.replica.renewal.BATCH_USERS", 250)
+    monkeypatch.setattr("segmentd.replica.renewal.WORK_SECONDS", 3600)
+    await api.create("A")
+    await api.create("B")
+    add(rows, "A", 1, 3000)
+    await catch_up(follower, status)
+    add(rows, "B", 1, 3000)
+    begun = boot_time()
+    behind: list[int] = []
+    states = Reading.states
+
+    async def watched(reading: Reading, user_ids: Sequence[UserId]) -> Sequence[UserState]:
+        assert len(user_ids) == 250
+        assert status.fresh_at >= begun
+        behind.append(status.behind)
+        for user_id in (1, user_ids[0], user_ids[-1]):
+            assert await worker.get(user_id) == ["A", "B"]
+        return await states(reading, user_ids)
+
+    monkeypatch.setattr(Reading, "states", watched)
+    await follower.round()
+
+    # The first batch is being read; each further one while the one before is not written yet.
+    assert behind == [3000, *range(3000, 250, -250)]
+    assert status.behind == 0
+
+
+async def test_a_round_that_takes_too_long_leaves_the_rest_to_the_next_one(
     api: Api,
     database: Database,
     follower: Follower,
@@ -41,36 +171,119 @@ async def test_a_mass_change_goes_in_bounded_batches_while_reads_go_on(
     rows: Rows,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("segmentd.replica.follower.BATCH_USERS", 250)
+    monkeypatch.setattr("segmentd.replica.moments.FEW_USERS", 0)
+    monkeypatch.setattr("segmentd.replica.renewal.BATCH_USERS", 100)
+    await api.create("A")
+    await follower.round()
+    add(rows, "A", 1, 1000)
+    states = Reading.states
+
+    async def slow(reading: Reading, user_ids: Sequence[UserId]) -> Sequence[UserState]:
+        await asyncio.sleep(0.05)
+        return await states(reading, user_ids)
+
+    monkeypatch.setattr(Reading, "states", slow)
+    monkeypatch.setattr("segmentd.replica.renewal.WORK_SECONDS", 0.01)
+    behind: list[int] = []
+    shown: list[int] = []
+    for _ in range(3):
+        before = boot_time()
+        await follower.round()
+        behind.append(status.behind)
+        shown.append(status.fresh_at)
+        assert status.fresh_at >= before
+        # The round found this one too: it goes on behind the place that it had reached.
+        await api.add(1, {"slug": "A", "ttl_seconds": 60 + len(shown)})
+    monkeypatch.setattr("segmentd.replica.renewal.WORK_SECONDS", 3600)
+    assert behind == sorted(behind, reverse=True)
+    assert 1000 > behind[0] > behind[-1] > 0
+
+    await catch_up(follower, status)
+
+    assert shown == sorted(shown)
+    await assert_equal(database, worker, *range(1, 1000, 7))
+
+
+async def test_ends_of_terms_and_deleted_segments_send_nobody_to_the_database_when_they_are_written_down(
+    api: Api,
+    database: Database,
+    clock: Clock,
+    follower: Follower,
+    alone: Worker,
+    status: ReplicaStatus,
+    rows: Rows,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for slug in ("A", "GONE", "TERM"):
+        await api.create(slug)
+    add(rows, "A", 1, 3000)
+    add(rows, "GONE", 1, 2000)
+    add(rows, "TERM", 1001, 3000, clock.now())
+    await api.delete("segments/GONE")
+    clock.advance(seconds=1)
+    await catch_up(follower, status)
+    assert await settle_due_terms(database) == 2000
+    assert await settle_deleted_segments(database) == 1000
+    with monkeypatch.context() as patch:
+        patch.setattr("segmentd.replica.renewal.WORK_SECONDS", 0)
+
+        await follower.round()
+
+        assert status.behind == 3000
+        assert await alone.replicated(*range(1, 3001)) == [["A"]] * 3000
+        await api.remove(1, "A")  # this one's answer changes
+        await follower.round()
+        await api.remove(3000, "A")
+        monkeypatch.setattr("segmentd.replica.moments.FEW_USERS", 0)
+        await follower.round()
+        assert await alone.replicated(1, 2, 2999) == [[], ["A"], ["A"]]
+        with pytest.raises(Unusable):
+            await alone.replicated(3000)
+
+    await catch_up(follower, status)
+    await assert_equal(database, alone, *range(1, 3001, 7), 3000)
+
+
+async def test_without_the_database_a_changed_user_is_answered_as_before_with_the_age_of_that(
+    api: Api,
+    follower: Follower,
+    alone: Worker,
+    status: ReplicaStatus,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("segmentd.replica.moments.FEW_USERS", 0)
     await api.create("A")
     await api.create("B")
-    rows.run(ADD_TO_ALL, ["A"])
-    await follower.round()
-    rows.run(ADD_TO_ALL, ["B"])
-    sizes: list[int] = []
-    overdue: list[int] = []
-    changed: list[int] = []
-    states = Feed.states
-
-    async def watched(feed: Feed, user_ids: Sequence[UserId]) -> Sequence[UserState]:
-        sizes.append(len(user_ids))
-        overdue.append(status.overdue)
-        found = [is_in(user_id, await worker.get(user_id)) for user_id in USERS[:: len(USERS) // 12]]
-        changed.append(sum("B" in segments for segments in found))
-        return await states(feed, user_ids)
-
-    monkeypatch.setattr(Feed, "states", watched)
+    await api.add(1, "A")
+    await api.add(2, "A")
+    await catch_up(follower, status)
+    complete_at = status.complete_at
+    status.complete_at -= 5 * SECOND
+    await api.add(1, "B")
+    monkeypatch.setattr("segmentd.replica.renewal.WORK_SECONDS", 0)
     await follower.round()
 
-    assert sizes == [250] * 12
-    assert overdue == [*range(3000, 0, -250)]
-    assert changed == [*range(12)]
-    assert status.overdue == 0
-    stored = await segments_of(database, [UserId(user_id) for user_id in USERS])
-    assert await worker.replicated(*USERS) == [[*user.segments] for user in stored]
+    assert (await read(alone, 2))[0] <= (boot_time() - status.fresh_at) // SECOND
+    for users in ((1,), (1, 2)):
+        age, segments = await read(alone, *users)
+        assert 5 <= age <= (boot_time() - status.complete_at) // SECOND
+        assert segments == [["A"]] * len(users)
+
+    status.complete_at = boot_time() - 50 * SECOND  # the bound
+    assert (await alone.send("GET", "users/1/segments")).status == 503
+    assert (await read(alone, 2))[1] == [["A"]]
+    status.complete_at = complete_at
+    assert (await read(alone, 1))[1] == [["A"]]
+    await api.change_segment("A", slug="Z")  # the old state was never together with these segments
+    await follower.round()
+    assert (await alone.send("GET", "users/1/segments")).status == 503
+    assert (await read(alone, 2))[1] == [["Z"]]
+    monkeypatch.setattr("segmentd.replica.renewal.WORK_SECONDS", 3600)
+    await follower.round()
+    assert (await read(alone, 1))[1] == [["B", "Z"]]
 
 
-async def test_after_a_mass_change_the_replica_is_rebuilt_while_the_old_one_serves_and_no_own_write_is_lost(
+async def test_while_another_replica_is_built_the_present_one_stays_fresh_and_no_own_write_is_lost(
     api: Api,
     database: Database,
     folder: Path,
@@ -81,49 +294,54 @@ async def test_after_a_mass_change_the_replica_is_rebuilt_while_the_old_one_serv
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("segmentd.replica.follower.SMALLEST_REBUILD", 1000)
+    monkeypatch.setattr("segmentd.replica.follower.WHILE_BUILDING_SECONDS", 0.01)
     await api.create("A")
     await api.create("B")
     await api.create("OWN")
-    rows.run(ADD_TO_ALL, ["A"])
+    add(rows, "A", 1, 3000)
     await follower.round()
     [old] = replicas(folder)
-    rows.run(ADD_TO_ALL, ["B"])
+    add(rows, "B", 1, 2999)
     begun: list[str] = []
-    all_states, users_changed_since = Feed.all_states, Feed.users_changed_since
+    all_states, changed_users = Reading.all_states, Reading.changed_users
 
-    async def filling(feed: Feed) -> AsyncGenerator[list[tuple[bytes, bytes]]]:
-        states = [state async for batch in all_states(feed) for state in batch]
+    async def fresher() -> None:
+        before = status.fresh_at
+        while status.fresh_at == before:  # noqa: ASYNC110 - the follower makes it fresher
+            await asyncio.sleep(0.01)
+
+    async def filling(reading: Reading) -> AsyncGenerator[list[tuple[bytes, bytes]]]:
+        states = [state async for batch in all_states(reading) for state in batch]
         for number in (500, 1500, 2500):
             yield states[number - 500 : number]
             begun.append("filling")
-            assert await worker.age() is not None
-            assert await worker.get(3000) == ["A"]
+            await fresher()
+            assert await worker.replicated(3000) == [["A"]]
+            assert await worker.get(number) == ["A", "B"]
             # Before and behind the place that was reached.
             await worker.change(number - 400, ["OWN"])
             await worker.change(number + 400, ["OWN"])
             await worker.change(5000 + number, ["OWN"])
             yield states[number : number + 500]
 
-    async def catching_up(feed: Feed, snapshot: Snapshot, limit: int | None) -> Sequence[UserId]:
+    async def catching_up(reading: Reading, window: Window) -> AsyncGenerator[ChangedUsers]:
         if status.filling:
             begun.append("catching up")
             # After the snapshot: this write reaches the new replica only as an own write.
-            assert await worker.get(3000) == ["A"]
             await worker.change(7, ["OWN"])
             await worker.change(9000, ["OWN"])
             assert await worker.get(9000) == ["OWN"]
-        return await users_changed_since(feed, snapshot, limit)
+        async for changed in changed_users(reading, window):
+            yield changed
 
-    monkeypatch.setattr(Feed, "all_states", filling)
-    monkeypatch.setattr(Feed, "users_changed_since", catching_up)
+    monkeypatch.setattr(Reading, "all_states", filling)
+    monkeypatch.setattr(Reading, "changed_users", catching_up)
     await follower.round()
 
     assert begun == ["filling", "filling", "filling", "catching up"]
     assert not old.exists()
-    assert status.filling == 0
-    everyone = [*USERS, 5500, 6500, 7500, 9000]
-    stored = await segments_of(database, [UserId(user_id) for user_id in everyone])
-    assert await worker.replicated(*everyone) == [[*user.segments] for user in stored]
+    assert status.filling == status.behind == 0
+    await assert_equal(database, worker, *range(1, 3001), 5500, 6500, 7500, 9000)
     assert await worker.get(7) == ["A", "B", "OWN"]
     assert await worker.get(9000) == ["OWN"]
     if sys.platform == "linux":  # the room that the removed replica took is free again
@@ -139,22 +357,57 @@ def open_replicas(pid: int) -> list[str]:
 
 
 async def test_a_measure_is_a_share_of_the_users_where_they_are_many(
-    api: Api, folder: Path, follower: Follower, worker: Worker, rows: Rows, monkeypatch: pytest.MonkeyPatch
+    api: Api,
+    folder: Path,
+    follower: Follower,
+    worker: Worker,
+    status: ReplicaStatus,
+    rows: Rows,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("segmentd.replica.follower.SMALLEST_REBUILD", 10)
     await api.create("A")
     await api.create("B")
-    rows.run(ADD_TO_ALL, ["A"])
+    add(rows, "A", 1, 3000)
     await follower.round()
     [first] = replicas(folder)
 
-    for user_id in range(1, 100):  # more than 10, and less than 30 % of 3,000
-        await api.add(user_id, "B")
-    await follower.round()
+    add(rows, "B", 1, 800)  # more than 10, and less than 30 % of 3,000
+    await catch_up(follower, status)
 
     assert replicas(folder) == [first]
-    assert await worker.replicated(99, 100) == [["A", "B"], ["A"]]
-    rows.run(ADD_TO_ALL, ["B"])
+    assert await worker.replicated(800, 801) == [["A", "B"], ["A"]]
+    add(rows, "B", 801, 3000)
     await follower.round()
     assert replicas(folder) != [first]
-    assert await worker.replicated(99, 100) == [["A", "B"]] * 2
+    assert await worker.replicated(99, 2000) == [["A", "B"]] * 2
+
+
+async def test_bulk_changes_wait_until_the_replica_has_kept_up(
+    api: Api, follower: Follower, status: ReplicaStatus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("segmentd.replica.moments.FEW_USERS", 0)
+    monkeypatch.setattr("segmentd.replica.follower.PACE_USERS", 1)
+    await follower.keep_pace()  # there is no replica yet
+    await api.create("A")
+    await follower.round()
+    await follower.keep_pace()
+    for user_id in (1, 2):
+        await api.add(user_id, "A")
+    with monkeypatch.context() as patch:
+        patch.setattr("segmentd.replica.renewal.WORK_SECONDS", 0)
+        await follower.round()
+    waiting = asyncio.create_task(follower.keep_pace())
+    for _ in range(3):
+        await asyncio.sleep(0)
+    await follower.keep_pace(patience_s=0.1)
+    assert not waiting.done()
+
+    await follower.round()
+    await waiting
+    status.fresh_at -= 3 * SECOND
+    waiting = asyncio.create_task(follower.keep_pace())
+    await follower.keep_pace(patience_s=0.1)
+    assert not waiting.done()
+    await follower.round()
+    await waiting

@@ -13,7 +13,7 @@ from segmentd.replica.follower import Follower
 from segmentd.replica.notifications import Notifier, listen
 from segmentd.storage import replication
 from segmentd.storage.database import Database
-from segmentd.storage.replication import Feed
+from segmentd.storage.replication import Reading
 from tests.support.changing import CHANGE
 from tests.support.client import Api
 from tests.support.rows import Rows
@@ -211,18 +211,18 @@ async def test_a_round_that_fails_is_followed_by_another(
     await follower.round()
     await api.add(1, "A")
     failed = asyncio.Event()
-    catalog_version = Feed.catalog_version
+    catalog_version = Reading.catalog_version
 
-    async def failing(feed: Feed) -> int:
+    async def failing(reading: Reading) -> int:
         if not failed.is_set():
             failed.set()
             raise error
-        return await catalog_version(feed)
+        return await catalog_version(reading)
 
     async def shown() -> bool:
         return await worker.replicated(1) == [["A"]]
 
-    monkeypatch.setattr(Feed, "catalog_version", failing)
+    monkeypatch.setattr(Reading, "catalog_version", failing)
     async with running(follower.follow(asyncio.Event(), asyncio.Event(), 0.01)):
         await eventually(shown)
     assert failed.is_set()

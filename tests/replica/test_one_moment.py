@@ -1,7 +1,7 @@
 """What a reader sees is one moment of the database: users and segments go together, and nothing goes back."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -10,15 +10,19 @@ import pytest
 from segmentd.domain.access import Actor
 from segmentd.domain.identifiers import Slug, UserId
 from segmentd.domain.memberships import Addition, Change
+from segmentd.replica.behind import Outdated
 from segmentd.replica.catalog import CatalogState
+from segmentd.replica.files import Unusable
 from segmentd.replica.follower import Follower
+from segmentd.replica.keys import KEY
 from segmentd.replica.replica import Replica
 from segmentd.replica.status import ReplicaStatus
 from segmentd.replica.store import Store
 from segmentd.storage import changes, users
 from segmentd.storage.changes import Wanted
 from segmentd.storage.database import Database
-from segmentd.storage.replication import Feed, OwnWrite, Position, Snapshot, UserState
+from segmentd.storage.replication import ChangedUsers, OwnWrite, Position, Reading, UserState
+from segmentd.storage.snapshots import Window
 from tests.support.client import Api
 from tests.support.rows import Rows
 from tests.support.workers import Worker, replicas, tells_its_age
@@ -29,11 +33,11 @@ ME = Actor("me", None)
 def watched(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> list[list[list[str]]]:
     """What users 1 and 2 are shown in, before each reading of states and after each write into a replica."""
     seen: list[list[list[str]]] = []
-    states, put = Feed.states, Store.put
+    states, put = Reading.states, Store.put
 
-    async def looked_at(feed: Feed, user_ids: Sequence[UserId]) -> Sequence[UserState]:
+    async def looked_at(reading: Reading, user_ids: Sequence[UserId]) -> Sequence[UserState]:
         seen.append(await worker.replicated(1, 2))
-        return await states(feed, user_ids)
+        return await states(reading, user_ids)
 
     def written(
         store: Store,
@@ -44,7 +48,7 @@ def watched(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> list[list[list[s
         put(store, states, facts, catalog)
         seen.append(worker.replicated_now(1, 2))
 
-    monkeypatch.setattr(Feed, "states", looked_at)
+    monkeypatch.setattr(Reading, "states", looked_at)
     monkeypatch.setattr(Store, "put", written)
     return seen
 
@@ -123,37 +127,82 @@ async def test_an_own_write_after_a_change_of_segments_elsewhere_is_not_shown_wi
     assert await worker.replicated(1) == [[]]
 
 
-@pytest.mark.parametrize(("limit", "value"), [("MOMENT_USERS", 9), ("MOMENT_BYTES", 100)])
-async def test_more_than_one_transaction_may_hold_goes_into_a_new_replica(
+async def test_of_more_users_than_are_written_at_once_the_database_is_asked_in_that_moment(
     api: Api,
     follower: Follower,
     worker: Worker,
     folder: Path,
+    status: ReplicaStatus,
     monkeypatch: pytest.MonkeyPatch,
-    limit: str,
-    value: int,
 ) -> None:
     await api.create("A", percent=0)
+    await api.add(20, "A")
     await follower.round()
     [old] = replicas(folder)
     for user_id in range(1, 11):
         await api.remove(user_id, "A")
-    await follower.round()
-    assert replicas(folder) == [old]
-    for user_id in range(1, 11):
-        await api.add(user_id, "A")
     await api.change_segment("A", percent=100)
-    monkeypatch.setattr(f"segmentd.replica.moments.{limit}", value)
+    monkeypatch.setattr("segmentd.replica.moments.FEW_USERS", 9)
+    monkeypatch.setattr("segmentd.replica.renewal.WORK_SECONDS", 0)
 
     await follower.round()
 
-    assert not old.exists()
-    assert await worker.replicated(1, 10, 11) == [["A"]] * 3
+    assert replicas(folder) == [old]
+    assert await tells_its_age(worker, status)
+    assert await worker.replicated(11, 20) == [["A"]] * 2
+    with pytest.raises(Unusable):
+        await worker.replicated(10)
+    assert [await worker.get(user_id) for user_id in (1, 10)] == [[], []]
+
+
+async def test_a_process_that_changes_a_segment_leaves_many_changed_users_to_the_database_and_the_follower(
+    database: Database, api: Api, worker: Worker, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await api.create("A", percent=0)
+    with closing(Follower(database, folder)) as follower:
+        await follower.round()
+    for user_id in range(1, 11):
+        await api.remove(user_id, "A")
+    await api.change_segment("A", percent=100)
+    monkeypatch.setattr("segmentd.replica.moments.FEW_USERS", 9)
+    with closing(Replica(folder, 50)) as replica:
+        await replica.show_segments(database)
+
+        assert replica.segments(11) == [b'"A"']
+        with pytest.raises(Outdated):
+            replica.segments(10)
+        monkeypatch.setattr("segmentd.replica.moments.MOST_USERS_OF_A_PROCESS", 9)
+        await api.change_segment("A", percent=99)
+        await replica.show_segments(database)
+        assert replica.age() is None
+
+    with closing(Follower(database, folder)) as follower:
+        await follower.round()
+        assert await worker.age() is not None
+        assert await worker.replicated(10) == [[]]
+
+
+def test_states_older_than_the_segments_leave_those_who_need_newer_ones_to_the_database(
+    tmp_path: Path,
+) -> None:
+    with closing(Store(tmp_path / "replica-1.lmdb")) as store:
+        store.put_catalog(CatalogState(1, []))
+        store.mark([KEY.pack(1), KEY.pack(2)])
+        # Another process changed a segment, and user 2 in the same moment.
+        store.mark([KEY.pack(2)], needed=2)
+        store.put_catalog(CatalogState(2, []))
+
+        store.renew([1, 2], [], version=1)
+
+        assert store.outdated_after(0, 10) == [2]
+        store.renew([2], [], version=2)
+        assert store.outdated_after(0, 10) == []
 
 
 async def rebuilt(follower: Follower, monkeypatch: pytest.MonkeyPatch) -> None:
     """A round that makes a new replica, for something has changed."""
     with monkeypatch.context() as patch:
+        patch.setattr("segmentd.replica.moments.FEW_USERS", 0)
         patch.setattr("segmentd.replica.follower.SMALLEST_REBUILD", 0)
         patch.setattr("segmentd.replica.follower.REBUILD_SHARE", 0)
         await follower.round()
@@ -235,14 +284,14 @@ async def test_a_replica_that_is_being_built_does_not_take_an_older_own_write_fo
     await follower.round()
     paused = await added(database)
     await api.remove(1, "A")
-    clock = Feed.clock
+    clock = Reading.clock
 
-    async def shown_now(feed: Feed) -> int:
+    async def shown_now(reading: Reading) -> int:
         if status.filling:
             await worker.show_user(1, paused)
-        return await clock(feed)
+        return await clock(reading)
 
-    monkeypatch.setattr(Feed, "clock", shown_now)
+    monkeypatch.setattr(Reading, "clock", shown_now)
     await rebuilt(follower, monkeypatch)
 
     assert await worker.replicated(1) == [[]]
@@ -258,14 +307,15 @@ async def test_an_own_write_that_the_new_replica_has_not_seen_is_shown_in_it(
     await api.create("A")
     await follower.round()
     await api.add(2, "A")
-    users_changed_since = Feed.users_changed_since
+    changed_users = Reading.changed_users
 
-    async def too_late(feed: Feed, snapshot: Snapshot, limit: int | None) -> Sequence[UserId]:
+    async def too_late(reading: Reading, window: Window) -> AsyncGenerator[ChangedUsers]:
         if status.filling:
             await worker.change(1, ["A"])
-        return await users_changed_since(feed, snapshot, limit)
+        async for changed in changed_users(reading, window):
+            yield changed
 
-    monkeypatch.setattr(Feed, "users_changed_since", too_late)
+    monkeypatch.setattr(Reading, "changed_users", too_late)
     await rebuilt(follower, monkeypatch)
 
     assert await worker.replicated(1) == [["A"]]
@@ -276,12 +326,12 @@ async def test_a_cancelled_request_leaves_no_replica_that_lacks_the_changed_segm
 ) -> None:
     asked = asyncio.Event()
 
-    async def hangs(_: Feed) -> Position:
+    async def hangs(_: Reading) -> Position:
         asked.set()
         await asyncio.Event().wait()
         raise AssertionError
 
-    monkeypatch.setattr(Feed, "position", hangs)
+    monkeypatch.setattr(Reading, "position", hangs)
     status.serving = 1
     with closing(Replica(folder, 50)) as replica:
         showing = asyncio.create_task(replica.show_segments(database))

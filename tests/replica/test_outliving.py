@@ -8,16 +8,17 @@ import lmdb
 import pytest
 
 from segmentd.domain.errors import Unavailable
+from segmentd.replica.files import Unusable
 from segmentd.replica.follower import Follower
 from segmentd.replica.status import ReplicaStatus, boot_time, status_path
-from segmentd.replica.store import Store, Unusable
+from segmentd.replica.store import Store
 from segmentd.storage.database import Database
-from segmentd.storage.replication import Feed, Position
+from segmentd.storage.replication import Position, Reading
 from tests.support.client import Api
 from tests.support.workers import Worker, replicas, tells_its_age
 
 
-async def away(_: Feed) -> Position:
+async def away(_: Reading) -> Position:
     raise Unavailable
 
 
@@ -55,7 +56,7 @@ async def test_a_follower_that_starts_while_the_database_is_away_leaves_the_repl
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     shown = (status.fresh_at, status.serving, status.clock_offset)
-    monkeypatch.setattr(Feed, "position", away)
+    monkeypatch.setattr(Reading, "position", away)
 
     for _ in range(2):
         with closing(Follower(database, folder)) as follower:
@@ -93,7 +94,7 @@ async def test_a_write_that_the_replica_does_not_show_is_not_forgotten_with_the_
     status.spoilt_at = boot_time()
 
     with monkeypatch.context() as patch, closing(Follower(database, folder)) as follower:
-        patch.setattr(Feed, "position", away)
+        patch.setattr(Reading, "position", away)
         with pytest.raises(Unavailable):
             await follower.round()
         assert await worker.age() is None
@@ -149,10 +150,10 @@ async def test_a_replica_that_did_not_serve_does_not_get_the_age_of_the_one_that
     other = folder / "replica-70.lmdb"
     rename(left, other)
 
-    async def away_then(_: Feed) -> int:
+    async def away_then(_: Reading) -> int:
         raise Unavailable
 
-    monkeypatch.setattr(Feed, "clock", away_then)
+    monkeypatch.setattr(Reading, "clock", away_then)
     with closing(Follower(database, folder)) as follower:
         with pytest.raises(Unavailable):
             await follower.round()
@@ -165,7 +166,7 @@ def no_room(*_: object) -> None:
     raise OSError(28, "No space left on device")
 
 
-@pytest.mark.parametrize("fails", ["mapped", "_write_note"])
+@pytest.mark.parametrize("fails", ["store.mapped", "files._write_note"])
 async def test_a_disk_without_room_is_no_reason_to_remove_a_replica(
     left: Path,
     database: Database,
@@ -176,7 +177,7 @@ async def test_a_disk_without_room_is_no_reason_to_remove_a_replica(
 ) -> None:
     with closing(Follower(database, folder)) as follower:
         with monkeypatch.context() as patch:
-            patch.setattr(f"segmentd.replica.store.{fails}", no_room)
+            patch.setattr(f"segmentd.replica.{fails}", no_room)
             with pytest.raises(OSError, match="No space"):
                 await follower.round()
         assert replicas(folder) == [left]

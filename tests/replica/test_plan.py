@@ -9,7 +9,8 @@ import pytest
 from segmentd.domain.identifiers import UserId
 from segmentd.storage import replication
 from segmentd.storage.database import Database
-from segmentd.storage.replication import CHANGED_USERS, HOLD_TO_INDEXES, Feed, Snapshot
+from segmentd.storage.replication import CHANGED_USERS, HOLD_TO_INDEXES, Reading
+from segmentd.storage.snapshots import Window
 from tests.support.client import Api
 from tests.support.rows import Rows
 
@@ -36,14 +37,12 @@ def months(rows: Rows) -> Rows:
     return rows
 
 
-def plan_of(connection: psycopg.Connection, snapshot: Snapshot) -> Plan:
+def plan_of(connection: psycopg.Connection, window: Window) -> Plan:
     """What a round's transaction does."""
     with connection.transaction():
         connection.execute(HOLD_TO_INDEXES)
         [(document,)] = connection.execute(
-            f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {CHANGED_USERS}",
-            {"xmax": str(snapshot.xmax), "xip": [str(xid) for xid in snapshot.xip], "limit": 50_001},
-            prepare=False,
+            f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {CHANGED_USERS}", window.parameters, prepare=False
         ).fetchall()
     plan: Plan = document[0]["Plan"]
     return plan
@@ -79,7 +78,7 @@ def test_every_partition_is_asked_by_the_number_of_the_transaction(
 
     for xip in ([], [newest - 1], [*range(newest - 50, newest)]):
         with psycopg.connect(database_url) as connection:
-            plan = plan_of(connection, Snapshot(newest, xip))
+            plan = plan_of(connection, Window(newest, newest + 100, [newest + 3], xip))
 
         assert indexes(plan) == {*partitions, "erasures_by_xid"}
         kinds = {node["Node Type"] for node in nodes(plan)}
@@ -89,9 +88,11 @@ def test_every_partition_is_asked_by_the_number_of_the_transaction(
         assert plan["Actual Rows"] == 0
 
 
-async def test_the_feed_holds_the_planner_to_it(database: Database) -> None:
+async def test_a_round_holds_the_planner_to_it(database: Database) -> None:
     async with database.transaction() as connection:
-        assert await Feed(connection).users_changed_since(Snapshot(3, [])) == []
+        assert [users async for users in Reading(connection).changed_users(Window(3, 9, [], []))] == [
+            ([], [])
+        ]
 
         for name, value in {
             "enable_seqscan": "off",
@@ -102,13 +103,13 @@ async def test_the_feed_holds_the_planner_to_it(database: Database) -> None:
             assert await shown.fetchone() == (value,)
 
 
-async def test_all_that_a_feed_gives_is_of_one_snapshot(api: Api, database: Database) -> None:
-    async with replication.feed(database) as feed:
-        before = await feed.position()
+async def test_all_that_a_reading_gives_is_of_one_snapshot(api: Api, database: Database) -> None:
+    async with replication.reading(database) as reading:
+        before = await reading.position()
         await api.create("A")
         await api.add(1, "A")
 
-        assert await feed.segments() == []
-        assert await feed.states([UserId(1)]) == []
-        assert [state async for batch in feed.all_states() for state in batch] == []
-        assert (await feed.position()).snapshot == before.snapshot
+        assert await reading.segments() == []
+        assert await reading.states([UserId(1)]) == []
+        assert [state async for batch in reading.all_states() for state in batch] == []
+        assert (await reading.position()).snapshot == before.snapshot

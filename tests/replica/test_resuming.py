@@ -4,7 +4,7 @@ import asyncio
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -12,13 +12,21 @@ import lmdb
 import pytest
 
 from segmentd.domain.errors import Unavailable
-from segmentd.domain.identifiers import UserId
 from segmentd.replica.catalog import CatalogState
+from segmentd.replica.files import Unusable
 from segmentd.replica.follower import Follower
 from segmentd.replica.status import ReplicaStatus
-from segmentd.replica.store import FORMAT, Store, Unusable
+from segmentd.replica.store import FORMAT, Store
 from segmentd.storage.database import Database
-from segmentd.storage.replication import ERASURES_KEPT, Feed, OwnWrite, Position, ReplicatedSegment, Snapshot
+from segmentd.storage.replication import (
+    ERASURES_KEPT,
+    ChangedUsers,
+    OwnWrite,
+    Position,
+    Reading,
+    ReplicatedSegment,
+)
+from segmentd.storage.snapshots import Window
 from tests.support.client import Api
 from tests.support.clock import Clock
 from tests.support.postgres import new_database
@@ -157,7 +165,8 @@ async def test_a_replica_that_cannot_be_trusted_is_rebuilt(
 CHECK = """
 import sys
 from pathlib import Path
-from segmentd.replica.store import FORMAT, Store, Unusable
+from segmentd.replica.files import Unusable
+from segmentd.replica.store import Store
 try:
     Store.checked(Path(sys.argv[1])).close()
 except Unusable as error:
@@ -258,15 +267,15 @@ async def test_after_an_exchange_of_the_database_the_replica_is_rebuilt(
     await follower.round()
     assert await worker.replicated(1) == [["A"]]
     [first] = replicas(folder)
-    position = Feed.position
+    position = Reading.position
 
-    async def elsewhere(feed: Feed) -> Position:
-        true = await position(feed)
+    async def elsewhere(reading: Reading) -> Position:
+        true = await position(reading)
         if changed == "another database":
             return Position(true.snapshot, "elsewhere", true.instant)
         return Position("3:3:", true.source, true.instant)
 
-    monkeypatch.setattr(Feed, "position", elsewhere)
+    monkeypatch.setattr(Reading, "position", elsewhere)
     await api.add(2, "A")
 
     await follower.round()
@@ -281,14 +290,14 @@ async def test_a_discarded_replica_is_not_read_while_there_is_no_other(
     await api.create("A")
     await follower.round()
 
-    async def elsewhere(_: Feed) -> Position:
+    async def elsewhere(_: Reading) -> Position:
         return Position("3:3:", "elsewhere", 0)
 
-    async def away(_: Feed) -> int:
+    async def away(_: Reading) -> int:
         raise Unavailable
 
-    monkeypatch.setattr(Feed, "position", elsewhere)
-    monkeypatch.setattr(Feed, "approximate_users", away)
+    monkeypatch.setattr(Reading, "position", elsewhere)
+    monkeypatch.setattr(Reading, "approximate_users", away)
     with pytest.raises(Unavailable):
         await follower.round()
 
@@ -305,18 +314,20 @@ async def test_a_process_never_takes_a_new_replica_for_a_discarded_one(
     await api.add(1, "A")
     await follower.round()
     asked = 0
-    users_changed_since = Feed.users_changed_since
+    changed_users = Reading.changed_users
 
-    async def interrupted(feed: Feed, snapshot: Snapshot, limit: int | None) -> Sequence[UserId]:
+    async def interrupted(reading: Reading, window: Window) -> AsyncGenerator[ChangedUsers]:
         nonlocal asked
         asked += 1
         if asked == 2:  # the replica is made and catches up
             await worker.change(2, ["A"])  # which has it open from now on
             raise Unavailable
-        return await users_changed_since(feed, snapshot, limit)
+        async for changed in changed_users(reading, window):
+            yield changed
 
     with monkeypatch.context() as patch:
-        patch.setattr(Feed, "users_changed_since", interrupted)
+        patch.setattr(Reading, "changed_users", interrupted)
+        patch.setattr("segmentd.replica.moments.FEW_USERS", 0)
         patch.setattr("segmentd.replica.follower.SMALLEST_REBUILD", 0)
         patch.setattr("segmentd.replica.follower.REBUILD_SHARE", 0)
         await api.add(3, "A")
@@ -334,13 +345,14 @@ async def test_own_writes_go_into_a_replica_as_soon_as_it_is_resumed(
 ) -> None:
     await api.create("A")
     await build_replica(database, folder)
-    users_changed_since = Feed.users_changed_since
+    changed_users = Reading.changed_users
 
-    async def slow(feed: Feed, snapshot: Snapshot, limit: int | None) -> Sequence[UserId]:
+    async def slow(reading: Reading, window: Window) -> AsyncGenerator[ChangedUsers]:
         await worker.change(1, ["A"])  # too late for this round's snapshot
-        return await users_changed_since(feed, snapshot, limit)
+        async for changed in changed_users(reading, window):
+            yield changed
 
-    monkeypatch.setattr(Feed, "users_changed_since", slow)
+    monkeypatch.setattr(Reading, "changed_users", slow)
     with closing(Follower(database, folder)) as follower:
         await follower.round()
 

@@ -36,10 +36,10 @@ def read(state: bytes) -> list[tuple[int, bool, datetime | None]]:
 
 async def packed(database: Database, *user_ids: int) -> tuple[dict[int, bytes], dict[int, bytes]]:
     """By the function for some users, and by the query for all users that have overrides."""
-    async with replication.feed(database) as feed:
-        some = await feed.states([*map(UserId, user_ids)])
+    async with replication.reading(database) as reading:
+        some = await reading.states([*map(UserId, user_ids)])
         every = {
-            int.from_bytes(key, "big"): state async for batch in feed.all_states() for key, state in batch
+            int.from_bytes(key, "big"): state async for batch in reading.all_states() for key, state in batch
         }
     return {user.user_id: user.state for user in some}, every
 

@@ -13,8 +13,9 @@ from segmentd.domain.errors import Overloaded, Unavailable
 from segmentd.domain.identifiers import UserId
 from segmentd.replica.catalog import CatalogState
 from segmentd.replica.follower import Follower
+from segmentd.replica.notes import USERS_NAMED, WRITES_KEPT
 from segmentd.replica.status import boot_time
-from segmentd.replica.store import CHANGES_KEPT, USERS_NAMED, Store
+from segmentd.replica.store import Store
 from segmentd.replica.watching import Watcher, Watchers
 from segmentd.serve.wiring import open_node, service
 from segmentd.storage.database import Database
@@ -188,11 +189,11 @@ def test_a_write_of_segments_or_of_many_users_notes_that_any_may_have_changed(st
 
 def test_notes_are_kept_for_a_bounded_number_of_writes(store: Store) -> None:
     number, _ = store.changed_since(0)
-    for version in range(CHANGES_KEPT + 50):
+    for version in range(WRITES_KEPT + 50):
         store.put([(1, state(version + 1))])
 
     latest, users = store.changed_since(number)
     assert users is None
-    assert store.changed_since(latest - CHANGES_KEPT + 1)[1] == [1] * (CHANGES_KEPT - 1)
-    assert store.notes() <= CHANGES_KEPT + 1
+    assert store.changed_since(latest - WRITES_KEPT + 1)[1] == [1] * (WRITES_KEPT - 1)
+    assert store.notes() <= WRITES_KEPT + 1
     store.close()

@@ -41,6 +41,12 @@ def follower(database: Database, folder: Path) -> Iterator[Follower]:
         yield follower
 
 
+@pytest.fixture
+def few_users(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sets how many changed users a round writes at once; with 0 it marks them, as in a mass change."""
+    monkeypatch.setattr("segmentd.replica.moments.FEW_USERS", request.param)
+
+
 @pytest.fixture(scope="session")
 def http_process() -> Iterator[Worker]:
     worker = Worker()

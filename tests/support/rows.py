@@ -21,9 +21,9 @@ class Rows:
         """The first column of all rows."""
         return [row[0] for row in self(query, *parameters)]
 
-    def run(self, statement: LiteralString, *parameters: object) -> None:
-        """A statement that returns no rows."""
-        self._connection.execute(statement, parameters)
+    def run(self, statement: LiteralString, *parameters: object, **named: object) -> None:
+        """A statement that returns no rows; its parameters have either no names or names."""
+        self._connection.execute(statement, named or parameters)
 
 
 @contextmanager

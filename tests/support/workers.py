@@ -20,10 +20,10 @@ from segmentd.api.http.hot.path import HotPath
 from segmentd.config import Settings
 from segmentd.observability.logs import set_up_logging
 from segmentd.observability.metrics import Metrics
+from segmentd.replica.files import Unusable
 from segmentd.replica.node import Node
 from segmentd.replica.replica import MICROSECONDS
 from segmentd.replica.status import ReplicaStatus, boot_time
-from segmentd.replica.store import Unusable
 from segmentd.serve.http_door import http_door
 from segmentd.serve.wiring import open_authenticator, open_node, service
 from segmentd.storage.database import Database

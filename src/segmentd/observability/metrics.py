@@ -44,6 +44,14 @@ class Refusal(StrEnum):
     UNSENT_BYTES = "unsent-bytes"
 
 
+class Fallen(StrEnum):
+    """What became of a hot read that the replica could not answer at once."""
+
+    DATABASE = "database"
+    OLDER = "older"
+    REFUSED = "refused"
+
+
 class Metrics:
     """Counts what happens in one process.
 
@@ -88,6 +96,10 @@ class Metrics:
         self._rounds_behind = gauge("replica_rounds_behind", "Failed rounds since the last good one.")
         self._rebuilds = counter(
             "replica_rebuilds", "Times that a replica was built, the first time included."
+        )
+        self._fallbacks = _each(
+            counter("replica_fallbacks", "Hot reads that the replica could not answer at once.", ["outcome"]),
+            map(str, Fallen),
         )
         self._connections = _each(
             gauge("database_pool_connections", "Database connections in the pools.", ["state"]),
@@ -153,6 +165,10 @@ class Metrics:
     def replica_built(self) -> None:
         """A replica was built."""
         self._rebuilds.inc()
+
+    def fell_back(self, outcome: Fallen) -> None:
+        """The replica could not answer a hot read at once."""
+        self._fallbacks[outcome].inc()
 
     def pool(self, *, busy: int, idle: int, waiting: int) -> None:
         """How many connections the pool of this process has now, and how many statements wait for one."""

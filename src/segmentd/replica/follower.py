@@ -3,28 +3,29 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 import lmdb
 import psycopg
 import structlog
 
+from segmentd.background import end
 from segmentd.domain.errors import Unavailable
-from segmentd.domain.identifiers import UserId
 from segmentd.observability.metrics import Metrics
 from segmentd.observability.throttled import ThrottledLog
 from segmentd.replica.catalog import CatalogState
-from segmentd.replica.moments import BATCH_USERS, moment, newer_catalog, shown_by
+from segmentd.replica.files import Unusable, remove
+from segmentd.replica.moments import facts_of, follow, shown_by
+from segmentd.replica.renewal import Renewal
 from segmentd.replica.replica import store_path
 from segmentd.replica.status import ReplicaStatus, boot_time, status_path
-from segmentd.replica.store import FORMAT, Store, Unusable, remove
+from segmentd.replica.store import FORMAT, Store
 from segmentd.storage import replication
 from segmentd.storage.database import Database
-from segmentd.storage.replication import Feed, Position, UserState
+from segmentd.storage.replication import Position, Reading
 
-# If a round has more users than this share of all, rebuilding the replica is cheaper.
+# If more users than this share of all are behind, rebuilding the replica is cheaper.
 REBUILD_SHARE: Final = 0.3
 SMALLEST_REBUILD: Final = 50_000
 
@@ -32,6 +33,14 @@ SMALLEST_REBUILD: Final = 50_000
 # (docs/decisions/0034); but never for longer than this.
 REST_ROUNDS: Final = 3
 LONGEST_REST_SECONDS: Final = 0.05
+# While a replica is being built, the present one is told so often who changed.
+WHILE_BUILDING_SECONDS: Final = 1.0
+# Bulk changes wait while more users than this are behind, or the replica is older: the age of hot reads then
+# stays below five seconds, and few of them ask the database.
+PACE_USERS: Final = 20_000
+PACE_AGE_SECONDS: Final = 2.5
+PACE_POLL_SECONDS: Final = 0.02
+LONGEST_PACE_SECONDS: Final = 30.0
 
 PROGRESS_EVERY: Final = 1_000_000
 
@@ -52,6 +61,7 @@ class Follower:
         self._status = ReplicaStatus.open(status_path(folder))
         self._status.take_over()
         self._store: Store | None = None
+        self._renewal: Renewal | None = None
         self._number = 0
 
     async def follow(self, stop: asyncio.Event, wake: asyncio.Event, round_seconds: float) -> None:
@@ -60,6 +70,7 @@ class Follower:
             wake.clear()
             self._status.share()
             begun = time.monotonic()
+            more = False
             try:
                 await self.round()
             except (Unavailable, Unusable, psycopg.Error, lmdb.Error, OSError) as error:
@@ -67,30 +78,64 @@ class Follower:
                 self._throttled.warning("round failed, the replica ages", error=str(error))
             else:
                 self._metrics.round_done()
+                more = self._status.behind > 0
             await asyncio.sleep(min(REST_ROUNDS * (time.monotonic() - begun), LONGEST_REST_SECONDS))
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(wake.wait(), round_seconds)
+                await asyncio.wait_for(wake.wait(), 0 if more else round_seconds)
 
     async def round(self) -> None:
-        """Brings the replica up to date, or builds one. Raises Unavailable, lmdb.Error."""
+        """Brings the replica up to date, or builds one. Raises Unavailable, lmdb.Error.
+
+        After so many changes that they take longer than half a second, the replica is fresh all the same: it
+        knows of which users the database has to be asked, and later rounds write their states.
+        """
         if self._store is None:
             await self._resume()
+        if self._store is not None and await self._advance(self._store):
+            return
         if self._store is not None:
-            try:
-                allowed = max(SMALLEST_REBUILD, int(REBUILD_SHARE * self._store.users()))
-                seen = await self._catch_up(self._store, allowed)
-            except lmdb.PanicError:  # this process can no longer write; the file is unchanged
-                self._store.close()
-                self._store = None
-                raise
-            except _USELESS as error:
-                self._give_up(self._store, str(error))
-            else:
-                if seen is not None:
-                    self._publish(seen)
-                    self._store.forget_dead_readers()
-                    return
+            _log.info("so many changes that rebuilding is cheaper", users=self._status.behind)
         await self._rebuild()
+
+    async def keep_pace(self, patience_s: float = LONGEST_PACE_SECONDS) -> None:
+        """For bulk changes between two batches: returns when the replica has kept up with them.
+
+        That is when it is fresh and few users are behind; at the latest after so many seconds. A replica that
+        is built for the first time holds nobody up.
+        """
+        give_up = time.monotonic() + patience_s
+        while self._store is not None and time.monotonic() < give_up:
+            age = self._status.age()
+            if age is None or (age <= PACE_AGE_SECONDS * 1_000_000 and self._status.behind <= PACE_USERS):
+                return
+            await asyncio.sleep(PACE_POLL_SECONDS)
+
+    async def _advance(self, store: Store, *, renewing: bool = True) -> bool:
+        """Publishes one moment of the database in the serving replica, and renews users who are behind.
+
+        False: another replica has to be built.
+        """
+        try:
+            begun = boot_time()
+            async with replication.reading(self._database) as reading:
+                position = await reading.position()
+                offset = await _clock_offset(reading)
+                version = await follow(store, reading, position)
+                self._status.behind = store.behind()
+                self._publish(begun, offset)
+                if self._status.behind > max(SMALLEST_REBUILD, int(REBUILD_SHARE * store.users())):
+                    return False
+                if renewing and self._renewal is not None:
+                    await self._renewal.work(reading, version)
+            store.forget_dead_readers()
+        except lmdb.PanicError:  # this process can no longer write; the file is unchanged
+            store.close()
+            self._store = None
+            raise
+        except _USELESS as error:
+            self._give_up(store, str(error))
+            return False
+        return True
 
     def close(self) -> None:
         """Syncs the replica to the disk, so that the next start resumes it."""
@@ -105,8 +150,8 @@ class Follower:
 
     async def _resume(self) -> None:
         """Resumes the replica of an earlier run, if it is usable; removes all others."""
-        async with replication.feed(self._database) as feed:
-            position = await feed.position()
+        async with replication.reading(self._database) as reading:
+            position = await reading.position()
         serving = store_path(self._folder, self._status.serving)
         found: Store | None = None
         for path in sorted(
@@ -130,8 +175,10 @@ class Follower:
             found.close()
             raise
         self._store, self._number = found, int(found.path.stem.partition("-")[2])
+        self._renewal = Renewal(found, self._status)
+        self._status.behind = found.behind()
         if found.path != serving:
-            self._status.fresh_at = 0  # it was another replica's
+            self._status.fresh_at = self._status.complete_at = 0  # they were another replica's
             # It is not fresh, so nobody reads it yet. But it has to get own writes from now on: the next
             # round may not see them.
             self._status.serving = self._number
@@ -143,60 +190,11 @@ class Follower:
         self._store = None
         store.delete()
 
-    async def _catch_up(self, store: Store, allowed: int) -> "Seen | None":
-        """Brings the serving replica up to one snapshot.
-
-        None, and nothing is done: there is too much to do.
-        """
-        begun = boot_time()
-        async with replication.feed(self._database) as feed:
-            position = await feed.position()
-            shown = shown_by(store, position)
-            seen = Seen(begun, await _clock_offset(feed))
-            changed = await feed.users_changed_since(shown, allowed + 1)
-            if len(changed) > allowed:
-                _log.info("so many changes that rebuilding is cheaper", users_above=allowed)
-                return None
-            catalog = await newer_catalog(store, feed)
-            if catalog is None:
-                await self._renew_users(store, feed, changed)
-                store.put([], _facts_of(position))
-                return seen
-            newer = await moment(feed, catalog, changed)
-        if newer is None:
-            _log.info("segments changed, with more users than one transaction may hold", users=len(changed))
-            return None
-        store.put(map(_pair, newer.states), _facts_of(position), newer.catalog)
-        return seen
-
-    async def _catch_up_unread(self, store: Store) -> "Seen":
-        """Brings a replica that nobody reads yet up to one snapshot, however long that takes."""
-        begun = boot_time()
-        async with replication.feed(self._database) as feed:
-            position = await feed.position()
-            seen = Seen(begun, await _clock_offset(feed))
-            changed = await feed.users_changed_since(shown_by(store, position), None)
-            if catalog := await newer_catalog(store, feed):
-                store.put_catalog(catalog)
-            await self._renew_users(store, feed, changed)
-        store.put([], _facts_of(position))
-        return seen
-
-    def _publish(self, seen: "Seen") -> None:
-        self._status.clock_offset = seen.clock_offset
+    def _publish(self, begun: int, clock_offset: int) -> None:
+        """Shows in the status that the replica is as of the boot time at which a round began."""
+        self._status.clock_offset = clock_offset
         self._status.serving = self._number
-        self._status.fresh_at = seen.begun
-
-    async def _renew_users(self, store: Store, feed: Feed, changed: Sequence[UserId]) -> None:
-        """Writes batch by batch. The stored snapshot changes last, so that a kill loses nothing."""
-        left = len(changed)
-        for batch in _batches(changed, BATCH_USERS):
-            self._status.overdue = left
-            states = await feed.states(batch)
-            store.put(map(_pair, states))
-            left -= len(batch)
-            await asyncio.sleep(0)
-        self._status.overdue = 0
+        self._status.fresh_at = begun
 
     async def _rebuild(self) -> None:
         """Builds a new replica while the old one, or the database, answers; swaps it in once it caught up."""
@@ -206,57 +204,68 @@ class Follower:
         store = Store(store_path(self._folder, number))
         try:
             store.expect_writes()
-            users = await self._fill(store)
+            users = await self._fill_while_following(store)
             # From here on own writes go into both replicas; the catch-up below sees all earlier ones.
             self._status.filling = number
-            seen = await self._catch_up_unread(store)
+            begun = boot_time()
+            async with replication.reading(self._database) as reading:
+                position = await reading.position()
+                offset = await _clock_offset(reading)
+                version = await follow(store, reading, position)
         except BaseException:
             self._status.filling = 0
             store.delete()
             raise
         old, self._store, self._number = self._store, store, number
-        self._publish(seen)
+        self._renewal = Renewal(store, self._status)
+        self._status.complete_at = 0
+        self._status.behind = store.behind()
+        self._publish(begun, offset)
+        if not self._status.behind:
+            self._status.note_complete(begun, version)
         self._status.filling = 0
         if old is not None:
             old.delete()
         self._metrics.replica_built()
         _log.info("replica built", users=users, seconds=round(time.monotonic() - started, 1))
 
+    async def _fill_while_following(self, store: Store) -> int:
+        """Fills a new replica; meanwhile the present one stays fresh, and learns who changed."""
+        filling = asyncio.create_task(self._fill(store), name="fill a replica")
+        try:
+            while not (await asyncio.wait([filling], timeout=WHILE_BUILDING_SECONDS))[0]:
+                if self._store is not None:
+                    try:
+                        await self._advance(self._store, renewing=False)
+                    except (Unavailable, psycopg.Error, lmdb.Error, OSError) as error:
+                        self._throttled.warning("the replica ages while another is built", error=str(error))
+            return await filling
+        finally:
+            await end(filling)
+
     async def _fill(self, store: Store) -> int:
         """Streams all users of one snapshot into the replica; returns their number. Logs its progress."""
         users = 0
-        async with replication.feed(self._database) as feed:
-            position = await feed.position()
-            expected = await feed.approximate_users()
-            version = await feed.catalog_version()
-            store.put_catalog(CatalogState(version, await feed.segments()))
-            async with contextlib.aclosing(feed.all_states()) as batches:
+        async with replication.reading(self._database) as reading:
+            position = await reading.position()
+            expected = await reading.approximate_users()
+            version = await reading.catalog_version()
+            store.put_catalog(CatalogState(version, await reading.segments()))
+            async with contextlib.aclosing(reading.all_states()) as batches:
                 async for batch in batches:
                     store.append(batch)
                     users += len(batch)
                     if users % PROGRESS_EVERY < len(batch):
                         _log.info("building the replica", users=users, of_about=expected)
-        store.put([], [(b"format", FORMAT), *_facts_of(position)])
+        store.put([], [(b"format", FORMAT), *facts_of(position)])
         return users
 
 
-class Seen(NamedTuple):
-    """When a round began, by the boot-time clock, and how far PostgreSQL's clock is ahead of it."""
-
-    begun: int
-    clock_offset: int
-
-
-async def _clock_offset(feed: Feed) -> int:
+async def _clock_offset(reading: Reading) -> int:
     """PostgreSQL's clock minus ours; the error is at most half of the time that the statement takes."""
     before = boot_time()
-    clock = await feed.clock()
+    clock = await reading.clock()
     return clock - (before + boot_time()) // 2
-
-
-def _batches(user_ids: Sequence[UserId], size: int) -> Iterator[Sequence[UserId]]:
-    for begin in range(0, len(user_ids), size):
-        yield user_ids[begin : begin + size]
 
 
 def _modified(path: Path) -> float:
@@ -272,15 +281,3 @@ def _usable(path: Path, position: Position) -> Store:
         store.close()
         raise
     return store
-
-
-def _facts_of(position: Position) -> list[tuple[bytes, bytes]]:
-    return [
-        (b"source", position.source.encode()),
-        (b"snapshot", position.snapshot.encode()),
-        (b"seen", str(position.instant).encode()),
-    ]
-
-
-def _pair(state: UserState) -> tuple[int, bytes]:
-    return state.user_id, state.state

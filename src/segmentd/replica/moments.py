@@ -1,54 +1,50 @@
-"""What a replica lacks of one moment of the database; one transaction has to write it (docs/decisions/0046).
+"""Brings a replica to one moment of the database (docs/decisions/0046, 0064).
 
 The segments of one moment with the users of another would be a state that never was: a user who was excluded
-before a percentage began would be in.
+before a percentage began would be in. So the segments come with every user who changed: with their states,
+or, if they are many, with a note that the database has to be asked of them until their states are written.
 """
 
-from collections.abc import Sequence
-from typing import Final, NamedTuple
+from typing import Final
 
 from segmentd.domain.identifiers import UserId
 from segmentd.replica.catalog import CatalogState
-from segmentd.replica.store import Store, Unusable
-from segmentd.storage.replication import Feed, Position, Snapshot, UserState
+from segmentd.replica.files import Unusable
+from segmentd.replica.keys import KEY
+from segmentd.replica.store import Store
+from segmentd.storage.replication import Position, Reading
+from segmentd.storage.snapshots import Snapshot, Window
 
-# Users that are read at once, and written at once if no segment changed. A write of so many takes a
-# millisecond or two, so that the own writes of the HTTP processes, which wait for it, stay quick.
-BATCH_USERS: Final = 500
-# The most users of one transaction: own writes wait for it for 0.1 s at most.
-MOMENT_USERS: Final = 20_000
-MOMENT_BYTES: Final = 16 << 20
-
-
-class Moment(NamedTuple):
-    """Segments and users of one snapshot of the database."""
-
-    catalog: CatalogState
-    states: Sequence[UserState]
+# So many changed users are written at once, in a millisecond or two, and nobody has to be asked of.
+FEW_USERS: Final = 500
+# A process that changed a segment leaves more than this to the follower: it takes some tenths of a second.
+MOST_USERS_OF_A_PROCESS: Final = 100_000
 
 
-async def newer_catalog(store: Store, feed: Feed) -> CatalogState | None:
-    """The segments, if the replica has those of another version."""
-    version = await feed.catalog_version()
-    known = store.fact(b"catalog version")
-    if known is not None and int.from_bytes(known, "big", signed=True) == version:
-        return None
-    return CatalogState(version, await feed.segments())
+async def follow(store: Store, reading: Reading, position: Position) -> int:
+    """Brings the replica to the moment of the reading; returns the version of the segments.
+
+    Afterwards the database has to be asked only of those users whom the replica names. Raises Unusable.
+    """
+    window = _missed_by(store, position)
+    few = await _changed_users(store, reading, window)
+    version = await reading.catalog_version()
+    catalog = await _catalog(reading, version) if version != store.catalog_version else None
+    store.put(await reading.states(few) if few else (), facts_of(position), catalog)
+    return version
 
 
-async def moment(feed: Feed, catalog: CatalogState, changed: Sequence[UserId]) -> Moment | None:
-    """The segments with the changed users; None if that is more than one transaction may hold."""
-    if len(changed) > MOMENT_USERS:
-        return None
-    states: list[UserState] = []
-    size = 0
-    for begin in range(0, len(changed), BATCH_USERS):
-        batch = await feed.states(changed[begin : begin + BATCH_USERS])
-        states += batch
-        size += sum(len(state.state) for state in batch)
-        if size > MOMENT_BYTES:
-            return None
-    return Moment(catalog, states)
+async def show_catalog(store: Store, reading: Reading, position: Position) -> None:
+    """After a change of segments in this process: shows the segments, with the users of that moment.
+
+    The moment that the replica is said to show stays as it is. Raises Unusable if it is too much.
+    """
+    window = _missed_by(store, position)
+    version = await reading.catalog_version()
+    if version == store.catalog_version:
+        return
+    few = await _changed_users(store, reading, window, version)
+    store.put(await reading.states(few) if few else (), catalog=await _catalog(reading, version))
 
 
 def shown_by(store: Store, position: Position) -> Snapshot:
@@ -67,3 +63,41 @@ def shown_by(store: Store, position: Position) -> Snapshot:
     if shown.xmax > Snapshot.parsed(position.snapshot).xmax:
         raise Unusable("the database is older than it, as after a restored backup")
     return shown
+
+
+def facts_of(position: Position) -> list[tuple[bytes, bytes]]:
+    """What a replica that shows this moment says of itself."""
+    return [
+        (b"source", position.source.encode()),
+        (b"snapshot", position.snapshot.encode()),
+        (b"seen", str(position.instant).encode()),
+    ]
+
+
+async def _changed_users(
+    store: Store, reading: Reading, window: Window, needed: int | None = None
+) -> list[UserId]:
+    """Those who changed, if they are few; else none, and they are marked in the replica.
+
+    Another process than the follower says which version of the segments their states need.
+    """
+    few: list[bytes] = []
+    marked = 0
+    async for outdated, settled in reading.changed_users(window):
+        if not marked and len(few) + len(outdated) + len(settled) <= FEW_USERS:
+            few += (*outdated, *settled)
+            continue
+        store.mark((*few, *outdated), settled, needed)
+        marked += len(few) + len(outdated) + len(settled)
+        few = []
+        if needed is not None and marked > MOST_USERS_OF_A_PROCESS:
+            raise Unusable("too many users changed")
+    return [UserId(KEY.unpack(key)[0]) for key in few]
+
+
+def _missed_by(store: Store, position: Position) -> Window:
+    return Snapshot.parsed(position.snapshot).since(shown_by(store, position))
+
+
+async def _catalog(reading: Reading, version: int) -> CatalogState:
+    return CatalogState(version, await reading.segments())

@@ -12,10 +12,12 @@ import structlog
 
 from segmentd.domain.decisions import Decision, Decisions
 from segmentd.domain.errors import Unavailable
+from segmentd.replica.files import Unusable
 from segmentd.replica.lookup import Lookup
-from segmentd.replica.moments import MOMENT_USERS, Moment, moment, newer_catalog, shown_by
+from segmentd.replica.moments import show_catalog
+from segmentd.replica.notes import WRITES_KEPT
 from segmentd.replica.status import ReplicaStatus, boot_time, status_path
-from segmentd.replica.store import CHANGES_KEPT, Store, Unusable, Watched
+from segmentd.replica.store import Store, Watched
 from segmentd.shared_memory import SHARE_EVERY_S
 from segmentd.storage import replication
 from segmentd.storage.database import Database
@@ -34,10 +36,10 @@ class ReplicaMeasures(NamedTuple):
     users: int | None
     """How many users have a state in it; None if there is no replica."""
     users_behind: int
-    """How many users the last round left for the next one."""
+    """How many users changed whose states are not written yet."""
 
 
-class Mark(NamedTuple):
+class Point(NamedTuple):
     """A point in the life of a node's replicas: which of them, and the number of its latest write."""
 
     replica: int
@@ -80,41 +82,50 @@ class Replica:
         age = self.status.age()
         return None if age is None else age // MICROSECONDS
 
-    def segments(self, user_id: int) -> list[bytes]:
-        """The slugs that the user is in now, as JSON strings.
+    def age_of_all(self, *, bounded: bool) -> int | None:
+        """The age of the oldest state in the replica, in whole seconds; None if that is unknown.
 
-        Call it only if there is an age. Raises Unusable.
+        If it is to be bounded: None above the bound too.
         """
+        age = self.status.age_of_all()
+        return None if age is None or (bounded and age > self._bound) else age // MICROSECONDS
+
+    # Reads of what holds now; call them only if there is an age. Each raises Unusable, and Outdated if the
+    # replica does not know yet how a user changed. With an `older` version of the segments they show the
+    # state of before; then the age is that of all states.
+
+    def segments(self, user_id: int, older: int | None = None) -> list[bytes]:
+        """The slugs that the user is in, as JSON strings."""
         try:
-            return self._serving().segments(user_id, self.status.now())
+            return self._serving().segments(user_id, self.status.now(), older)
         except lmdb.Error as error:
             raise self._useless(error) from error
 
-    def decisions(self, user_id: int) -> Decisions:
-        """What decides about the user and each segment now. As `segments`."""
+    def decisions(self, user_id: int, older: int | None = None) -> Decisions:
+        """What decides about the user and each segment."""
         try:
-            return self._serving().decisions(user_id, self.status.now())
+            return self._serving().decisions(user_id, self.status.now(), older)
         except lmdb.Error as error:
             raise self._useless(error) from error
 
-    def decision(self, slug: bytes, user_id: int) -> Decision | None:
-        """What decides about the user and one segment now; None if it does not exist. As `segments`."""
+    def decision(self, slug: bytes, user_id: int, older: int | None = None) -> Decision | None:
+        """What decides about the user and one segment; None if it does not exist."""
         try:
-            return self._serving().decision(slug, user_id, self.status.now())
+            return self._serving().decision(slug, user_id, self.status.now(), older)
         except lmdb.Error as error:
             raise self._useless(error) from error
 
-    async def segments_of_many(self, user_ids: Sequence[int]) -> list[bytes]:
-        """`segments` for many users, with commas between. Raises Unusable, AnswerTooLarge.
+    async def segments_of_many(self, user_ids: Sequence[int], older: int | None = None) -> list[bytes]:
+        """`segments` for many users, with commas between. Raises AnswerTooLarge.
 
         They are of one moment, that of the call; other requests are answered meanwhile.
         """
         often = Counter(user_ids)
-        lookup = self._look_up([*often])
+        lookup = self._look_up([*often], older)
         if lookup.large:
             del lookup  # a waiting lookup holds no states in memory
             async with self._large:
-                found = await self._look_up([*often]).segments(often)
+                found = await self._look_up([*often], older).segments(often)
         else:
             found = await lookup.segments(often)
         if len(often) == len(user_ids):
@@ -123,28 +134,28 @@ class Replica:
         return [of_user[user_id] for user_id in user_ids]
 
     def watched(self, user_id: int) -> Watched:
-        """What one who watches the user compares. As `segments`."""
+        """What one who watches the user compares; of outdated users too, as they were before."""
         try:
             return self._serving().watched(user_id, self.status.now())
         except lmdb.Error as error:
             raise self._useless(error) from error
 
-    def changed_since(self, mark: Mark | None) -> tuple[Mark, Sequence[int] | None]:
-        """The present mark, and the users that changed since an earlier one; None: any. As `segments`."""
+    def changed_since(self, point: Point | None) -> tuple[Point, Sequence[int] | None]:
+        """The present point, and the users that were written since an earlier one; None: any."""
         try:
             serving = self._serving()
             number = self._read
-            if mark is None or mark.replica != number:
-                latest, _ = serving.changed_since(-CHANGES_KEPT)
-                return Mark(number, latest), None
-            latest, users = serving.changed_since(mark.write)
-            return Mark(number, latest), users
+            if point is None or point.replica != number:
+                latest, _ = serving.changed_since(-WRITES_KEPT)
+                return Point(number, latest), None
+            latest, users = serving.changed_since(point.write)
+            return Point(number, latest), users
         except lmdb.Error as error:
             raise self._useless(error) from error
 
-    def _look_up(self, user_ids: Sequence[int]) -> Lookup:
+    def _look_up(self, user_ids: Sequence[int], older: int | None) -> Lookup:
         try:
-            return self._serving().look_up(user_ids, self.status.now())
+            return self._serving().look_up(user_ids, self.status.now(), older)
         except lmdb.Error as error:
             raise self._useless(error) from error
 
@@ -155,7 +166,7 @@ class Replica:
             users = self._serving().users() if self.status.serving else None
         except (lmdb.Error, Unusable):
             users = None
-        return ReplicaMeasures(None if age is None else age / MICROSECONDS, users, self.status.overdue)
+        return ReplicaMeasures(None if age is None else age / MICROSECONDS, users, self.status.behind)
 
     def show_user(self, user_id: int, write: OwnWrite) -> None:
         """Makes the very next read on this node see a committed write."""
@@ -174,31 +185,17 @@ class Replica:
         if not (number := self.status.serving):
             return
         try:
-            newer = await self._newer_moment(number, database)
-            # A replica that replaced it meanwhile shows a later moment than the change.
-            if newer is not None and self.status.serving == number:
-                states = ((user.user_id, user.state) for user in newer.states)
-                self._store(number).put(states, catalog=newer.catalog)
+            async with replication.reading(database) as reading:
+                position = await reading.position()
+                await show_catalog(self._store(number), reading, position)
         except (Unavailable, Unusable, psycopg.Error, lmdb.Error, OSError) as error:
-            _log.warning("changed segments not in the replica, the database answers", error=str(error))
-            self.spoil()
+            # A replica that replaced it meanwhile shows a later moment than the change.
+            if self.status.serving == number:
+                _log.warning("changed segments not in the replica, the database answers", error=str(error))
+                self.spoil()
         except BaseException:
             self.spoil()
             raise
-
-    async def _newer_moment(self, number: int, database: Database) -> Moment | None:
-        """What the replica lacks; None if it has the segments. Raises Unusable if it is too much."""
-        async with replication.feed(database) as feed:
-            position = await feed.position()
-            shown = shown_by(self._store(number), position)
-            changed = await feed.users_changed_since(shown, MOMENT_USERS + 1)
-            catalog = await newer_catalog(self._store(number), feed)
-            if catalog is None:
-                return None
-            newer = await moment(feed, catalog, changed)
-        if newer is None:
-            raise Unusable("too many users changed")
-        return newer
 
     def spoil(self) -> None:
         """Marks a write as not shown: the database answers reads until the follower has seen it."""

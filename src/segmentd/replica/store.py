@@ -1,15 +1,12 @@
 """A replica in an LMDB file: the users' states and the catalog, with the snapshot that they show.
 
-Keys of `users` are ids of 64 bits, big-endian; of `facts`: format, source, snapshot, catalog. Keys of
-`changes` are the numbers of LMDB's latest write transactions, and the values the ids of the users that each
-changed; an empty one means many, or the catalog.
-
-Beside the file is a note with the boot of the machine in which the file can be trusted. It has to be read
-before LMDB opens the file: a file left by a crash of the machine may kill a process that reads it.
+Keys of `users` are ids of 64 bits, big-endian; of `facts`: format, source, snapshot, head, catalog. Two more
+tables have the users who changed up to the snapshot and whose states are not written yet (behind.py). The
+head is the catalog's version, and one byte more while somebody is outdated: a read looks there only then. A
+table of notes has the latest writes (notes.py).
 """
 
 import os
-import struct
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple, Self
@@ -18,30 +15,27 @@ import lmdb
 import msgspec
 
 from segmentd.domain.decisions import Decision, Decisions
+from segmentd.replica.behind import Behind, ids_after
 from segmentd.replica.catalog import Catalog, CatalogState
+from segmentd.replica.files import Unusable, check_trust, note_synced, note_unsynced_writes, remove
+from segmentd.replica.keys import KEY, Transaction
 from segmentd.replica.lookup import Lookup
+from segmentd.replica.notes import Notes
 from segmentd.replica.states import next_end, version_of
-from segmentd.shared_memory import boot_id, mapped
-from segmentd.storage.replication import OwnWrite, Snapshot
+from segmentd.shared_memory import mapped
+from segmentd.storage.replication import OwnWrite
+from segmentd.storage.snapshots import Snapshot
 
-FORMAT: Final = b"segmentd replica 1"
+FORMAT: Final = b"segmentd replica 2"
 
 # The most that a file may grow to. It takes address space, not memory or disk.
 _LARGEST_FILE: Final = 1 << 40
 _MOST_READERS: Final = 1024
 # The table of readers, 64 bytes each, and its header.
 _LOCK_BYTES: Final = 1 << 17
-_KEY: Final = struct.Struct(">q")
-_NO_CATALOG: Final = _KEY.pack(-(1 << 63))
-# How many transactions `changes` keeps, and the most users of one that are named.
-CHANGES_KEPT: Final = 1024
-USERS_NAMED: Final = 500
-_SYNCED: Final = b"synced"
-_NO_BOOT: Final = b"unknown"
-
-
-class Unusable(Exception):
-    """The replica is of another format or database, damaged or missing: it has to be rebuilt."""
+_HEAD: Final = b"head"
+_NO_CATALOG: Final = -(1 << 63)
+_SOMEBODY_OUTDATED: Final = b"+"
 
 
 class Watched(NamedTuple):
@@ -64,7 +58,7 @@ class Store:
         self._env = lmdb.open(
             os.fspath(path),
             subdir=False,
-            max_dbs=3,
+            max_dbs=5,
             map_size=_LARGEST_FILE,
             max_readers=_MOST_READERS,
             max_spare_txns=4,
@@ -76,15 +70,15 @@ class Store:
         self.path = path
         self._users = self._env.open_db(b"users")
         self._facts = self._env.open_db(b"facts")
-        self._changes = self._env.open_db(b"changes")
+        self._behind = Behind.of(self._env)
+        self._notes = Notes.of(self._env)
         self._catalog = Catalog(CatalogState(-1, []))
-        self._catalog_version = b""
+        self._head = b""
 
     @classmethod
     def checked(cls, path: Path) -> Self:
         """An existing replica that is complete. Raises Unusable, and OSError if the disk has no room."""
-        _check_note(path)
-        _check_size(path)
+        check_trust(path)
         try:
             store = cls(path)
         except lmdb.Error as error:
@@ -115,60 +109,56 @@ class Store:
         self.close()
         remove(self.path)
 
-    # Reading
+    # Reading. Each raises Outdated if the replica does not know yet how a user changed. With an `older`
+    # version of the segments, the state of before serves; Unusable, if the segments are others by now.
 
-    def segments(self, user_id: int, now: int) -> list[bytes]:
+    def segments(self, user_id: int, now: int, older: int | None = None) -> list[bytes]:
         """The slugs, as JSON strings, that the user is in at `now` (microseconds since 1970)."""
-        with self._env.begin(self._users) as transaction:
-            catalog = self._current_catalog(transaction)
-            state = transaction.get(_KEY.pack(user_id))
-        return catalog.segments(user_id, state, now)
+        state = self._state(user_id, older)
+        return self._catalog.segments(user_id, state, now)
 
-    def decisions(self, user_id: int, now: int) -> Decisions:
+    def decisions(self, user_id: int, now: int, older: int | None = None) -> Decisions:
         """What decides about the user and each segment at `now`."""
-        with self._env.begin(self._users) as transaction:
-            catalog = self._current_catalog(transaction)
-            state = transaction.get(_KEY.pack(user_id))
-        return catalog.decisions(user_id, state, now)
+        state = self._state(user_id, older)
+        return self._catalog.decisions(user_id, state, now)
 
-    def decision(self, slug: bytes, user_id: int, now: int) -> Decision | None:
+    def decision(self, slug: bytes, user_id: int, now: int, older: int | None = None) -> Decision | None:
         """What decides about the user and one segment at `now`; None if there is no such segment."""
-        with self._env.begin(self._users) as transaction:
-            catalog = self._current_catalog(transaction)
-            state = transaction.get(_KEY.pack(user_id))
-        return catalog.decision(slug, user_id, state, now)
+        state = self._state(user_id, older)
+        return self._catalog.decision(slug, user_id, state, now)
 
     def watched(self, user_id: int, now: int) -> Watched:
-        """What one who watches the user compares."""
+        """What one who watches the user compares; of outdated users too, as they were before."""
+        key = KEY.pack(user_id)
         with self._env.begin(self._users) as transaction:
-            catalog = self._current_catalog(transaction)
-            state = transaction.get(_KEY.pack(user_id))
-        fingerprint = catalog.fingerprint(user_id, state, now)
+            self._heed(transaction, transaction.get(_HEAD, b"", self._facts), (), None)
+            state = transaction.get(key)
+        fingerprint = self._catalog.fingerprint(user_id, state, now)
         return Watched(fingerprint, None if state is None else next_end(state, now))
 
     def changed_since(self, number: int) -> tuple[int, Sequence[int] | None]:
         """The number of the latest write, and the users that writes after `number` changed; None: any."""
-        with self._env.begin(self._changes) as transaction:
-            latest: int = transaction.id()
-            if latest - number >= CHANGES_KEPT:
-                return latest, None
-            users: list[int] = []
-            with transaction.cursor() as cursor:
-                found = cursor.set_range(_KEY.pack(number + 1))
-                while found:
-                    named = cursor.value()
-                    if not named:
-                        return latest, None
-                    users += [user_id for (user_id,) in _KEY.iter_unpack(named)]
-                    found = cursor.next()
-        return latest, users
+        with self._env.begin() as transaction:
+            return self._notes.since(transaction, number)
 
-    def look_up(self, user_ids: Sequence[int], now: int) -> Lookup:
+    def look_up(self, user_ids: Sequence[int], now: int, older: int | None = None) -> Lookup:
         """What `segments` needs for many different users, all from one state of the replica."""
+        keys = [KEY.pack(user_id) for user_id in user_ids]
         with self._env.begin(self._users) as transaction:
-            catalog = self._current_catalog(transaction)
-            states = [transaction.get(_KEY.pack(user_id)) for user_id in user_ids]
-        return Lookup(catalog, user_ids, states, now)
+            head = transaction.get(_HEAD, b"", self._facts)
+            if head != self._head:
+                self._heed(transaction, head, keys, older)
+            states = [transaction.get(key) for key in keys]
+        return Lookup(self._catalog, user_ids, states, now)
+
+    def _state(self, user_id: int, older: int | None) -> bytes | None:
+        """The state of a user; the catalog of the same moment is read too, if it is another one."""
+        key = KEY.pack(user_id)
+        with self._env.begin(self._users) as transaction:
+            head = transaction.get(_HEAD, b"", self._facts)
+            if head != self._head:
+                self._heed(transaction, head, (key,), older)
+            return transaction.get(key)
 
     def fact(self, name: bytes) -> bytes | None:
         """The fact with this name."""
@@ -182,10 +172,31 @@ class Store:
             return entries
 
     def notes(self) -> int:
-        """How many writes `changes` has notes of."""
+        """How many writes have notes."""
         with self._env.begin() as transaction:
-            entries: int = transaction.stat(self._changes)["entries"]
-            return entries
+            return self._notes.count(transaction)
+
+    @property
+    def catalog_version(self) -> int | None:
+        """The version of the segments; None if there are none yet."""
+        with self._env.begin(self._facts) as transaction:
+            head = transaction.get(_HEAD)
+        return None if head is None else KEY.unpack_from(head)[0]
+
+    def behind(self) -> int:
+        """How many users changed whose states are not written yet."""
+        with self._env.begin() as transaction:
+            return self._behind.count(transaction)
+
+    def outdated_after(self, user_id: int, limit: int) -> list[int]:
+        """Up to so many users with higher ids of whom the database has to be asked."""
+        with self._env.begin() as transaction:
+            return ids_after(transaction, self._behind.outdated, user_id, limit)
+
+    def settled_after(self, user_id: int, limit: int) -> list[int]:
+        """Up to so many users with higher ids whose old states give the same answers as the new ones."""
+        with self._env.begin() as transaction:
+            return ids_after(transaction, self._behind.settled, user_id, limit)
 
     # Writing
 
@@ -196,41 +207,60 @@ class Store:
         catalog: CatalogState | None = None,
     ) -> None:
         """Writes facts, and the states and the catalog unless the stored ones are newer, all or nothing."""
-        changed: list[bytes] = []
         with self._env.begin(self._users, write=True) as transaction:
-            for user_id, state in states:
-                key = _KEY.pack(user_id)
-                present = transaction.get(key)
-                if present is None or (state != present and version_of(state) >= version_of(present)):
-                    transaction.put(key, state)
-                    changed.append(key)
+            changed = _put_states(transaction, states)
             if catalog is not None:
                 self._put_catalog(transaction, catalog)
             for name, value in facts:
                 transaction.put(name, value, db=self._facts)
             if changed or catalog is not None:
-                self._note_changes(transaction, [] if catalog is not None else changed)
+                self._notes.add(transaction, [] if catalog is not None else changed)
+
+    def mark(
+        self, outdated: Iterable[bytes], settled: Iterable[bytes] = (), needed: int | None = None
+    ) -> None:
+        """Notes users, by ids of 8 bytes, who changed and whose states are not written yet.
+
+        Somebody else than the follower says with which version of the segments the new states go.
+        """
+        with self._env.begin(write=True) as transaction:
+            self._behind.add(transaction, outdated, settled, needed)
+            self._put_head(transaction, self._catalog_version_in(transaction))
+
+    def renew(self, user_ids: Iterable[int], states: Iterable[tuple[int, bytes]], version: int) -> None:
+        """Writes the states of users, unless the stored ones are newer: they are no longer outdated.
+
+        `version` is that of the segments at the time of these states. Users who need newer states, because
+        a process changed a segment meanwhile, stay as they are.
+        """
+        with self._env.begin(self._users, write=True) as transaction:
+            if changed := _put_states(transaction, states):
+                self._notes.add(transaction, changed)
+            present = self._catalog_version_in(transaction)
+            self._behind.remove(transaction, map(KEY.pack, user_ids), version, present)
+            self._put_head(transaction, present)
 
     def put_own(self, user_id: int, write: OwnWrite) -> None:
         """Writes the state that a write of this node led to. Raises Unusable if it cannot show it yet.
 
         It cannot if another node changed the segments just before. If the replica has no state of the user,
         there is no version to compare: the follower may have left out a user who no longer has overrides. In
-        that case the replica's snapshot already saw the write.
+        that case the replica's snapshot already saw the write, and the user is not outdated.
         """
         with self._env.begin(self._users, write=True) as transaction:
             if self._catalog_version_in(transaction) < write.catalog_version:
                 raise Unusable("it does not know the segments of that moment yet")
-            key = _KEY.pack(user_id)
+            key = KEY.pack(user_id)
             present = transaction.get(key)
             newer = (
-                not Snapshot.parsed(transaction.get(b"snapshot", b"", self._facts).decode()).saw(write.xid)
+                self._behind.is_outdated(transaction, key)
+                or not Snapshot.parsed(transaction.get(b"snapshot", b"", self._facts).decode()).saw(write.xid)
                 if present is None
                 else version_of(write.state) >= version_of(present)
             )
             if newer:
                 transaction.put(key, write.state)
-                self._note_changes(transaction, [key])
+                self._notes.add(transaction, [key])
 
     def append(self, states: Iterable[tuple[bytes, bytes]]) -> None:
         """Appends states of users whose ids are above all stored ones: the quick way to fill a replica.
@@ -250,39 +280,40 @@ class Store:
 
     def expect_writes(self) -> None:
         """Notes that unsynced writes begin: from now on the file can be trusted only within this boot."""
-        _write_note(self.path, boot_id() or _NO_BOOT)
+        note_unsynced_writes(self.path)
 
     def sync(self) -> None:
         """Brings everything to the disk, and notes that the next boot can go on from it."""
         self._env.sync(force=True)
-        _write_note(self.path, _SYNCED)
+        note_synced(self.path)
 
-    def _current_catalog(self, transaction: lmdb.Transaction) -> Catalog:
-        version = transaction.get(b"catalog version", self._catalog_version, self._facts)
-        if version != self._catalog_version:
+    def _heed(self, transaction: Transaction, head: bytes, keys: Iterable[bytes], older: int | None) -> None:
+        """Does what the head says: reads another catalog, and looks who is outdated."""
+        version = head[: KEY.size]
+        if version != self._head:
             encoded = transaction.get(b"catalog", b"", self._facts)
             self._catalog = Catalog(msgspec.msgpack.decode(encoded, type=CatalogState))
-            self._catalog_version = bytes(version)
-        return self._catalog
+            self._head = version
+        if head.endswith(_SOMEBODY_OUTDATED, KEY.size):
+            if older is None:
+                self._behind.check(transaction, keys)
+            elif KEY.pack(older) != version:
+                raise Unusable("the segments changed since the users' states were complete")
 
-    def _note_changes(self, transaction: lmdb.Transaction, changed: Sequence[bytes]) -> None:
-        """Notes these users, or any if there are many or none, for those who watch; forgets old notes."""
-        number = transaction.id()
-        named = b"".join(changed) if len(changed) <= USERS_NAMED else b""
-        transaction.put(_KEY.pack(number), named, append=True, db=self._changes)
-        oldest_kept = _KEY.pack(max(number - CHANGES_KEPT, 0))
-        with transaction.cursor(self._changes) as cursor:
-            while cursor.first() and bytes(cursor.key()) < oldest_kept:
-                cursor.delete()
-
-    def _put_catalog(self, transaction: lmdb.Transaction, catalog: CatalogState) -> None:
+    def _put_catalog(self, transaction: Transaction, catalog: CatalogState) -> None:
         if catalog.version >= self._catalog_version_in(transaction):
-            transaction.put(b"catalog version", _KEY.pack(catalog.version), db=self._facts)
             transaction.put(b"catalog", msgspec.msgpack.encode(catalog), db=self._facts)
+            self._put_head(transaction, catalog.version)
 
-    def _catalog_version_in(self, transaction: lmdb.Transaction) -> int:
-        version: int = _KEY.unpack(transaction.get(b"catalog version", _NO_CATALOG, self._facts))[0]
-        return version
+    def _put_head(self, transaction: Transaction, version: int) -> None:
+        if version != _NO_CATALOG:
+            somebody = self._behind.somebody(transaction)
+            head = KEY.pack(version) + (_SOMEBODY_OUTDATED if somebody else b"")
+            transaction.put(_HEAD, head, db=self._facts)
+
+    def _catalog_version_in(self, transaction: Transaction) -> int:
+        head = transaction.get(_HEAD, None, self._facts)
+        return _NO_CATALOG if head is None else KEY.unpack_from(head)[0]
 
     def _check(self) -> None:
         found = self.fact(b"format")
@@ -293,42 +324,13 @@ class Store:
         msgspec.msgpack.decode(self.fact(b"catalog") or b"", type=CatalogState)
 
 
-def remove(path: Path) -> None:
-    """Removes the files of a replica, those that are there."""
-    for each in (path, Path(f"{path}-lock"), _note_of(path), Path(f"{_note_of(path)}.new")):
-        each.unlink(missing_ok=True)
-
-
-def _note_of(path: Path) -> Path:
-    return Path(f"{path}-boot")
-
-
-def _write_note(path: Path, note: bytes) -> None:
-    """As a whole: where the disk has no room, what was noted stays."""
-    begun = Path(f"{_note_of(path)}.new")
-    with begun.open("wb") as file:
-        file.write(note)
-        file.flush()
-        os.fsync(file.fileno())
-    begun.rename(_note_of(path))
-
-
-def _check_note(path: Path) -> None:
-    try:
-        note = _note_of(path).read_bytes()
-    except OSError as error:
-        raise Unusable(str(error)) from error
-    if note not in {_SYNCED, boot_id()}:
-        raise Unusable("the machine went down before it was on the disk")
-
-
-def _check_size(path: Path) -> None:
-    """LMDB maps the file into memory: what is missing at its end would kill the process that reads there."""
-    try:
-        size = path.stat().st_size
-        with lmdb.open(os.fspath(path), subdir=False, readonly=True, lock=False, max_dbs=3) as env:
-            needed = (env.info()["last_pgno"] + 1) * env.stat()["psize"]
-    except (OSError, lmdb.Error) as error:
-        raise Unusable(str(error)) from error
-    if size < needed:
-        raise Unusable(f"it is torn: {size} of {needed} bytes")
+def _put_states(transaction: Transaction, states: Iterable[tuple[int, bytes]]) -> list[bytes]:
+    """Returns the keys of the states that changed. A state never replaces a newer one."""
+    changed: list[bytes] = []
+    for user_id, state in states:
+        key = KEY.pack(user_id)
+        present = transaction.get(key)
+        if present is None or (state != present and version_of(state) >= version_of(present)):
+            transaction.put(key, state)
+            changed.append(key)
+    return changed

@@ -18,8 +18,8 @@ from prometheus_client import Gauge
 from segmentd.domain.errors import Overloaded, Unavailable
 from segmentd.domain.identifiers import UserId
 from segmentd.observability.throttled import ThrottledLog
-from segmentd.replica.replica import Mark, Replica
-from segmentd.replica.store import Unusable
+from segmentd.replica.files import Unusable
+from segmentd.replica.replica import Point, Replica
 
 LOOK_EVERY_S: Final = 0.02
 # After a look that computed many users, for so many times as long as it took, up to a second.
@@ -68,7 +68,7 @@ class Watchers:
         self._ends: dict[UserId, int] = {}
         self._next_end: float = math.inf
         self._count = 0
-        self._mark: Mark | None = None
+        self._point: Point | None = None
         self._some = asyncio.Event()
         self._ended = False
 
@@ -96,7 +96,7 @@ class Watchers:
     @property
     def has_looked(self) -> bool:
         """Whether there was a look at the present replica."""
-        return self._mark is not None
+        return self._point is not None
 
     def end(self) -> None:
         """Before a stop: ends every wait, and takes no further watcher."""
@@ -115,14 +115,14 @@ class Watchers:
                 await self._look()
             except Unusable as error:  # the follower builds another one
                 self._throttled.warning("cannot look for changes of watched users", error=str(error))
-                self._mark = None
+                self._point = None
             rest = min(REST_LOOKS * (time.monotonic() - begun), LONGEST_REST_S)
             await asyncio.sleep(max(LOOK_EVERY_S, rest))
 
     async def _look(self) -> None:
         if self._replica.age() is None:
             return
-        self._mark, changed = self._replica.changed_since(self._mark)
+        self._point, changed = self._replica.changed_since(self._point)
         users = {*self._of_user} if changed is None else self._of_user.keys() & changed
         if self._next_end <= (now := self._replica.status.now()):
             users |= {user_id for user_id, end in self._ends.items() if end <= now}

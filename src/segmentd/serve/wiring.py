@@ -18,6 +18,7 @@ from segmentd.domain.reports import ReportLimits
 from segmentd.jobs import report_queue
 from segmentd.observability.metrics import Metrics
 from segmentd.observability.traces import Tracing, set_up_tracing
+from segmentd.replica.fallback import Fallback
 from segmentd.replica.node import Node
 from segmentd.replica.notifications import Notifier
 from segmentd.replica.replica import Replica
@@ -56,13 +57,14 @@ async def open_node(
     notifier = Notifier(database)
     async with background(notifier.run(), "notify the other nodes"):
         with closing(Replica(folder, settings.max_age_seconds)) as replica:
-            gauge = None if metrics is None else metrics.event_streams
-            watchers = Watchers(replica, settings.max_streams, gauge)
+            metrics = metrics or Metrics()
+            watchers = Watchers(replica, settings.max_streams, metrics.event_streams)
+            fallback = Fallback(settings.pool_size)
             async with (
                 background(replica.share_status(), "share the replica's status"),
                 background(watchers.run(), "look for changes of watched users"),
             ):
-                yield Node(replica, notifier, watchers, settings.serve_stale)
+                yield Node(replica, notifier, watchers, settings.serve_stale, fallback, metrics)
 
 
 @asynccontextmanager

@@ -8,19 +8,22 @@ from collections.abc import AsyncGenerator
 from typing import Final
 
 import psycopg
-from psycopg.abc import PQGen, Query
+from psycopg.abc import Params, PQGen, Query
 
 BATCH_BYTES: Final = 256 * 1024
 
 
 async def batches(
-    connection: psycopg.AsyncConnection, copy_out: Query, batch_bytes: int = BATCH_BYTES
+    connection: psycopg.AsyncConnection,
+    copy_out: Query,
+    parameters: Params | None = None,
+    batch_bytes: int = BATCH_BYTES,
 ) -> AsyncGenerator[list[bytes]]:
     """The rows as PostgreSQL sends them, in batches of about so many bytes. Raises psycopg.Error.
 
     In a binary COPY the first row begins with the 19 bytes of the signature, and the last row is the trailer.
     """
-    async with connection.cursor() as cursor, cursor.copy(copy_out) as copy:
+    async with connection.cursor() as cursor, cursor.copy(copy_out, parameters) as copy:
         while rows := await connection.wait(_batch(copy, batch_bytes)):
             yield rows
 

@@ -1,6 +1,5 @@
 """What a replica follows: snapshots, changed users and their states (functions/06_states.sql)."""
 
-import re
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 from datetime import timedelta
@@ -8,17 +7,20 @@ from typing import Final, LiteralString, NamedTuple
 
 import msgspec
 import psycopg
-from psycopg.rows import class_row, scalar_row
+from psycopg import sql
+from psycopg.rows import args_row, class_row, scalar_row
 
 from segmentd.domain.identifiers import UserId
 from segmentd.storage.copying import batches
 from segmentd.storage.database import Database, struct_row
+from segmentd.storage.snapshots import LATE, NEW, Window
 
 # How long rows of `erasures` are kept, so that every replica applies them. A replica that has not been
 # updated for nearly as long is rebuilt.
 ERASURES_KEPT: Final = timedelta(days=1)
 ERASURES_MARGIN: Final = timedelta(hours=1)
 
+COPY_SIGNATURE: Final = b"PGCOPY\n\xff\r\n\0"
 COPY_SIGNATURE_BYTES: Final = 19
 COPY_TRAILER: Final = b"\xff\xff"
 
@@ -34,18 +36,24 @@ HOLD_TO_INDEXES: Final[LiteralString] = """
     SET LOCAL max_parallel_workers_per_gather = 0;
 """
 
-CHANGED_USERS: Final[LiteralString] = """
+# What a round looks for. `outdated` is false where only something was written down that readers knew before:
+# that a term had ended, or that a segment had been deleted. No answer changes by that.
+CHANGED_USERS: Final[LiteralString] = f"""
     -- Materialized: otherwise the planner reads the whole index by user, to save the sorting.
     WITH changed AS MATERIALIZED (
-        SELECT user_id FROM membership_events WHERE xid >= %(xmax)s::xid8
+        SELECT user_id, cause NOT IN ('expiry', 'segment-deleted') AS outdated
+        FROM membership_events
+        WHERE {NEW}
         UNION ALL
-        SELECT user_id FROM membership_events WHERE xid = ANY (%(xip)s::xid8[])
+        SELECT user_id, cause NOT IN ('expiry', 'segment-deleted')
+        FROM membership_events
+        WHERE {LATE}
         UNION ALL
-        SELECT user_id FROM erasures WHERE xid >= %(xmax)s::xid8
+        SELECT user_id, true FROM erasures WHERE {NEW}
         UNION ALL
-        SELECT user_id FROM erasures WHERE xid = ANY (%(xip)s::xid8[])
+        SELECT user_id, true FROM erasures WHERE {LATE}
     )
-    SELECT DISTINCT user_id FROM changed ORDER BY user_id LIMIT %(limit)s
+    SELECT user_id, bool_or(outdated) FROM changed GROUP BY user_id ORDER BY user_id
 """
 
 ALL_STATES: Final[LiteralString] = """
@@ -77,25 +85,6 @@ _POSITION: Final[LiteralString] = """
 """
 
 
-class Snapshot(NamedTuple):
-    """Which transactions a reader could not see: all from `xmax` on, and those of `xip`."""
-
-    xmax: int
-    xip: Sequence[int]
-
-    @classmethod
-    def parsed(cls, text: str) -> "Snapshot":
-        """From PostgreSQL's text form, `xmin:xmax:xip,xip`. Raises ValueError."""
-        match = re.fullmatch(r"(\d+):(\d+):((?:\d+,?)*)", text)
-        if match is None:
-            raise ValueError(f"{text!r} is not a snapshot")
-        return cls(int(match[2]), [int(xid) for xid in match[3].split(",") if xid])
-
-    def saw(self, xid: int) -> bool:
-        """Whether a reader under it saw what this transaction did, if that was committed at all."""
-        return xid < self.xmax and xid not in self.xip
-
-
 class Position(msgspec.Struct, frozen=True):
     """A snapshot, as PostgreSQL writes it; the database that it means something in; when it was taken."""
 
@@ -120,7 +109,7 @@ class OwnWrite(msgspec.Struct, frozen=True):
     """The version of the segments and rollouts under which it was written."""
 
 
-class UserState(msgspec.Struct, frozen=True):
+class UserState(NamedTuple):
     """A user's overrides as replicas store them; see replica/states.py."""
 
     user_id: UserId
@@ -136,7 +125,16 @@ class ReplicatedSegment(msgspec.Struct, frozen=True, array_like=True):
     threshold: int | None
 
 
-class Feed:
+class ChangedUsers(NamedTuple):
+    """Users who changed, by id; the ids are 8 bytes each, big-endian, as replicas have them."""
+
+    outdated: Sequence[bytes]
+    """Of them a replica may give other answers until it has their new states."""
+    settled: Sequence[bytes]
+    """Of them it gives the same answers: terms and deletions were written down that readers knew already."""
+
+
+class Reading:
     """One repeatable-read transaction: everything read through it is of one snapshot."""
 
     def __init__(self, connection: psycopg.AsyncConnection) -> None:
@@ -169,24 +167,22 @@ class Feed:
             await cursor.execute("SELECT id, slug, salt, threshold FROM replicated_segments")
             return await cursor.fetchall()
 
-    async def users_changed_since(self, snapshot: Snapshot, limit: int | None = None) -> Sequence[UserId]:
-        """Up to `limit` users with events or erasures that a reader under the snapshot could not see."""
+    async def changed_users(self, window: Window) -> AsyncGenerator[ChangedUsers]:
+        """The users with events or erasures of the window's transactions, by id, in batches."""
         await self._connection.execute(HOLD_TO_INDEXES)
-        async with self._connection.cursor(row_factory=scalar_row) as cursor:
-            await cursor.execute(
-                CHANGED_USERS,
-                {
-                    "xmax": str(snapshot.xmax),
-                    "xip": [str(xid) for xid in snapshot.xip],
-                    "limit": limit,
-                },
-                prepare=False,
-            )
-            return await cursor.fetchall()
+        copy_out = sql.SQL("COPY ({}) TO STDOUT (FORMAT binary)").format(sql.SQL(CHANGED_USERS))
+        async with aclosing(batches(self._connection, copy_out, window.parameters)) as batches_of_rows:
+            async for rows in batches_of_rows:
+                outdated: list[bytes] = []
+                settled: list[bytes] = []
+                for row in _whole_rows(rows):
+                    # How many fields, in 2 bytes; each field after its length in 4 bytes: the id, a boolean.
+                    (outdated if row[18] else settled).append(row[6:14])
+                yield ChangedUsers(outdated, settled)
 
     async def states(self, user_ids: Sequence[UserId]) -> Sequence[UserState]:
         """The present states of these users, the erased among them."""
-        async with self._connection.cursor(row_factory=struct_row(UserState)) as cursor:
+        async with self._connection.cursor(binary=True, row_factory=args_row(UserState)) as cursor:
             await cursor.execute(
                 "SELECT user_id, state FROM user_states(%(user_ids)s)"
                 " UNION ALL SELECT user_id, state FROM erased_states(%(user_ids)s)",
@@ -197,13 +193,10 @@ class Feed:
     async def all_states(self) -> AsyncGenerator[list[tuple[bytes, bytes]]]:
         """The state of every user that has overrides, by id, in batches; the ids as 8 bytes, big-endian."""
         copy_out = f"COPY ({ALL_STATES}) TO STDOUT (FORMAT binary)".encode()
-        signature = COPY_SIGNATURE_BYTES
         async with aclosing(batches(self._connection, copy_out)) as batches_of_rows:
             async for rows in batches_of_rows:
-                rows[0] = rows[0][signature:]
-                signature = 0
                 # A row: how many fields, in 2 bytes; the id, after its length in 4 bytes; the state likewise.
-                if states := [(row[6:14], row[18:]) for row in rows if row != COPY_TRAILER]:
+                if states := [(row[6:14], row[18:]) for row in _whole_rows(rows)]:
                     yield states
 
     async def approximate_users(self) -> int:
@@ -223,14 +216,21 @@ class Feed:
             return await cursor.fetchone()
 
 
+def _whole_rows(rows: list[bytes]) -> Sequence[bytes]:
+    """The rows of a binary COPY without its signature and trailer."""
+    if rows[0].startswith(COPY_SIGNATURE):
+        rows[0] = rows[0][COPY_SIGNATURE_BYTES:]
+    return rows[:-1] if rows[-1] == COPY_TRAILER else rows
+
+
 @asynccontextmanager
-async def feed(database: Database) -> AsyncIterator[Feed]:
-    """A feed on the primary. Raises Unavailable."""
+async def reading(database: Database) -> AsyncIterator[Reading]:
+    """A transaction on the primary. Raises Unavailable."""
     async with database.transaction() as connection:
         await connection.execute(
             "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ; SET LOCAL statement_timeout = 0"
         )
-        yield Feed(connection)
+        yield Reading(connection)
 
 
 async def notify(database: Database) -> None:

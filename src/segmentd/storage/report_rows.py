@@ -74,6 +74,6 @@ async def copied_rows(
 ) -> AsyncGenerator[bytes]:
     """The rows as CSV, in chunks of about so many bytes."""
     copy_out = sql.SQL("COPY ({}) TO STDOUT (FORMAT csv, DELIMITER ';')").format(rows_query(report, as_of))
-    async with aclosing(batches(connection, copy_out, chunk_bytes)) as copied:
+    async with aclosing(batches(connection, copy_out, batch_bytes=chunk_bytes)) as copied:
         async for rows in copied:
             yield b"".join(rows)

@@ -21,8 +21,8 @@ from segmentd.domain.errors import SegmentdError
 from segmentd.domain.identifiers import INT64_MAX, UserId, UserIdValue
 from segmentd.domain.memberships import UsersOfLookup
 from segmentd.observability.metrics import Metrics
+from segmentd.replica.files import Unusable
 from segmentd.replica.replica import Replica
-from segmentd.replica.store import Unusable
 
 LOOKUP: Final = "/api/v1/lookup"
 

@@ -26,8 +26,8 @@ from segmentd.domain.errors import SegmentdError
 from segmentd.domain.identifiers import INT64_MAX, UserId, UserIdText
 from segmentd.observability.metrics import Metrics
 from segmentd.observability.tally import Tally
+from segmentd.replica.files import Unusable
 from segmentd.replica.replica import Replica
-from segmentd.replica.store import Unusable
 
 FLAG: Final = f"{FLAGS}/{{key}}"
 
