@@ -104,7 +104,10 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         float, Meta(gt=0, le=3600, description="Time over which the rate of a slow reader is averaged.")
     ] = 30.0
     least_bytes_per_second: Annotated[
-        float, Meta(ge=0, le=1e9, description="Least rate at which a client must read its answer.")
+        float,
+        Meta(
+            ge=0, le=1e9, description="Least rate at which a client must read an answer, or send an import."
+        ),
     ] = 1024.0
     keep_alive_seconds: Annotated[
         float, Meta(gt=0, le=3600, description="Time for which a connection may be idle.")
@@ -153,6 +156,17 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         Secret | None,
         Meta(description="The report_key before this one: its links still work."),
     ] = None
+    import_store_bytes: Annotated[
+        int, Meta(ge=0, description="Bytes of the rows of all imports together, at most; 0 is no limit.")
+    ] = 20 * 2**30
+    imports_per_caller: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=10_000,
+            description="Imports of a caller that are not done, at most; of all callers, ten times as many.",
+        ),
+    ] = 10
     log_level: Annotated[
         typing.Literal["debug", "info", "warning", "error"],
         Meta(description="The lowest level of log lines."),

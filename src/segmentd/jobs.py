@@ -13,21 +13,24 @@ from uuid import UUID
 
 import psycopg
 import structlog
-from procrastinate import App, JobContext, PsycopgConnector, RetryStrategy
+from procrastinate import App, BaseRetryStrategy, JobContext, PsycopgConnector, RetryDecision, RetryStrategy
 from procrastinate.exceptions import ConnectorException
+from procrastinate.jobs import Job, JobDeferrer
 from procrastinate.jobs import Status as JobStatus
 
 from segmentd.background import background
-from segmentd.domain.errors import ReportStoreFull, SegmentdError
+from segmentd.domain.errors import ImportNotFound, ReportStoreFull, SegmentdError, Unavailable
+from segmentd.domain.imports import ImportNumber
 from segmentd.domain.reports import Report, ReportId, ReportLimits, Status, store_full
+from segmentd.imports.work import ImportWork
 from segmentd.observability.metrics import Metrics
 from segmentd.observability.throttled import ThrottledLog
 from segmentd.observability.traces import Tracing
 from segmentd.reports.build import Claim, build
 from segmentd.reports.files import ReportFiles
-from segmentd.storage import reports, upkeep
+from segmentd.storage import import_rows, import_work, reports, upkeep
 from segmentd.storage.database import Database
-from segmentd.storage.job_queue import QUEUE_CONNECTIONS, REPORTS_AT_ONCE
+from segmentd.storage.job_queue import IMPORTS_AT_ONCE, QUEUE_CONNECTIONS, REPORTS_AT_ONCE
 from segmentd.storage.sessions import Reachability, Session, reason_of
 
 SHORTEST_PAUSE_S: Final = 0.5
@@ -48,6 +51,7 @@ CLOCK_STEP_S: Final = 30.0
 CLOCK_LOOK_S: Final = 5.0
 
 BUILD_REPORT: Final = "build_report"
+WORK_ON_IMPORT: Final = "work_on_import"
 ATTEMPTS: Final = 4
 
 _log = structlog.get_logger(__name__)
@@ -68,8 +72,10 @@ class Tasks:
         metrics: Metrics | None = None,
         builds: Database | None = None,
         store_bytes: int = ReportLimits().store_bytes,
+        imports: ImportWork | None = None,
     ) -> None:
         self._database = database
+        self._imports = imports or ImportWork(database, metrics)
         self._builds = builds or database
         self._store_bytes = store_bytes
         self._files = files
@@ -130,6 +136,30 @@ class Tasks:
 
         return claim
 
+    async def work_on_import(self, number: ImportNumber, *, last_attempt: bool) -> bool:
+        """Works on an import for a while; returns whether it is final.
+
+        After an error on the last attempt it has failed, and shows the caller the reason.
+        """
+        try:
+            with contextlib.nullcontext() if self._tracing is None else self._tracing.job(WORK_ON_IMPORT):
+                return await self._imports.advance(number)
+        except ImportNotFound:  # removed long ago
+            return True
+        except Exception as error:
+            if last_attempt and not isinstance(error, Unavailable):
+                await self._imports.fail(number, _reason(error, "The import could not go on"))
+            raise
+
+    async def tend_imports(self) -> None:
+        """Ends imports whose receiving processes are gone."""
+        if lost := await import_work.fail_silent(self._database):
+            _log.warning("imports failed, their receiving processes are gone", imports=lost)
+
+    async def purge_imports(self) -> None:
+        """Removes what final imports left, and old imports."""
+        await import_work.purge(self._database)
+
     async def purge_reports(self) -> None:
         """Removes the files of expired reports, and unfinished files of killed builds."""
         for report in await reports.expired(self._database):
@@ -167,6 +197,16 @@ def upkeep_app(connector: PsycopgConnector, tasks: Tasks) -> App:
     async def purge_reports(timestamp: int) -> None:  # noqa: ARG001 - passed by name
         await tasks.purge_reports()
 
+    @app.periodic(cron=EVERY_TEN_SECONDS)
+    @app.task(name="tend_imports", queue=UPKEEP.name, queueing_lock="tend_imports", lock="tend_imports")
+    async def tend_imports(timestamp: int) -> None:  # noqa: ARG001 - passed by name
+        await tasks.tend_imports()
+
+    @app.periodic(cron=EVERY_TEN_MINUTES)
+    @app.task(name="purge_imports", queue=UPKEEP.name, queueing_lock="purge_imports", lock="purge_imports")
+    async def purge_imports(timestamp: int) -> None:  # noqa: ARG001 - passed by name
+        await tasks.purge_imports()
+
     # Without a lock: the dead worker may have been running this very task, and would still hold it.
     @app.periodic(cron=EVERY_TEN_SECONDS)
     @app.task(name="retry_stalled", queue=UPKEEP.name, queueing_lock="retry_stalled")
@@ -199,8 +239,42 @@ def reports_app(connector: PsycopgConnector, tasks: Tasks) -> App:
     return app
 
 
+class UntilReachable(BaseRetryStrategy):
+    """An import goes on after an outage, however long it took; of other errors it survives a few."""
+
+    def get_retry_decision(self, *, exception: BaseException, job: Job) -> RetryDecision | None:
+        """In some seconds, or never."""
+        if isinstance(exception, Unavailable) or not isinstance(exception, Exception):
+            return RetryDecision(retry_in={"seconds": 1})
+        return RetryDecision(retry_in={"seconds": 2**job.attempts}) if job.attempts < ATTEMPTS else None
+
+
+def imports_app(connector: PsycopgConnector, tasks: Tasks) -> App:
+    """The task that works on imports, a while on each."""
+    app = App(connector=connector)
+
+    @app.task(name=WORK_ON_IMPORT, queue=IMPORTS.name, pass_context=True, retry=UntilReachable())
+    async def work_on_import(context: JobContext, number: int) -> None:
+        last = context.job.attempts >= ATTEMPTS
+        if not await tasks.work_on_import(ImportNumber(number), last_attempt=last):
+            await _turn_of(app, ImportNumber(number)).defer_async(number=number)
+
+    return app
+
+
+def _turn_of(
+    app: App, number: ImportNumber, connection: psycopg.AsyncConnection | None = None, priority: int = 0
+) -> JobDeferrer:
+    # As many locks as imports may be worked on at once, on all nodes together.
+    lock = f"{WORK_ON_IMPORT} {number % IMPORTS_AT_ONCE}"
+    return app.configure_task(
+        WORK_ON_IMPORT, connection=connection, queue=IMPORTS.name, lock=lock, priority=priority
+    )
+
+
 UPKEEP: Final = Queue("upkeep", upkeep_app, at_once=4)
 REPORTS: Final = Queue("reports", reports_app, REPORTS_AT_ONCE)
+IMPORTS: Final = Queue("imports", imports_app, IMPORTS_AT_ONCE)
 
 
 def report_queue() -> reports.Enqueue:
@@ -217,10 +291,20 @@ def report_queue() -> reports.Enqueue:
     return enqueue
 
 
+def import_queue() -> import_rows.Enqueue:
+    """A function that puts the work on an import into the queue, in its caller's transaction."""
+    app = App(connector=PsycopgConnector())  # never opened: each call passes its connection
+
+    async def enqueue(connection: psycopg.AsyncConnection, number: ImportNumber, under_way: int) -> None:
+        await _turn_of(app, number, connection, -under_way).defer_async(number=number)
+
+    return enqueue
+
+
 async def work(database_url: str, tasks: Tasks, stop: asyncio.Event, drain_seconds: float) -> None:
     """Runs the tasks until `stop`; after an outage of the database it goes on by itself."""
     async with asyncio.TaskGroup() as group:
-        for queue in (UPKEEP, REPORTS):
+        for queue in (UPKEEP, REPORTS, IMPORTS):
             group.create_task(_keep_working(queue, database_url, tasks, stop, drain_seconds))
 
 
@@ -296,7 +380,7 @@ def _connector(database_url: str) -> PsycopgConnector:
     )
 
 
-def _reason(error: BaseException) -> str:
+def _reason(error: BaseException, what: str = "The report could not be made") -> str:
     """What a caller may see of an error: our own words or the operating system's, never SQL."""
     match error:
         case SegmentdError():
@@ -304,4 +388,4 @@ def _reason(error: BaseException) -> str:
         case OSError():
             return f"The file could not be written: {error.strerror or type(error).__name__}."
         case _:
-            return f"The report could not be made ({type(error).__name__}); the log has the details."
+            return f"{what} ({type(error).__name__}); the log has the details."

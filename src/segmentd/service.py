@@ -21,6 +21,7 @@ from segmentd.domain.errors import (
     Unavailable,
 )
 from segmentd.domain.identifiers import Slug, UserId
+from segmentd.domain.imports import IdempotencyKey, Import, ImportOrder
 from segmentd.domain.instants import Span
 from segmentd.domain.memberships import Change, Changed, Event, Evidence, Membership
 from segmentd.domain.pages import SLUG_KEYS, USER_KEYS, Limit, Listing, Page
@@ -28,13 +29,14 @@ from segmentd.domain.reports import LONGEST_WAIT_S, Report, ReportId, ReportLimi
 from segmentd.domain.segments import NewSegment, Segment, SegmentUpdate
 from segmentd.domain.texts import Name
 from segmentd.domain.users import User
+from segmentd.imports.desk import ImportDesk
+from segmentd.imports.receive import Upload
 from segmentd.observability.metrics import Metrics
 from segmentd.replica.node import Answer, Node, Replicated, Slugs, Stored
 from segmentd.replica.replica import Replica, ReplicaMeasures
 from segmentd.replica.watching import Watcher
 from segmentd.reports.files import ReportFiles
 from segmentd.reports.links import is_signed, sign
-from segmentd.reports.waiting import Waiting
 from segmentd.storage import (
     audit_log,
     changes,
@@ -51,6 +53,7 @@ from segmentd.storage.database import Database
 from segmentd.storage.lookout import Lookout
 from segmentd.storage.replication import OwnWrite
 from segmentd.storage.signing_keys import SigningKeys
+from segmentd.waiting import Waiting
 
 Found = TypeVar("Found")
 
@@ -87,29 +90,40 @@ class Measured(NamedTuple):
     """None if this process has no replica."""
     report_bytes_limit: int
     """The limit for the files of all reports; 0 is no limit."""
+    import_bytes_limit: int
+    """The limit for what all imports store; 0 is no limit."""
 
 
 class Service:
     """The use cases. Each raises Unavailable if it needs the database and cannot reach it."""
 
     def __init__(
-        self, database: Database, desk: ReportDesk, node: Node | None = None, metrics: Metrics | None = None
+        self,
+        database: Database,
+        desk: ReportDesk,
+        imports: ImportDesk,
+        node: Node | None = None,
+        metrics: Metrics | None = None,
     ) -> None:
+        self.imports = imports
         self._database = database
         self._desk = desk
         self._node = node
         self._metrics = metrics or Metrics()
         self._orders = asyncio.Semaphore(ORDERS_AT_ONCE)
-        self._waiting = Waiting(database, self._metrics)
+        self._waiting: Waiting[ReportId, Report] = Waiting(
+            "reports", partial(reports.final, database), self._metrics.report_waiters
+        )
         self._leaving = False
         self._lookout = Lookout(database)
         self.signing_keys = SigningKeys(database, desk.signing_keys)
         """The keys of links."""
 
     def leave(self) -> None:
-        """Before a stop: from now on the service is not ready, and no request waits for a report."""
+        """Before a stop: from now on the service is not ready, and no request waits for a job."""
         self._leaving = True
         self._waiting.end()
+        self.imports.end_waiting()
 
     @asynccontextmanager
     async def watching(self) -> AsyncIterator[None]:
@@ -148,7 +162,7 @@ class Service:
         except Unavailable:
             found = None
         replica = None if self._node is None else self._node.replica.measure()
-        return Measured(found, replica, self._desk.limits.store_bytes)
+        return Measured(found, replica, self._desk.limits.store_bytes, self.imports.store_bytes)
 
     # Segments
 
@@ -347,6 +361,26 @@ class Service:
     def read_report(self, report: Report, begin: int, end: int) -> AsyncIterator[bytes]:
         """The bytes of a report's file from `begin` to before `end`."""
         return self._desk.files.read(report.file_name, begin, end)
+
+    # Imports; `imports` has the use cases of one that there is.
+
+    async def import_list(
+        self,
+        order: ImportOrder,
+        upload: Upload,
+        actor: Actor,
+        key: IdempotencyKey | None = None,
+        wait_s: float = 0,
+    ) -> Import:
+        """Receives a list, and waits up to so many seconds until the import is final.
+
+        Raises what ImportDesk.bring does.
+        """
+        found = await self.imports.bring(order, upload, actor, key)
+        seconds = min(wait_s, self._desk.longest_wait_s)
+        if seconds > 0 and not found.status.final:
+            found = await self.imports.wait(found.id, seconds) or await self.imports.get(found.id)
+        return found
 
     # Who changed what
 

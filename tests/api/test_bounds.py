@@ -29,10 +29,8 @@ OWN = {
     "api/http/hot/calls.py": {"_LONGEST_LOOKUP: Final = 2 ** 16"},
     "api/http/hot/changes.py": {"_LONGEST_CHANGE: Final = 2 ** 16"},
     "api/http/ofrep/hot.py": {"_LONGEST_BODY: Final = 2 ** 14"},
-    "api/http/resources/reports.py": {
-        "'(?:^|[,;\\\\s])wait\\\\s*=\\\\s*\\\\\"?(\\\\d{1,9})'",
-        "'bytes=(\\\\d{0,18})-(\\\\d{0,18})'",
-    },
+    "api/http/prefer.py": {"'(?:^|[,;\\\\s])wait\\\\s*=\\\\s*\\\\\"?(\\\\d{1,9})'"},
+    "api/http/resources/reports.py": {"'bytes=(\\\\d{0,18})-(\\\\d{0,18})'"},
     "cli/tokens.py": {"'([1-9][0-9]{0,4})([dhm])'"},
 }
 CONNECTIONS = "api/http/edge/"

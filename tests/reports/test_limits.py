@@ -3,6 +3,7 @@
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Final, LiteralString
 from uuid import UUID, uuid4
@@ -16,10 +17,10 @@ from segmentd.domain.reports import Period, ReportId, ReportLimits, ReportOrder
 from segmentd.jobs import Tasks
 from segmentd.observability.metrics import Metrics
 from segmentd.reports.files import ReportFiles
-from segmentd.reports.waiting import MOST_WAITING, Waiting
 from segmentd.serve.wiring import service
 from segmentd.storage import reports
 from segmentd.storage.database import Database, Parameters, Row
+from segmentd.waiting import MOST_WAITING, Waiting
 from tests.support.client import Api
 from tests.support.clock import Clock
 from tests.support.door import open_door
@@ -153,7 +154,7 @@ async def test_one_statement_asks_for_all_who_wait(office: Office, database_url:
     ordered = [await office.order() for _ in range(5)]
     ids = [ReportId(UUID(report["id"])) for report in ordered]
     async with Watched(database_url) as database:
-        waiting = Waiting(database, Metrics())
+        waiting = Waiting("reports", partial(reports.final, database), Metrics().report_waiters)
         waits = [asyncio.create_task(waiting.wait(ids[number % 5], 60)) for number in range(MOST_WAITING)]
         await asyncio.sleep(0)
         assert await waiting.wait(ids[0], 60) is None  # too many already
@@ -177,7 +178,7 @@ async def test_a_waiting_caller_is_answered_at_once_when_the_service_is_about_to
 ) -> None:
     metrics = Metrics()
     report = await office.order()
-    waiting = Waiting(database, metrics)
+    waiting = Waiting("reports", partial(reports.final, database), metrics.report_waiters)
 
     def waiters() -> float:
         return Scrape(metrics.page([], "").content.decode())("segmentd_report_waiters")

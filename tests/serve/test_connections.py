@@ -47,9 +47,9 @@ def limit(postgres_url: str, role: str, connections: int) -> None:
 
 
 def test_what_a_node_needs_follows_from_its_settings() -> None:
-    assert needs_of_node(Settings(workers=2, pool_size=10)) == Needs(11, 45)
-    assert needs_of_node(Settings(workers=8, pool_size=3)) == Needs(23, 48)
-    assert needs_of_worker(Settings(pool_size=10)) == Needs(6, 22)
+    assert needs_of_node(Settings(workers=2, pool_size=10)) == Needs(14, 53)
+    assert needs_of_node(Settings(workers=8, pool_size=3)) == Needs(26, 56)
+    assert needs_of_worker(Settings(pool_size=10)) == Needs(9, 30)
 
 
 def test_a_node_has_as_many_connections_as_it_says(empty_database_url: str, tmp_path: Path) -> None:

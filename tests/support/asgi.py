@@ -18,6 +18,8 @@ class Request(NamedTuple):
     path: str
     headers: Headers = ()
     body: Sequence[bytes] = (b"",)
+    whole: bool = True
+    """Whether the body ends with its last part; else the client goes away."""
 
 
 class Answer(NamedTuple):
@@ -47,7 +49,7 @@ async def ask(app: ASGIApp, request: Request) -> Answer:
         "state": {},
     }
     unheard = [
-        {"type": "http.request", "body": part, "more_body": index < len(request.body)}
+        {"type": "http.request", "body": part, "more_body": not request.whole or index < len(request.body)}
         for index, part in enumerate(request.body, 1)
     ]
     answered: list[dict[str, Any]] = []

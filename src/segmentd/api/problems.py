@@ -30,11 +30,22 @@ PROBLEMS: Final[Mapping[type[errors.SegmentdError], Problem]] = {
     errors.SegmentNotFound: Problem("segment-not-found", "Segment not found", 404, "NOT_FOUND"),
     errors.UserNotFound: Problem("user-not-found", "User not found", 404, "NOT_FOUND"),
     errors.ReportNotFound: Problem("report-not-found", "Report not found", 404, "NOT_FOUND"),
+    errors.ImportNotFound: Problem("import-not-found", "Import not found", 404, "NOT_FOUND"),
     errors.Conflict: Problem("conflict", "Conflict", 409, "ALREADY_EXISTS"),
     errors.SegmentExists: Problem("segment-exists", "Segment exists", 409, "ALREADY_EXISTS"),
+    errors.SegmentHasPercentage: Problem(
+        "segment-has-percentage", "Segment has a percentage", 409, "FAILED_PRECONDITION"
+    ),
     errors.UserExists: Problem("user-exists", "User exists", 409, "ALREADY_EXISTS"),
     errors.ReportNotReady: Problem(
         "report-not-ready", "Report not ready", 409, "FAILED_PRECONDITION", retry_after=1
+    ),
+    errors.ImportFinished: Problem("import-finished", "Import finished", 409, "FAILED_PRECONDITION"),
+    errors.IdempotencyKeyReused: Problem(
+        "idempotency-key-reused", "Idempotency key reused", 409, "FAILED_PRECONDITION"
+    ),
+    errors.IdempotencyKeyInUse: Problem(
+        "idempotency-key-in-use", "Idempotency key in use", 409, "ABORTED", retry_after=1
     ),
     errors.Gone: Problem("gone", "Gone", 410, "NOT_FOUND"),
     errors.ReportExpired: Problem("report-expired", "Report expired", 410, "NOT_FOUND"),
@@ -51,6 +62,12 @@ PROBLEMS: Final[Mapping[type[errors.SegmentdError], Problem]] = {
     ),
     errors.ReportStoreFull: Problem(
         "report-store-full", "Report store full", 429, "RESOURCE_EXHAUSTED", retry_after=600
+    ),
+    errors.TooManyImports: Problem(
+        "too-many-imports", "Too many imports", 429, "RESOURCE_EXHAUSTED", retry_after=5
+    ),
+    errors.ImportStoreFull: Problem(
+        "import-store-full", "Import store full", 429, "RESOURCE_EXHAUSTED", retry_after=60
     ),
     errors.Unavailable: Problem("unavailable", "Unavailable", 503, "UNAVAILABLE", retry_after=1),
     errors.Overloaded: Problem("overloaded", "Overloaded", 503, "UNAVAILABLE", retry_after=1),

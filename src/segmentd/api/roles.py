@@ -29,6 +29,9 @@ ROLES: Final[Mapping[str, Role | None]] = {
     "explain_membership": Role.READER,
     "get_history": Role.READER,
     "get_report": Role.READER,
+    "list_imports": Role.READER,
+    "get_import": Role.READER,
+    "list_import_errors": Role.READER,
     "metrics": Role.READER,
     # Changing.
     "create_segment": Role.EDITOR,
@@ -38,6 +41,8 @@ ROLES: Final[Mapping[str, Role | None]] = {
     "delete_user": Role.EDITOR,
     "change_user_segments": Role.EDITOR,
     "order_report": Role.EDITOR,
+    "create_import": Role.EDITOR,
+    "cancel_import": Role.EDITOR,
     # What cannot be undone, and the audit log.
     "erase_user": Role.ADMIN,
     "list_audit_log": Role.ADMIN,

@@ -58,6 +58,8 @@ class Flags:
     report_days: Annotated[str | None, setting("report_days")] = None
     report_key: Annotated[str | None, setting("report_key")] = None
     report_key_before: Annotated[str | None, setting("report_key_before")] = None
+    import_store_bytes: Annotated[str | None, setting("import_store_bytes")] = None
+    imports_per_caller: Annotated[str | None, setting("imports_per_caller")] = None
     log_level: Annotated[str | None, setting("log_level")] = None
     config: Annotated[str | None, Parameter(help="A TOML file with settings. [SEGMENTD_CONFIG]")] = None
 

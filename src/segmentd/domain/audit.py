@@ -1,4 +1,4 @@
-"""The audit log: changes of segments and tokens, and erasures."""
+"""The audit log: changes of segments and tokens, imports, and erasures."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -23,6 +23,8 @@ class AuditOperation(Described):
     TOKEN_CREATED = "token-created", "A token was made."
     TOKEN_REVOKED = "token-revoked", "A token was revoked."
     USER_ERASED = "user-erased", "A user and the user's history were erased."
+    IMPORT_STARTED = "import-started", "An import, whose rows are good, began to change users."
+    IMPORT_ENDED = "import-ended", "An import that had begun to change users ended, or was canceled."
     SIGNING_KEY_REPLACED = "signing-key-replaced", "The key that signs the links of reports was replaced."
 
 
@@ -30,7 +32,7 @@ class AuditEntry(msgspec.Struct, frozen=True):
     """One operation: who, when, what, and the values before and after.
 
     `subject` is the segment's slug or the token's name; an erasure has none, because no personal data may
-    stay.
+    stay, and an import only if its query names a segment.
     """
 
     id: AuditId
@@ -39,5 +41,5 @@ class AuditEntry(msgspec.Struct, frozen=True):
     on_behalf_of: str | None
     operation: AuditOperation
     subject: str | None
-    before: Mapping[str, str | float | None] | None
-    after: Mapping[str, str | float | None] | None
+    before: Mapping[str, str | int | float | None] | None
+    after: Mapping[str, str | int | float | None] | None

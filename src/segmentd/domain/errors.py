@@ -2,12 +2,13 @@
 
 SegmentdError
 ├── Invalid ──── TargetingKeyMissing
-├── NotFound ─── SegmentNotFound, UserNotFound, ReportNotFound, TokenNotFound
-├── Conflict ─── SegmentExists, UserExists, TokenExists, ReportNotReady
+├── NotFound ─── SegmentNotFound, UserNotFound, ReportNotFound, ImportNotFound, TokenNotFound
+├── Conflict ─── SegmentExists, SegmentHasPercentage, UserExists, TokenExists, ReportNotReady, ImportFinished,
+│                IdempotencyKeyReused, IdempotencyKeyInUse
 ├── Gone ─────── ReportExpired
 ├── Denied ───── Unauthenticated, Forbidden, ForeignOrigin
 ├── AnswerTooLarge
-├── TooManyRequests ─ TooManyReports, ReportStoreFull
+├── TooManyRequests ─ TooManyReports, ReportStoreFull, TooManyImports, ImportStoreFull
 ├── Unavailable ─ Overloaded
 └── StartupFailed
 """
@@ -88,6 +89,10 @@ class ReportNotFound(NotFound):
     """There is no such report, or the link's signature is wrong."""
 
 
+class ImportNotFound(NotFound):
+    """There is no such import; one is removed 30 days after its end."""
+
+
 class TokenNotFound(NotFound):
     """No token in force has this name."""
 
@@ -108,6 +113,17 @@ class SegmentExists(Conflict):
         )
 
 
+class SegmentHasPercentage(Conflict):
+    """The segment has a percentage, so its explicit members cannot be replaced."""
+
+    def __init__(self, slug: str) -> None:
+        super().__init__(
+            f"The segment {slug} has a percentage: users whom a list leaves out would be excluded from it for"
+            " good. End the percentage, or use the operations add and remove.",
+            slug=slug,
+        )
+
+
 class UserExists(Conflict):
     """A user with this id is registered already."""
 
@@ -124,6 +140,18 @@ class TokenExists(Conflict):
 
 class ReportNotReady(Conflict):
     """The report is not ready yet; ask again in a moment."""
+
+
+class ImportFinished(Conflict):
+    """The import has ended, so it cannot be canceled."""
+
+
+class IdempotencyKeyReused(Conflict):
+    """An import with this Idempotency-Key has another body or other parameters; use a new key."""
+
+
+class IdempotencyKeyInUse(Conflict):
+    """An import with this Idempotency-Key is being received; send it again in a moment."""
 
 
 class Gone(SegmentdError):
@@ -182,6 +210,14 @@ class TooManyReports(TooManyRequests):
 
 class ReportStoreFull(TooManyRequests):
     """The store of report files is full."""
+
+
+class TooManyImports(TooManyRequests):
+    """As many imports are under way as there may be; wait for one to be done."""
+
+
+class ImportStoreFull(TooManyRequests):
+    """The rows of imports take all the room that they may take."""
 
 
 class Unavailable(SegmentdError):

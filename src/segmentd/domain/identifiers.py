@@ -3,6 +3,7 @@
 import re
 import secrets
 from typing import Annotated, Final, NewType
+from uuid import UUID
 
 from msgspec import Meta
 
@@ -36,6 +37,8 @@ SALT: Final = Form(
     r"^-?[0-9]{1,19}(?!\n)$", "a salt is a signed integer of 64 bits, written as a string of digits"
 )
 
+_UUID: Final = re.compile("[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
+
 # As they are in JSON, with their bounds. For texts of digits, the functions below check the rest.
 UserIdValue = Annotated[
     UserId,
@@ -67,6 +70,14 @@ def read_user_id(text: str) -> UserId:
     if int(text) > INT64_MAX:
         raise ValueError(f"must be at most {INT64_MAX}")
     return UserId(int(text))
+
+
+def read_uuid(text: str) -> UUID:
+    """The UUID in a text. Raises ValueError."""
+    # Python's UUID reads braces, underscores and the digits of other scripts as well.
+    if _UUID.fullmatch(text) is None:
+        raise ValueError("not a UUID")
+    return UUID(text)
 
 
 def read_salt(text: str) -> Salt:

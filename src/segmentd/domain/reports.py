@@ -9,7 +9,7 @@ from uuid import UUID
 import msgspec
 
 from segmentd.domain.errors import Fault, Invalid, ReportNotFound, ReportStoreFull, TooManyReports
-from segmentd.domain.identifiers import Slug, UserId
+from segmentd.domain.identifiers import Slug, UserId, read_uuid
 from segmentd.domain.instants import LAST_INSTANT, Span
 
 ReportId = NewType("ReportId", UUID)
@@ -21,15 +21,13 @@ MOST_DAYS: Final = 3650
 LONGEST_WAIT_S: Final = 60
 """For which an order may wait for its report."""
 
-_UUID: Final = re.compile("[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
-
 
 def read_report_id(text: str) -> ReportId:
     """The id in a text. Raises ReportNotFound if it is no id."""
-    # Python's UUID reads braces, underscores and the digits of other scripts as well.
-    if _UUID.fullmatch(text) is None:
-        raise ReportNotFound
-    return ReportId(UUID(text))
+    try:
+        return ReportId(read_uuid(text))
+    except ValueError:
+        raise ReportNotFound from None
 
 
 class Period(NamedTuple):

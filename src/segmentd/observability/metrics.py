@@ -40,6 +40,8 @@ class Refusal(StrEnum):
     HEADERS_TOO_LARGE = "headers-too-large"
     TOO_MANY_REPORTS = "too-many-reports"
     REPORT_STORE_FULL = "report-store-full"
+    TOO_MANY_IMPORTS = "too-many-imports"
+    IMPORT_STORE_FULL = "import-store-full"
     CONNECTIONS = "connections"
     UNSENT_BYTES = "unsent-bytes"
 
@@ -121,6 +123,15 @@ class Metrics:
         self._report_rows = counter("report_rows", "Rows of the reports that were built.")
         self.report_waiters = gauge("report_waiters", "Requests that wait for a report.")
         self._reports_failed = counter("reports_failed", "Reports that failed.")
+        self.imports_received = gauge("imports_received", "Imports whose rows are being received.")
+        self.import_waiters = gauge("import_waiters", "Requests that wait for an import.")
+        self._imports_ended = _each(
+            counter("imports_ended", "Imports that ended.", ["status"]), ("done", "failed", "canceled")
+        )
+        self._import_users = counter("import_users", "Users whom imports changed, or looked at in a dry run.")
+        self._import_paused = counter(
+            "import_paused_seconds", "Time for which imports waited until the node's replica followed."
+        )
 
     # Requests
 
@@ -196,6 +207,18 @@ class Metrics:
     def report_failed(self) -> None:
         """A report failed."""
         self._reports_failed.inc()
+
+    def import_ended(self, status: str) -> None:
+        """An import ended in this way."""
+        self._imports_ended[status].inc()
+
+    def import_batch(self, users: int) -> None:
+        """An import changed so many users, or looked at them in a dry run."""
+        self._import_users.inc(users)
+
+    def import_paused(self, seconds: float) -> None:
+        """An import waited until the node's replica had followed."""
+        self._import_paused.inc(seconds)
 
     # The page
 

@@ -14,8 +14,10 @@ from segmentd.auth.known_tokens import KnownTokens
 from segmentd.auth.rate_limit import RateLimit
 from segmentd.background import background
 from segmentd.config import Settings
+from segmentd.domain.imports import ImportLimits
 from segmentd.domain.reports import ReportLimits
-from segmentd.jobs import report_queue
+from segmentd.imports.desk import ImportDesk
+from segmentd.jobs import import_queue, report_queue
 from segmentd.observability.metrics import Metrics
 from segmentd.observability.traces import Tracing, set_up_tracing
 from segmentd.replica.fallback import Fallback
@@ -46,7 +48,9 @@ def service(
         longest_wait_s=settings.request_seconds * WAITING_SHARE,
         signing_keys=[key.encode() for key in (settings.report_key, settings.report_key_before) if key],
     )
-    return Service(database, desk, node, metrics)
+    measured = metrics or Metrics()
+    limits = ImportLimits(settings.imports_per_caller, settings.import_store_bytes)
+    return Service(database, desk, ImportDesk(database, import_queue(), measured, limits), node, measured)
 
 
 @asynccontextmanager

@@ -226,6 +226,16 @@ async def _fetch(
         return await cursor.fetchall()
 
 
+async def one_row(
+    connection: psycopg.AsyncConnection, row: type[Row], query: LiteralString, parameters: Parameters = None
+) -> Row:
+    """The row of a statement that always gives one, on a connection of the caller's. Raises psycopg.Error."""
+    async with connection.cursor(row_factory=struct_row(row)) as cursor:
+        await cursor.execute(query, parameters)
+        [found] = await cursor.fetchall()
+        return found
+
+
 def struct_row(row: type[Row]) -> Callable[[psycopg.AsyncCursor[Any]], RowMaker[Row]]:
     """Makes rows into msgspec structs, field by column name; a value of another type is an error."""
 

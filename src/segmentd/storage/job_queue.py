@@ -9,11 +9,14 @@ from procrastinate.schema import SchemaManager
 REPORTS_AT_ONCE: Final = 2
 # A build holds one connection for as long as it takes, and asks short questions by another.
 REPORT_CONNECTIONS: Final = 2 * REPORTS_AT_ONCE
+IMPORTS_AT_ONCE: Final = 2
+# Work on an import holds one connection, and asks short questions by another.
+IMPORT_CONNECTIONS: Final = 2 * IMPORTS_AT_ONCE
 # The pool of each queue; one connection more listens for new jobs.
 QUEUE_CONNECTIONS: Final = 3
-# Connections of both queues and of building reports: those open from the start, and those of full pools.
-LEAST_CONNECTIONS: Final = 2 * (1 + 1) + 1
-MOST_CONNECTIONS: Final = 2 * (QUEUE_CONNECTIONS + 1) + REPORT_CONNECTIONS
+# Connections of the queues, of reports and of imports: those open from the start, and those of full pools.
+LEAST_CONNECTIONS: Final = 3 * (1 + 1) + 2
+MOST_CONNECTIONS: Final = 3 * (QUEUE_CONNECTIONS + 1) + REPORT_CONNECTIONS + IMPORT_CONNECTIONS
 
 _NOTE: Final = "CREATE TABLE IF NOT EXISTS job_queue_migrations (name text PRIMARY KEY)"
 

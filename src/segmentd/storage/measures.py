@@ -6,6 +6,7 @@ from typing import Final, LiteralString
 import msgspec
 
 from segmentd.domain.errors import Unavailable
+from segmentd.domain.imports import Status as ImportStatus
 from segmentd.domain.reports import Status
 from segmentd.storage.database import Database
 
@@ -29,6 +30,13 @@ class ReportMeasures(msgspec.Struct, frozen=True):
     count: int
 
 
+class ImportMeasures(msgspec.Struct, frozen=True):
+    """The imports in one state that is not final."""
+
+    status: ImportStatus
+    count: int
+
+
 class Measures(msgspec.Struct, frozen=True):
     """Figures of the whole database, the same on every node."""
 
@@ -36,6 +44,9 @@ class Measures(msgspec.Struct, frozen=True):
     reports: Sequence[ReportMeasures]
     report_bytes: int
     """The bytes of the files of all reports."""
+    imports: Sequence[ImportMeasures]
+    import_bytes: int
+    """The bytes that all imports store."""
     terms_due: int
     """Terms that ended and have no event yet; counted up to 100,000."""
     term_due_oldest_seconds: float
@@ -60,7 +71,8 @@ async def measure(database: Database, patience_s: float = PATIENCE_S) -> Measure
 # are few. The other figures come from the indexes memberships_due and reports_to_purge, and from statistics.
 MEASURES: Final[LiteralString] = """
     SELECT coalesce(jobs.found, '[]') AS jobs, coalesce(kept.found, '[]') AS reports,
-           report_bytes() AS report_bytes,
+           report_bytes() AS report_bytes, coalesce(lists.found, '[]') AS imports,
+           import_bytes() AS import_bytes,
            due.terms AS terms_due, due.oldest AS term_due_oldest_seconds, written.events AS events_written,
            (SELECT count(*) FROM segments WHERE deleted_at IS NULL) AS segments,
            -- Each entry is numbered, so this asks an index. Undone changes may leave gaps.
@@ -82,6 +94,9 @@ MEASURES: Final[LiteralString] = """
         SELECT jsonb_agg(r) AS found
         FROM (SELECT status, count(*) AS count FROM reports WHERE purged_at IS NULL GROUP BY status) r
     ) kept, (
+        SELECT jsonb_agg(i) AS found
+        FROM (SELECT status, count(*) AS count FROM imports WHERE finished_at IS NULL GROUP BY status) i
+    ) lists, (
         SELECT count(*) AS terms,
                coalesce(extract(epoch FROM reading_instant() - min(d.until)), 0)::float8 AS oldest
         FROM (

@@ -1,6 +1,6 @@
 """Orders of reports and the keys of their links (functions/10_reports.sql)."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import Final, LiteralString
 from uuid import uuid4
@@ -105,13 +105,14 @@ async def get(database: Database, report_id: ReportId) -> Report:
     return report
 
 
-async def final(database: Database, report_ids: Sequence[ReportId]) -> Sequence[Report]:
-    """Those of these reports that are done or failed. Raises Unavailable."""
-    return await database.all(
+async def final(database: Database, report_ids: Sequence[ReportId]) -> Mapping[ReportId, Report]:
+    """Those of these reports that are done or failed, by id. Raises Unavailable."""
+    found = await database.all(
         Report,
         f"SELECT {_COLUMNS} FROM reports WHERE id = ANY (%s) AND status IN ('done', 'failed')",
         [report_ids],
     )
+    return {report.id: report for report in found}
 
 
 async def start(database: Database, report_id: ReportId) -> Report:

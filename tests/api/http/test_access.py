@@ -32,6 +32,7 @@ NO_GOOD: Final = 'Bearer realm="segmentd", error="invalid_token"'
 TABLES: Final = (
     *("users", "registrations", "segments", "rollouts", "memberships", "membership_events", "catalog"),
     *("tokens", "access", "audit_log", "erasures", "reports", "signing_keys"),
+    *("imports", "import_errors"),
 )
 
 # The values for the parameters of paths.
@@ -39,6 +40,7 @@ FILLED: Final = {
     "{slug:str}": "TAKEN",
     "{user_id:str}": "1000",
     "{report_id:str}": "11111111-1111-4111-8111-111111111111",
+    "{import_id:str}": "11111111-1111-4111-8111-111111111111",
     "{name:str}": "start.js",
     "{key:str}": "TAKEN",
 }

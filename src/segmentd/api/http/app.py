@@ -18,6 +18,7 @@ from segmentd.api.http.edge.plain_values import PlainValues
 from segmentd.api.http.ofrep.event_links import EventLinks
 from segmentd.api.http.ofrep.resources import ofrep_router
 from segmentd.api.http.resources.audit import audit_router
+from segmentd.api.http.resources.imports import imports_router
 from segmentd.api.http.resources.memberships import memberships_router
 from segmentd.api.http.resources.metrics_page import metrics_router
 from segmentd.api.http.resources.operations import OPENAPI, operations_router
@@ -54,6 +55,7 @@ def create_app(
                     users_router,
                     memberships_router,
                     reports_router,
+                    imports_router,
                     audit_router,
                 ],
             ),

@@ -7,7 +7,7 @@ from typing import Annotated, Final
 
 from litestar.handlers import HTTPRouteHandler
 from litestar.openapi.datastructures import ResponseSpec
-from litestar.openapi.spec import OpenAPIResponse, Operation
+from litestar.openapi.spec import OpenAPIResponse, Operation, RequestBody
 from litestar.plugins import ReceiveRoutePlugin
 from litestar.routes import BaseRoute, HTTPRoute
 from msgspec import UNSET, Meta, Struct, UnsetType
@@ -94,8 +94,20 @@ class _Operation(Operation):
             del (self.responses or {})["400"]
 
 
+def _with_body(body: RequestBody | None) -> type[_Operation]:
+    """An operation whose handler reads the body itself, which is why Litestar does not know of it."""
+
+    @dataclass
+    class WithBody(_Operation):
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            self.request_body = body
+
+    return WithBody
+
+
 def _document(handler: HTTPRouteHandler) -> None:
-    handler.operation_class = _Operation
+    handler.operation_class = _with_body(handler.opt["body"]) if "body" in handler.opt else _Operation
     handler.summary, _, more = (inspect.getdoc(handler.fn) or "").rstrip(".").partition(". ")
     needed = ROLES[operation_of(handler)]
     role = f"Needs the role `{needed}`." if needed else "Needs no token."
@@ -131,6 +143,7 @@ def _problems_of_every(handler: HTTPRouteHandler) -> list[Problem]:
             else []
         ),
         *([HTTP_PROBLEMS[400], HTTP_PROBLEMS[413], HTTP_PROBLEMS[415]] if has_body else []),
+        *([HTTP_PROBLEMS[408], HTTP_PROBLEMS[415]] if "body" in handler.opt else []),
         *([problem_of(ForeignOrigin)] if handler.http_methods - SAFE_METHODS else []),
         *([problem_of(Invalid)] if has_values else []),
         *([problem_of(Unavailable), problem_of(Overloaded)] if "service" in parameters else []),

@@ -14,10 +14,11 @@ from typing import Final, TypeVar
 import msgspec
 from litestar._openapi.schema_generation import SchemaCreator
 from litestar.dto import AbstractDTO, DTOFieldDefinition
-from litestar.exceptions import ClientException, HTTPException
+from litestar.exceptions import ClientException
 from litestar.openapi.spec import Reference, Schema
 from litestar.typing import FieldDefinition
 
+from segmentd.api.http.content import codings_of, media_type, unknown_coding
 from segmentd.domain.errors import Fault, Invalid
 from segmentd.domain.wording import escaped, fault_of
 
@@ -62,8 +63,9 @@ class StrictJson(AbstractDTO[Body]):
     def check_headers(self) -> None:
         """Raises HTTPException (415) unless the body is JSON in UTF-8, and not compressed."""
         headers = self.asgi_connection.headers
-        _check_media_type(headers.getall("content-type", []))
-        _check_coding(headers.getall("content-encoding", []))
+        media_type(headers.getall("content-type", []), [_JSON])
+        if codings := codings_of(headers.getall("content-encoding", [])):
+            raise unknown_coding(codings, "send JSON as it is", "identity")
 
     @classmethod
     def create_for_field_definition(
@@ -96,29 +98,6 @@ class StrictJson(AbstractDTO[Body]):
     ) -> bool:
         """No fields of its own."""
         return False
-
-
-def _check_media_type(said: list[str]) -> None:
-    media_type, *parameters = (said[0] if len(said) == 1 else "").lower().split(";")
-    pairs = [parameter.partition("=") for parameter in parameters]
-    charsets = {value.strip(' \t"') for name, _, value in pairs if name.strip() == "charset"}
-    if media_type.strip() != _JSON or not charsets <= {"", "utf-8", "utf8"}:
-        given = {0: "has no Content-Type", 1: "is of another type"}.get(len(said), "has several types")
-        raise HTTPException(
-            status_code=415,
-            detail=f"The body must be {_JSON} in UTF-8; this one {given}.",
-            headers={"Accept": _JSON},
-        )
-
-
-def _check_coding(said: list[str]) -> None:
-    codings = [coding.strip() for value in said for coding in value.split(",")]
-    if unknown := [coding for coding in codings if coding.lower() not in {"", "identity"}]:
-        raise HTTPException(
-            status_code=415,
-            detail=f"The content coding {', '.join(unknown)} is not known here; send JSON as it is.",
-            headers={"Accept-Encoding": "identity"},
-        )
 
 
 class _Document:

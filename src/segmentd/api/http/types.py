@@ -21,7 +21,7 @@ AnyRequest = Request[object, object, State]
 UseCases = NamedDependency[Service]
 
 
-def _bounds(value_type: object) -> dict[str, Any]:
+def bounds(value_type: object) -> dict[str, Any]:
     """The bounds of a type of the domain, for a parameter: there Litestar does not look at msgspec's Meta."""
     [meta] = [found for found in get_args(value_type) if isinstance(found, Meta)]
     names = ("ge", "le", "min_length", "max_length", "pattern")
@@ -63,11 +63,9 @@ class Ids(enum.StrEnum):
 
 INSTANT: Final = "RFC 3339, with an offset"
 
-UserIdParameter = Annotated[UserId, PathParameter(**_bounds(UserIdValue), description="from 1 to 2^63 - 1")]
-SlugParameter = Annotated[Slug, PathParameter(**_bounds(SlugValue), description="a segment's slug")]
-LimitParameter = Annotated[
-    Limit, QueryParameter(**_bounds(LimitValue), description="rows of a page, at most")
-]
+UserIdParameter = Annotated[UserId, PathParameter(**bounds(UserIdValue), description="from 1 to 2^63 - 1")]
+SlugParameter = Annotated[Slug, PathParameter(**bounds(SlugValue), description="a segment's slug")]
+LimitParameter = Annotated[Limit, QueryParameter(**bounds(LimitValue), description="rows of a page, at most")]
 CursorParameter = Annotated[str | None, QueryParameter(description="next_cursor of the page before; opaque")]
 IdsParameter = Annotated[
     Ids,

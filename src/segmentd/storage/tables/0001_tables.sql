@@ -197,6 +197,96 @@ CREATE TABLE signing_keys (
 INSERT INTO signing_keys (key) VALUES (uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid()));
 
 
+-- Lists of users that callers brought. While an import is not final, its rows are in two tables of their own, which are
+-- dropped afterwards: import_blocks_N has the lines as they came, import_decisions_N what they mean
+-- (functions/13_imports.sql, docs/decisions/0071).
+CREATE TABLE imports (
+    -- In the order in which the imports began.
+    number           bigint      PRIMARY KEY GENERATED ALWAYS AS IDENTITY,
+    id               uuid        NOT NULL UNIQUE,
+    status           text        NOT NULL DEFAULT 'receiving'
+                                 CHECK (status IN ('receiving', 'checking', 'applying', 'done', 'failed', 'canceled')),
+    -- What the caller wants; segment and term are for the rows that name none.
+    operation        text        NOT NULL CHECK (operation IN ('add', 'remove', 'replace')),
+    segment_id       bigint      REFERENCES segments (id),
+    until            timestamptz,
+    ttl_seconds      bigint,
+    reason           text        CHECK (length(reason) <= 500),
+    dry_run          boolean     NOT NULL,
+    skip_invalid     boolean     NOT NULL,
+    format           text        NOT NULL CHECK (format IN ('csv', 'ndjson')),
+    ordered_by       text        NOT NULL,
+    on_behalf_of     text,
+    -- Names the import to its caller; the other is a hash of the parameters that came with it.
+    idempotency_key  text,
+    fingerprint      text        NOT NULL,
+    -- The file: how values are separated, how many a line has, and where each name of a column stands, from 1 on.
+    separator        text,
+    width            integer,
+    places           jsonb,
+    bytes            bigint      NOT NULL DEFAULT 0,
+    sha256           text,
+    -- When the process that receives the rows was last alive.
+    heard_at         timestamptz NOT NULL,
+    rows             bigint      NOT NULL DEFAULT 0,
+    invalid_rows     bigint      NOT NULL DEFAULT 0,
+    -- Users with decisions, and the last one who was changed.
+    users            bigint,
+    applied_to       bigint      NOT NULL DEFAULT 0,
+    applied_users    bigint      NOT NULL DEFAULT 0,
+    added            bigint      NOT NULL DEFAULT 0,
+    removed          bigint      NOT NULL DEFAULT 0,
+    updated          bigint      NOT NULL DEFAULT 0,
+    unchanged        bigint      NOT NULL DEFAULT 0,
+    -- A dry run's first differences.
+    sample           jsonb       NOT NULL DEFAULT '[]',
+    -- Why it failed.
+    detail           text,
+    created_at       timestamptz NOT NULL,
+    finished_at      timestamptz,
+    -- Whether its two tables may still be there.
+    staged           boolean     NOT NULL DEFAULT true,
+    CONSTRAINT only_a_final_import_has_an_end
+        CHECK ((finished_at IS NOT NULL) = (status IN ('done', 'failed', 'canceled')))
+) WITH (fillfactor = 50);
+
+CREATE UNIQUE INDEX imports_by_key ON imports (ordered_by, idempotency_key) WHERE idempotency_key IS NOT NULL;
+CREATE INDEX imports_under_way ON imports (ordered_by) WHERE finished_at IS NULL;
+CREATE INDEX imports_storing ON imports (number) WHERE staged OR invalid_rows > 0;
+CREATE INDEX imports_by_end ON imports (finished_at) WHERE finished_at IS NOT NULL;
+CREATE INDEX imports_silent ON imports (heard_at) WHERE status = 'receiving';
+
+-- What an import wants for one user and one segment, and why that cannot be applied any more, if so.
+CREATE TYPE import_decision AS (
+    user_id     bigint,
+    slug        text,
+    adds        boolean,
+    until       timestamptz,
+    ttl_seconds bigint,
+    -- Null and 0 for the removal of a user whom the list leaves out.
+    line        bigint,
+    rows        bigint,
+    refusal     text,
+    deleted     boolean
+);
+
+-- What it did. `outcome`: added, removed, updated or unchanged.
+CREATE TYPE import_outcome AS (
+    user_id bigint,
+    slug    text,
+    outcome text
+);
+
+-- Rows of imports that cannot be applied: the line, what is wrong, and the beginning of its text.
+CREATE TABLE import_errors (
+    import_number bigint NOT NULL REFERENCES imports (number) ON DELETE CASCADE,
+    line          bigint NOT NULL,
+    detail        text   NOT NULL,
+    text          text   NOT NULL,
+    PRIMARY KEY (import_number, line)
+);
+
+
 -- Erasures of the last day, so that every node's replica applies them; upkeep removes older ones.
 CREATE TABLE erasures (
     user_id bigint      NOT NULL,
@@ -245,9 +335,9 @@ CREATE TABLE audit_log (
     on_behalf_of text,
     operation    text        NOT NULL CHECK (operation IN (
         'segment-created', 'segment-changed', 'segment-deleted', 'token-created', 'token-revoked', 'user-erased',
-        'signing-key-replaced'
+        'signing-key-replaced', 'import-started', 'import-ended'
     )),
-    -- The slug or the token's name.
+    -- The slug or the token's name; of an import the segment of the query.
     subject      text,
     before       jsonb,
     after        jsonb

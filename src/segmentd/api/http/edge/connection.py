@@ -20,6 +20,7 @@ from segmentd.api.http.edge.framing import MALFORMED, BadFraming, accepted, pars
 from segmentd.api.http.edge.problem_documents import last_answer
 from segmentd.api.http.edge.progress import MeasuredProtocol, ReadingFlow
 from segmentd.api.http.edge.send_buffer import SMALL_ANSWER, Room
+from segmentd.api.http.edge.streamed import STREAMED
 from segmentd.api.problems import HTTP_PROBLEMS, Problem, problem_of
 from segmentd.domain.errors import Overloaded, Unavailable
 from segmentd.observability.metrics import Refusal
@@ -39,7 +40,8 @@ class ConnectionLimits(msgspec.Struct, frozen=True):
     keep_alive_seconds: float
     """Time without a request after an answer."""
     least_bytes_per_second: float = 1024
-    """The least rate at which a client reads an answer, averaged over `send_seconds`."""
+    """The least rate at which a client reads an answer, averaged over `send_seconds`; and at which it sends a
+    body of any length, averaged over `receive_seconds`."""
 
     @property
     def shortest_seconds(self) -> float:
@@ -68,6 +70,9 @@ class LimitedProtocol(MeasuredProtocol):
     _has_head = False
     _unfinished_bytes = 0
     _begun_at = 0.0
+    # Whether the body of this message may have any length, and how many bytes of it came since `_begun_at`.
+    _streams = False
+    _streamed = 0
     # The time of the last answer; 0 before the first one.
     _answered_at = 0.0
     # Whether there is or was a refusal, and the refusal that waits for earlier answers.
@@ -167,6 +172,7 @@ class LimitedProtocol(MeasuredProtocol):
         super().on_headers_complete()
         self.headers = []  # for the trailers, which must not become headers of the request
         self._has_head = True
+        self._streams = (self.scope["method"], self.scope["path"]) in STREAMED
         if self.leaving:
             self.cycle.keep_alive = False
         if self.expect_100_continue:
@@ -175,13 +181,17 @@ class LimitedProtocol(MeasuredProtocol):
 
     def on_body(self, body: bytes) -> None:
         self._unfinished_bytes = 0
+        if self._streams and not self.cycle.response_complete:
+            self._streamed += len(body)
+            if self._streamed >= self.limits.least_bytes_per_second * self.limits.receive_seconds:
+                self._begun_at, self._streamed = self.loop.time(), 0
         super().on_body(body)
 
     def on_message_complete(self) -> None:
         """The next byte begins another message, except after a head that asks for an upgrade."""
         if self.parser.should_upgrade():
             return
-        self._unfinished_bytes = 0
+        self._unfinished_bytes = self._streamed = 0
         self._parsing = self._has_head = False
         super().on_message_complete()
 
@@ -250,7 +260,9 @@ class LimitedProtocol(MeasuredProtocol):
             self._cut(Refusal.SLOW_CLIENT)
             self._refuse(
                 HTTP_PROBLEMS[408],
-                f"The request was not received within {self.limits.receive_seconds:g} seconds.",
+                f"The request was not received within {self.limits.receive_seconds:g} seconds."
+                if not self._streams
+                else f"The body came with less than {self.limits.least_bytes_per_second:g} bytes a second.",
             )
         else:
             self.transport.close()

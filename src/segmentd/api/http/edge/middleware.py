@@ -15,6 +15,7 @@ from segmentd.api.http.edge.cors import ALL_METHODS, Cors, Headers, value_of
 from segmentd.api.http.edge.problem_documents import document, head
 from segmentd.api.http.edge.request_ids import HEADER, RequestIds
 from segmentd.api.http.edge.send_buffer import SMALL_ANSWER, Bound, Room, SharedBytes
+from segmentd.api.http.edge.streamed import STREAMED
 from segmentd.api.http.ofrep.failures import is_below_ofrep
 from segmentd.api.problems import HTTP_PROBLEMS, Problem, problem_of
 from segmentd.domain.errors import Overloaded, Unavailable
@@ -32,6 +33,8 @@ _REFUSALS: Final = {
     "too-many-requests": Refusal.RATE_LIMIT,
     "too-many-reports": Refusal.TOO_MANY_REPORTS,
     "report-store-full": Refusal.REPORT_STORE_FULL,
+    "too-many-imports": Refusal.TOO_MANY_IMPORTS,
+    "import-store-full": Refusal.IMPORT_STORE_FULL,
 }
 _READS: Final = frozenset({"GET", "HEAD"})
 _LOOKUP: Final = "/api/v1/lookup"
@@ -140,7 +143,9 @@ class RequestMiddleware:
             return
         try:
             async with asyncio.timeout(self._limits.seconds) as answer.limit:
-                await self._app(scope, answer.receiving(receive), answer)
+                streams = (scope["method"], scope["path"]) in STREAMED
+                receiving = answer.receiving(receive, self._limits.seconds if streams else None)
+                await self._app(scope, receiving, answer)
         except TimeoutError:
             if answer.status is not None or not answer.limit.expired():
                 raise
@@ -192,11 +197,20 @@ class _Answer:
         self.streaming_since: float | None = None
         self.status: int | None = None
 
-    def receiving(self, receive: Receive) -> Receive:
-        """Receives, and notices if the client goes away before it is answered."""
+    def receiving(self, receive: Receive, seconds: float | None = None) -> Receive:
+        """Receives, and notices if the client goes away before it is answered.
+
+        With `seconds` the time until the answer begins only counts between two messages: how long a client
+        may take to send them is the connection's affair.
+        """
+        now = asyncio.get_running_loop().time
 
         async def receive_and_notice() -> ReceiveMessage:
+            if seconds is not None and self.status is None:
+                self.limit.reschedule(None)
             message = await receive()
+            if seconds is not None and self.status is None:
+                self.limit.reschedule(now() + seconds)
             if message["type"] == "http.disconnect" and self.status is None:
                 self._client_gone = True
             return message

@@ -15,6 +15,7 @@ from litestar.typing import FieldDefinition
 from segmentd.api.http.edge.guard import AnyConnection
 from segmentd.api.http.types import Ids
 from segmentd.domain.errors import Fault, Invalid
+from segmentd.domain.imports import ImportOperation
 
 
 class Spelling(NamedTuple):
@@ -28,6 +29,9 @@ SPELLINGS: Final[Mapping[object, Spelling]] = {
     int: Spelling(re.compile("-?[1-9][0-9]*|0"), "must be an integer, in digits alone"),
     bool: Spelling(re.compile("true|false"), "must be true or false"),
     Ids: Spelling(re.compile("|".join(Ids)), f"must be {' or '.join(Ids)}"),
+    ImportOperation: Spelling(
+        re.compile("|".join(ImportOperation)), f"must be {' or '.join(ImportOperation)}"
+    ),
 }
 
 

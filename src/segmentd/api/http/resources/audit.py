@@ -1,4 +1,4 @@
-"""/audit: who changed segments and tokens, or erased users."""
+"""/audit: who changed segments and tokens, imported lists, or erased users."""
 
 from collections.abc import Mapping, Sequence
 
@@ -19,8 +19,8 @@ class AuditBody(Struct, frozen=True):
     on_behalf_of: str | None
     operation: AuditOperation
     subject: str | None
-    before: Mapping[str, str | float | None] | None
-    after: Mapping[str, str | float | None] | None
+    before: Mapping[str, str | int | float | None] | None
+    after: Mapping[str, str | int | float | None] | None
 
     @classmethod
     def of(cls, entry: AuditEntry) -> "AuditBody":
@@ -46,7 +46,7 @@ class AuditPage(Struct, frozen=True):
 async def list_audit_log(
     service: UseCases, limit: LimitParameter = USUAL_PAGE, cursor: CursorParameter = None
 ) -> AuditPage:
-    """List changes of segments and tokens, and erasures, the newest first."""
+    """List changes of segments and tokens, imports, and erasures, the newest first."""
     page = await service.list_audit_log(limit, cursor)
     return AuditPage([AuditBody.of(entry) for entry in page.items], page.next_cursor)
 

@@ -10,6 +10,7 @@ from prometheus_client import Metric
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily
 
 from segmentd.api.http.types import AnyRequest, UseCases
+from segmentd.domain.imports import Status as ImportStatus
 from segmentd.domain.reports import Status
 from segmentd.observability.metrics import Metrics
 from segmentd.replica.replica import ReplicaMeasures
@@ -21,7 +22,7 @@ Meters = NamedDependency[Metrics]
 @get("/metrics", include_in_schema=False)
 async def metrics(request: AnyRequest, service: UseCases, meters: Meters) -> Response[bytes]:
     """All metrics, in Prometheus's text format or as OpenMetrics."""
-    database, replica, report_bytes_limit = await service.measure()
+    database, replica, report_bytes_limit, import_bytes_limit = await service.measure()
     others = [
         _gauge("database_up", "Whether the database answered this scrape in time.", database is not None),
         *([] if database is None else _of_database(database)),
@@ -30,6 +31,11 @@ async def metrics(request: AnyRequest, service: UseCases, meters: Meters) -> Res
             "report_store_limit_bytes",
             "Limit for the bytes of the files of all reports; 0 is no limit.",
             report_bytes_limit,
+        ),
+        _gauge(
+            "import_store_limit_bytes",
+            "Limit for the bytes of the rows of all imports; 0 is no limit.",
+            import_bytes_limit,
         ),
     ]
     meters.flush()
@@ -65,8 +71,13 @@ def _of_database(found: Measures) -> Iterator[Metric]:
     counts = {each.status: each.count for each in found.reports}
     for status in Status:
         reports.add_metric([status], counts.get(status, 0))
-    yield from (jobs, oldest, reports)
+    imports = GaugeMetricFamily("segmentd_imports", "Imports that are under way.", labels=["status"])
+    imports_found = {each.status: each.count for each in found.imports}
+    for import_status in (each for each in ImportStatus if not each.final):
+        imports.add_metric([import_status], imports_found.get(import_status, 0))
+    yield from (jobs, oldest, reports, imports)
     yield _gauge("report_store_bytes", "Bytes of the files of all reports.", found.report_bytes)
+    yield _gauge("import_store_bytes", "Bytes of the rows of all imports.", found.import_bytes)
     yield _gauge("terms_due", "Terms that ended and have no event yet.", found.terms_due)
     yield _gauge(
         "term_due_oldest_seconds",

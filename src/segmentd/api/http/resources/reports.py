@@ -14,6 +14,7 @@ from segmentd.api.http.documented import problems
 from segmentd.api.http.edge.addresses import address, location
 from segmentd.api.http.edge.guard import actor
 from segmentd.api.http.entity_tags import names
+from segmentd.api.http.prefer import preferred_wait
 from segmentd.api.http.strict_json import StrictJson
 from segmentd.api.http.types import (
     AnyRequest,
@@ -37,7 +38,7 @@ from segmentd.domain.errors import (
 )
 from segmentd.domain.identifiers import SlugValue
 from segmentd.domain.instants import InstantValue, in_utc, rfc3339
-from segmentd.domain.reports import LONGEST_WAIT_S, Period, Report, ReportOrder, Status, read_report_id
+from segmentd.domain.reports import Period, Report, ReportOrder, Status, read_report_id
 
 ReportIdParameter = Annotated[
     str, PathParameter(description="from the order's answer", schema_extra={"format": "uuid"})
@@ -114,7 +115,7 @@ async def order_report(
     A caller may have a number of reports that are not done, 100 unless set otherwise. With `Prefer: wait=N`
     the answer waits for the report; if it cannot wait, it is 202 with the report as it is then.
     """
-    seconds = _wait(prefer)
+    seconds = preferred_wait(prefer)
     report, signature = await service.order_report(data.to_order(ids), actor(request), seconds)
     headers = {"Location": location(request, f"/api/v1/reports/{report.id}")}
     if seconds:
@@ -191,12 +192,6 @@ async def _all(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]
 
 def _link(request: AnyRequest, report: Report, signature: str) -> str:
     return f"{address(request).url}/api/v1/reports/{report.id}/file?signature={signature}"
-
-
-def _wait(prefer: str | None) -> int:
-    """The seconds of `Prefer: wait=N` (RFC 7240), 0 without it; other preferences are ignored."""
-    match = re.search(r"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,9})", prefer or "", re.IGNORECASE)
-    return min(int(match[1]), LONGEST_WAIT_S) if match else 0
 
 
 def _span(byte_range: str | None, size: int) -> range | None:

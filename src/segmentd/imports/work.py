@@ -1,0 +1,126 @@
+"""Works on an import whose rows are all here: checks them as a set, then changes the users in batches."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Final
+
+import structlog
+
+from segmentd.background import background
+from segmentd.domain.errors import Unavailable
+from segmentd.domain.imports import ImportLimits, ImportNumber, Status
+from segmentd.observability.metrics import Metrics
+from segmentd.storage import import_work, imports
+from segmentd.storage.database import Database
+
+Lag = Callable[[], float | None]
+"""How old the replica of this node is, in seconds; None: there is none, or none that serves."""
+
+# The work gives way to other imports after so long.
+TURN_S: Final = 10.0
+
+# A batch holds the shared catalog lock, for which a change of a segment waits.
+BATCH_S: Final = 0.04
+LEAST_ROWS: Final = 50
+MOST_ROWS: Final = 2_000
+
+# A replica that is older than this gets time to follow, up to a second before each batch.
+LAGGING_S: Final = 2.0
+_LONGEST_PAUSE_S: Final = 1.0
+_LOOK_EVERY_S: Final = 0.05
+
+# How often a check looks whether the import was canceled.
+_ASK_EVERY_S: Final = 1.0
+
+_log = structlog.get_logger(__name__)
+
+
+class ImportWork:
+    """What the background job of imports does."""
+
+    def __init__(
+        self,
+        database: Database,
+        metrics: Metrics | None = None,
+        lag: Lag = lambda: None,
+        limits: ImportLimits | None = None,
+        turn_s: float = TURN_S,
+    ) -> None:
+        self._database = database
+        self._metrics = metrics or Metrics()
+        self._lag = lag
+        self._limits = limits or ImportLimits()
+        self._turn_s = turn_s
+
+    async def advance(self, number: ImportNumber) -> bool:
+        """Works on an import for a while; returns whether it is final. Raises Unavailable."""
+        status = await import_work.status(self._database, number)
+        if status is Status.CHECKING:
+            status = await self._check(number)
+        if status is Status.APPLYING:
+            status = await self._apply(number)
+        if not status.final:
+            return False
+        await import_work.drop_tables(self._database, number)
+        return True
+
+    async def fail(self, number: ImportNumber, detail: str) -> None:
+        """Ends an import that cannot go on. Raises Unavailable."""
+        await imports.fail(self._database, number, detail)
+        self._metrics.import_ended(Status.FAILED)
+
+    async def _check(self, number: ImportNumber) -> Status:
+        begun = time.monotonic()
+        checking = asyncio.create_task(
+            import_work.check(self._database, number, self._limits.most_bad_rows), name="check an import"
+        )
+        async with background(self._cancel_with(number, checking), "look whether an import was canceled"):
+            await asyncio.wait([checking])
+        if not checking.cancelled():
+            await checking
+        status = await import_work.status(self._database, number)
+        _log.info("import checked", number=number, status=status, seconds=round(time.monotonic() - begun, 1))
+        if status is Status.FAILED:
+            self._metrics.import_ended(status)
+        return status
+
+    async def _cancel_with(self, number: ImportNumber, checking: asyncio.Task[None]) -> None:
+        """Ends the statement of a check whose import was canceled."""
+        while True:
+            await asyncio.sleep(_ASK_EVERY_S)
+            try:
+                canceled = (await import_work.status(self._database, number)).final
+            except Unavailable:
+                continue
+            if canceled and not checking.done():
+                checking.cancel()
+
+    async def _apply(self, number: ImportNumber) -> Status:
+        give_way = time.monotonic() + self._turn_s
+        rows = LEAST_ROWS
+        while time.monotonic() < give_way:
+            await self._let_the_replica_follow()
+            begun = time.monotonic()
+            batch = await import_work.apply_batch(self._database, number, rows)
+            took = time.monotonic() - begun
+            self._metrics.import_batch(batch.users)
+            if batch.status.final:
+                _log.info("import ended", number=number, status=batch.status)
+                self._metrics.import_ended(batch.status)
+                return batch.status
+            rows = next_rows(rows, took)
+        return Status.APPLYING
+
+    async def _let_the_replica_follow(self) -> None:
+        give_up = time.monotonic() + _LONGEST_PAUSE_S
+        begun = time.monotonic()
+        while (self._lag() or 0) > LAGGING_S and time.monotonic() < give_up:  # noqa: ASYNC110 - another process follows
+            await asyncio.sleep(_LOOK_EVERY_S)
+        self._metrics.import_paused(time.monotonic() - begun)
+
+
+def next_rows(rows: int, took_s: float) -> int:
+    """How many rows the next batch has, so that it takes about BATCH_S."""
+    wanted = rows * BATCH_S / max(took_s, BATCH_S / 4)
+    return round(min(max(wanted, LEAST_ROWS), MOST_ROWS))

@@ -1,0 +1,650 @@
+-- Imports: rows are staged as they come, checked as a set, and applied in batches.
+
+-- Imports begin one after the other: each counts what those before it took.
+CREATE OR REPLACE FUNCTION import_lock() RETURNS bigint LANGUAGE sql IMMUTABLE RETURN 7236837905;
+
+-- The bytes that all imports store: their lines, what these mean, and their bad rows, each as large as they usually are.
+-- Each import counts as 256 KiB at least, so that a bound of bytes bounds their number too.
+CREATE OR REPLACE FUNCTION import_bytes() RETURNS bigint
+    LANGUAGE sql STABLE AS $$
+    SELECT coalesce(sum(greatest(
+        CASE WHEN i.staged THEN i.bytes + i.rows * 160 ELSE 0 END + least(i.invalid_rows, 1000000) * 300, 262144
+    )), 0)::bigint
+    FROM imports i
+    WHERE i.staged OR i.invalid_rows > 0
+$$;
+
+-- What decides whether an import may begin. Until the transaction ends, others wait.
+CREATE OR REPLACE FUNCTION import_load(
+    p_caller text, OUT of_caller bigint, OUT of_all bigint, OUT stored_bytes bigint
+)
+    LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM pg_advisory_xact_lock(import_lock());
+    SELECT count(*) FILTER (WHERE i.ordered_by = p_caller), count(*)
+    INTO of_caller, of_all
+    FROM imports i
+    WHERE i.finished_at IS NULL;
+    stored_bytes := import_bytes();
+END
+$$;
+
+-- What callers see of an import.
+CREATE OR REPLACE VIEW shown_imports AS
+SELECT i.number, i.id, i.status, i.operation, s.slug AS segment, i.dry_run, i.rows, i.invalid_rows, i.users,
+       i.applied_users, i.added, i.removed, i.updated, i.unchanged,
+       coalesce((
+           SELECT jsonb_agg(jsonb_build_object('line', e.line, 'detail', e.detail, 'text', e.text) ORDER BY e.line)
+           FROM (
+               SELECT * FROM import_errors e WHERE e.import_number = i.number ORDER BY e.line LIMIT 100
+           ) e
+       ), '[]') AS errors,
+       i.sample, i.reason, i.detail, i.sha256, i.created_at, i.finished_at
+FROM imports i
+LEFT JOIN segments s ON s.id = i.segment_id;
+
+-- Makes the table of an import's lines. A block is a run of lines.
+CREATE OR REPLACE FUNCTION make_import_blocks(p_number bigint) RETURNS void
+    LANGUAGE plpgsql AS $$
+DECLARE
+    blocks text := 'import_blocks_' || p_number;
+BEGIN
+    EXECUTE format(
+        'CREATE TABLE %I (first_line bigint PRIMARY KEY, parsed boolean NOT NULL, content text NOT NULL)', blocks
+    );
+    -- Compressing takes longer than writing.
+    EXECUTE format('ALTER TABLE %I ALTER content SET STORAGE EXTERNAL', blocks);
+END
+$$;
+
+-- Drops the tables of an import that is final.
+CREATE OR REPLACE FUNCTION drop_import_tables(p_number bigint) RETURNS void
+    LANGUAGE plpgsql AS $$
+BEGIN
+    EXECUTE format('DROP TABLE IF EXISTS %I, %I', 'import_blocks_' || p_number, 'import_decisions_' || p_number);
+    UPDATE imports SET staged = false WHERE number = p_number;
+END
+$$;
+
+-- What the audit log shows of an import.
+CREATE OR REPLACE FUNCTION audited_import(p_import imports) RETURNS jsonb
+    LANGUAGE sql STABLE AS $$
+    SELECT jsonb_build_object('import', p_import.id, 'operation', p_import.operation, 'rows', p_import.rows)
+           || CASE WHEN p_import.finished_at IS NULL THEN '{}' ELSE jsonb_build_object(
+               'status', p_import.status, 'users', p_import.applied_users, 'added', p_import.added,
+               'removed', p_import.removed, 'updated', p_import.updated, 'unchanged', p_import.unchanged
+           ) END
+$$;
+
+-- Notes in the audit log what an import begins to change, or has changed. A dry run changes nothing.
+CREATE OR REPLACE FUNCTION note_import(p_import imports, p_operation text, p_actor text, p_on_behalf_of text)
+    RETURNS void
+    LANGUAGE sql AS $$
+    SELECT note_in_audit_log(
+        p_actor, p_on_behalf_of, p_operation,
+        (SELECT s.slug FROM segments s WHERE s.id = p_import.segment_id), NULL, audited_import(p_import)
+    )
+    WHERE NOT p_import.dry_run
+$$;
+
+-- Ends an import. False: it had ended before. The audit log has the end of one that began to change users; the actor is
+-- the one who ended it.
+CREATE OR REPLACE FUNCTION end_import(
+    p_number bigint, p_status text, p_detail text, p_actor text DEFAULT 'segmentd', p_on_behalf_of text DEFAULT NULL
+) RETURNS boolean
+    LANGUAGE plpgsql AS $$
+DECLARE
+    old_status text;
+    ended imports;
+BEGIN
+    SELECT i.status INTO old_status FROM imports i WHERE i.number = p_number AND i.finished_at IS NULL FOR UPDATE;
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+    UPDATE imports
+    SET status = p_status, detail = p_detail, finished_at = greatest(clock_instant(), created_at)
+    WHERE number = p_number
+    RETURNING * INTO ended;
+    IF old_status = 'applying' THEN
+        PERFORM note_import(ended, 'import-ended', p_actor, p_on_behalf_of);
+    END IF;
+    RETURN true;
+END
+$$;
+
+-- The instant that a text of RFC 3339 names; null: it names none within the years 1 to 9999. The same as read_instant
+-- of domain/instants.py. The offset is applied by hand, because PostgreSQL knows none beyond 15:59.
+CREATE OR REPLACE FUNCTION rfc3339_instant(p_text text) RETURNS timestamptz
+    LANGUAGE sql STABLE AS $$
+    SELECT CASE WHEN i.instant >= '0001-01-01 00:00:00+00' AND i.instant < '10000-01-01 00:00:00+00' THEN i.instant END
+    FROM (
+        SELECT CASE
+            WHEN p.year BETWEEN '0001' AND '9999' AND p.month BETWEEN '01' AND '12'
+                AND p.day BETWEEN '01' AND CASE
+                    WHEN p.month IN ('04', '06', '09', '11') THEN '30'
+                    WHEN p.month <> '02' THEN '31'
+                    WHEN p.year::integer % 4 = 0 AND (p.year::integer % 100 <> 0 OR p.year::integer % 400 = 0) THEN '29'
+                    ELSE '28'
+                END
+                AND p.hour < '24' AND p.minute < '60' AND p.second < '60'
+                AND coalesce(p.off_hours, '00') < '24' AND coalesce(p.off_minutes, '00') < '60'
+            THEN (p.year || '-' || p.month || '-' || p.day || ' ' || p.hour || ':' || p.minute || ':' || p.second)
+                 ::timestamp AT TIME ZONE 'UTC'
+                 - coalesce((p.sign || p.off_hours || ':' || p.off_minutes)::interval, '0')
+        END AS instant
+        FROM (
+            SELECT m[1] AS year, m[2] AS month, m[3] AS day, m[4] AS hour, m[5] AS minute, m[6] AS second,
+                   m[7] AS sign, m[8] AS off_hours, m[9] AS off_minutes
+            FROM regexp_match(
+                p_text COLLATE "C",
+                '^([0-9]{4})-([0-9]{2})-([0-9]{2})[Tt ]([0-9]{2}):([0-9]{2}):([0-9]{2}(?:\.[0-9]+)?)'
+                '(?:[Zz]|([+-])([0-9]{2}):?([0-9]{2}))$'
+            ) AS found (m)
+        ) p
+    ) i
+$$;
+
+-- How an error names a value: by its column where there are columns.
+CREATE OR REPLACE FUNCTION import_label(p_import imports, p_name text) RETURNS text
+    LANGUAGE sql STABLE
+    RETURN coalesce('column ' || (p_import.places ->> p_name) || ' (' || p_name || ')', p_name) || ': ';
+
+-- The SELECT of the values in an import's lines, as text: line, text, width, user_id, segment, operation, until and
+-- ttl_seconds. A parsed block has them in this order, a plain one where the header says.
+CREATE OR REPLACE FUNCTION import_values_sql(p_import imports) RETURNS text
+    LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    blocks text := quote_ident('import_blocks_' || p_import.number);
+    plain text;
+    template CONSTANT text := $sql$
+        SELECT b.first_line + l.place - 1 AS line, %s AS text, %s AS width, %s
+        FROM %s b
+        CROSS JOIN LATERAL unnest(string_to_array(b.content, E'\n')) WITH ORDINALITY AS l (text, place)
+        CROSS JOIN LATERAL (SELECT %s AS parts OFFSET 0) v
+        WHERE %s AND l.text <> ''
+    $sql$;
+BEGIN
+    SELECT string_agg(
+        CASE WHEN p_import.places ? name THEN format('nullif(btrim(v.parts[%s]), %L)', p_import.places ->> name, '')
+             ELSE 'NULL::text' END || ' AS ' || name,
+        ', ' ORDER BY place
+    )
+    INTO plain
+    FROM unnest(ARRAY ['user_id', 'segment', 'operation', 'until', 'ttl_seconds']) WITH ORDINALITY AS c (name, place);
+    RETURN concat_ws(
+        ' UNION ALL ',
+        format(
+            template, 'v.parts[6]', coalesce(p_import.width, 0),
+            $sql$ nullif(btrim(v.parts[1]), '') AS user_id, nullif(btrim(v.parts[2]), '') AS segment,
+                  nullif(btrim(v.parts[3]), '') AS operation, nullif(btrim(v.parts[4]), '') AS until,
+                  nullif(btrim(v.parts[5]), '') AS ttl_seconds $sql$,
+            blocks, $sql$ string_to_array(l.text, E'\x1f') $sql$, 'b.parsed'
+        ),
+        CASE WHEN p_import.format = 'csv' THEN format(
+            template, 'l.text', 'cardinality(v.parts)', plain, blocks,
+            format('string_to_array(l.text, %L)', p_import.separator), 'NOT b.parsed'
+        ) END
+    );
+END
+$$;
+
+-- The SELECT of what the rows of an import mean: line, text, user_id, segment_id, adds, until, ttl_seconds, and detail,
+-- which says what is wrong; then user_id is null where it cannot be read, and the other values mean nothing.
+CREATE OR REPLACE FUNCTION import_rows_sql(p_import imports) RETURNS text
+    LANGUAGE sql STABLE AS $$
+    SELECT format(
+        $sql$
+        SELECT r.line, r.text, r.user_id, r.segment_id, r.adds, r.until, r.ttl_seconds,
+            CASE
+                WHEN r.width <> %1$L THEN format('has %%s columns, and the first line has %%s', r.width, %1$L)
+                WHEN r.user_id IS NULL AND r.user_id_text IS NULL THEN %2$L || 'the id of a user is missing'
+                WHEN r.user_id IS NULL
+                    THEN %2$L || 'must be an integer from 1 to 9223372036854775807, in digits, not beginning with 0'
+                WHEN r.segment_id IS NULL AND r.segment IS NULL
+                    THEN %3$L || 'the row names no segment, and the query has none'
+                WHEN r.segment_id IS NULL THEN %3$L || 'no living segment has the slug ' || left(r.segment, 128)
+                WHEN r.adds IS NULL THEN %4$L || 'must be add or remove'
+                WHEN r.until_text IS NOT NULL AND r.ttl_text IS NOT NULL
+                    THEN %5$L || 'until and ttl_seconds exclude each other'
+                WHEN NOT r.adds AND r.operation IS NOT NULL AND coalesce(r.until_text, r.ttl_text) IS NOT NULL
+                    THEN %4$L || 'a removal has no term'
+                WHEN r.until_text IS NOT NULL AND r.until IS NULL AND r.adds
+                    THEN %5$L || 'a time is written like 2026-11-20T10:15:30Z, with an offset, within the years 1 to 9999'
+                WHEN r.until <= %7$L THEN %5$L || 'the term must end in the future'
+                WHEN r.ttl_text IS NOT NULL AND r.ttl_seconds IS NULL AND r.adds
+                    THEN %6$L || 'must be an integer from 1 to 1000000000000'
+                WHEN r.ttl_seconds * interval '1 second' >= '10000-01-01 00:00:00+00' - %7$L::timestamptz
+                    THEN %6$L || 'the term must end before the year 10000'
+                WHEN %8$L AND r.segment_id <> %9$L
+                    THEN %3$L || 'a list that replaces the members of one segment names another one'
+                WHEN %8$L AND NOT r.adds
+                    THEN %4$L || 'a list that replaces the members of a segment can remove nobody'
+            END AS detail
+        FROM (
+            SELECT v.line, v.text, v.width, v.segment, v.operation, v.user_id AS user_id_text,
+                v.until AS until_text, v.ttl_seconds AS ttl_text, o.adds,
+                CASE
+                    WHEN length(v.user_id) <= 19 AND v.user_id COLLATE "C" !~ '[^0-9]' AND v.user_id COLLATE "C" >= '1'
+                        AND (length(v.user_id) < 19 OR v.user_id COLLATE "C" <= '9223372036854775807')
+                    THEN v.user_id::bigint
+                END AS user_id,
+                coalesce(s.id, CASE WHEN v.segment IS NULL THEN %9$L::bigint END) AS segment_id,
+                CASE
+                    WHEN o.adds AND coalesce(v.until, v.ttl_seconds) IS NULL THEN %10$L::timestamptz
+                    WHEN o.adds AND v.until IS NOT NULL THEN rfc3339_instant(v.until)
+                END AS until,
+                CASE
+                    WHEN o.adds AND coalesce(v.until, v.ttl_seconds) IS NULL THEN %11$L::bigint
+                    WHEN o.adds AND v.ttl_seconds COLLATE "C" ~ '^[1-9][0-9]{0,11}$|^1000000000000$'
+                        THEN v.ttl_seconds::bigint
+                END AS ttl_seconds
+            FROM (%12$s) v
+            LEFT JOIN segments s ON s.slug = v.segment COLLATE "C" AND s.deleted_at IS NULL
+            CROSS JOIN LATERAL (
+                SELECT CASE WHEN v.operation IS NULL THEN %13$L::boolean WHEN v.operation = 'add' THEN true
+                            WHEN v.operation = 'remove' THEN false END AS adds
+            ) o
+            OFFSET 0
+        ) r
+        $sql$,
+        coalesce(p_import.width, 0),
+        import_label(p_import, 'user_id'), import_label(p_import, 'segment'), import_label(p_import, 'operation'),
+        import_label(p_import, 'until'), import_label(p_import, 'ttl_seconds'),
+        greatest(clock_instant(), (SELECT c.last_at FROM catalog c)),
+        p_import.operation = 'replace', p_import.segment_id, p_import.until, p_import.ttl_seconds,
+        import_values_sql(p_import), p_import.operation <> 'remove'
+    )
+$$;
+
+-- The rows of users with more segments than one change may have, from the first one too many on, are bad.
+CREATE OR REPLACE FUNCTION refuse_too_many_segments(p_import imports, p_most integer) RETURNS void
+    LANGUAGE plpgsql AS $$
+DECLARE
+    decisions text := quote_ident('import_decisions_' || p_import.number);
+BEGIN
+    IF (SELECT count(*) FROM segments s WHERE s.deleted_at IS NULL) <= p_most THEN
+        RETURN;
+    END IF;
+    EXECUTE format(
+        $sql$
+        UPDATE %1$s d
+        SET is_bad = true, refused = 'too many'
+        FROM (
+            SELECT f.user_id, f.segment_id, row_number() OVER (PARTITION BY f.user_id ORDER BY f.line) AS place
+            FROM %1$s f
+            WHERE NOT f.is_bad
+        ) n
+        WHERE n.place > %2$L AND d.user_id = n.user_id AND d.segment_id = n.segment_id AND NOT d.is_bad
+        $sql$,
+        decisions, p_most
+    );
+END
+$$;
+
+-- Stores the first bad rows: what is wrong with them is found by reading all rows again.
+CREATE OR REPLACE FUNCTION note_import_errors(p_import imports, p_most bigint, p_most_segments integer) RETURNS void
+    LANGUAGE plpgsql AS $$
+BEGIN
+    EXECUTE format(
+        $sql$
+        INSERT INTO import_errors (import_number, line, detail, text)
+        SELECT %L, b.line, b.detail, left(b.text, 200)
+        FROM (
+            SELECT r.line, r.text,
+                coalesce(r.detail, CASE d.refused
+                    WHEN 'contradicts' THEN
+                        'contradicts line ' || CASE WHEN r.line = d.line THEN d.last_line ELSE d.line END
+                    WHEN 'too many' THEN 'the user is in more than %s segments of this file, as no change may have'
+                END) AS detail
+            FROM (%s) r
+            LEFT JOIN (SELECT * FROM %I WHERE refused IS NOT NULL) d
+                   ON d.user_id = r.user_id AND d.segment_id = r.segment_id
+        ) b
+        WHERE b.detail IS NOT NULL
+        ORDER BY b.line
+        LIMIT %L
+        ON CONFLICT DO NOTHING
+        $sql$,
+        p_import.number, p_most_segments, import_rows_sql(p_import), 'import_decisions_' || p_import.number, p_most
+    );
+END
+$$;
+
+-- Those who are to leave a segment because the list that replaces its members leaves them out: the explicit members of
+-- this moment. Who has a row in the list stays as they are, even if the row is bad.
+CREATE OR REPLACE FUNCTION add_import_removals(p_import imports) RETURNS void
+    LANGUAGE plpgsql AS $$
+DECLARE
+    decisions text := quote_ident('import_decisions_' || p_import.number);
+BEGIN
+    EXECUTE format(
+        $sql$
+        INSERT INTO %1$s (user_id, segment_id, rows, adds, is_bad)
+        SELECT m.user_id, m.segment_id, 0, false, false
+        FROM memberships m
+        WHERE m.segment_id = %2$L AND m.ended_at IS NULL AND m.included
+          AND (m.until IS NULL OR m.until > (SELECT p.at FROM present p))
+          AND NOT EXISTS (SELECT FROM %1$s d WHERE d.user_id = m.user_id)
+        $sql$,
+        decisions, p_import.segment_id
+    );
+END
+$$;
+
+-- Why an import of one segment cannot be applied, or not any further; null: it can.
+CREATE OR REPLACE FUNCTION import_refusal(p_import imports) RETURNS text
+    LANGUAGE sql STABLE AS $$
+    SELECT CASE
+        WHEN s.deleted_at IS NOT NULL THEN format('The segment %s was deleted meanwhile.', s.slug)
+        WHEN p_import.operation = 'replace'
+            AND EXISTS (SELECT FROM rollouts r WHERE r.segment_id = s.id AND r.ended_at IS NULL)
+        THEN format('The segment %s has a percentage by now, so its members cannot be replaced.', s.slug)
+    END
+    FROM segments s
+    WHERE s.id = p_import.segment_id
+$$;
+
+-- Checks all rows of an import as a set, and stores what they mean. Nothing is changed yet. A bad row fails the import,
+-- unless bad rows are to be skipped. False: the import is not to be checked; the caller then undoes the transaction.
+--
+-- While it runs, it holds no lock that anybody waits for: a caller may cancel the import meanwhile.
+CREATE OR REPLACE FUNCTION check_import(p_number bigint, p_most_bad bigint, p_most_segments integer) RETURNS boolean
+    LANGUAGE plpgsql AS $$
+DECLARE
+    i imports := (SELECT i FROM imports i WHERE i.number = p_number AND i.status = 'checking');
+    decisions text := quote_ident('import_decisions_' || p_number);
+    bad bigint;
+    users_found bigint;
+    refusal text;
+BEGIN
+    IF i IS NULL THEN
+        RETURN false;
+    END IF;
+    PERFORM set_config('work_mem', '64MB', true), set_config('maintenance_work_mem', '64MB', true),
+            -- The planner does not know how many lines a block has; hash tables of millions of users would spill.
+            set_config('enable_hashagg', 'off', true);
+    EXECUTE format('DROP TABLE IF EXISTS %s', decisions);
+    EXECUTE format(
+        'CREATE TABLE %s ('
+        '  user_id bigint, segment_id bigint, until timestamptz, ttl_seconds bigint, line bigint, last_line bigint,'
+        '  rows bigint NOT NULL, adds boolean, is_bad boolean NOT NULL, refused text'
+        ')',
+        decisions
+    );
+    -- In the order of users, so that the batches read the table from its beginning to its end.
+    EXECUTE format(
+        $sql$
+        INSERT INTO %s
+        SELECT g.user_id, g.segment_id, g.until, g.ttl_seconds, g.line, g.last_line, g.rows, g.adds,
+               g.is_bad OR g.contradicts, CASE WHEN g.contradicts THEN 'contradicts' END
+        FROM (
+            SELECT r.user_id, r.segment_id, r.is_bad, min(r.until) AS until, min(r.ttl_seconds) AS ttl_seconds,
+                   min(r.line) AS line, max(r.line) AS last_line, count(*) AS rows, bool_or(r.adds) AS adds,
+                   NOT r.is_bad AND (
+                       bool_or(r.adds) <> bool_and(r.adds)
+                       OR count(r.until) NOT IN (0, count(*)) OR coalesce(min(r.until) <> max(r.until), false)
+                       OR count(r.ttl_seconds) NOT IN (0, count(*))
+                       OR coalesce(min(r.ttl_seconds) <> max(r.ttl_seconds), false)
+                   ) AS contradicts
+            FROM (
+                SELECT m.user_id, m.segment_id, m.adds, m.until, m.ttl_seconds, m.line, m.detail IS NOT NULL AS is_bad
+                FROM (%s) m
+            ) r
+            GROUP BY r.user_id, r.segment_id, r.is_bad
+        ) g
+        ORDER BY g.user_id, g.segment_id
+        $sql$,
+        decisions, import_rows_sql(i)
+    );
+    EXECUTE format('CREATE INDEX ON %s (user_id) WHERE NOT is_bad', decisions);
+    PERFORM refuse_too_many_segments(i, p_most_segments);
+    EXECUTE format('SELECT coalesce(sum(rows), 0) FROM %s WHERE is_bad', decisions) INTO bad;
+    IF bad > 0 THEN
+        PERFORM note_import_errors(i, p_most_bad, p_most_segments);
+    END IF;
+    IF i.operation = 'replace' THEN
+        PERFORM add_import_removals(i);
+    END IF;
+    EXECUTE format('ANALYZE %s', decisions);
+    EXECUTE format('SELECT count(*) FROM (SELECT DISTINCT user_id FROM %s WHERE NOT is_bad) u', decisions)
+    INTO users_found;
+
+    bad := bad + i.invalid_rows;
+    SELECT CASE
+        WHEN i.rows = 0 THEN 'The file has no rows.'
+        WHEN bad > p_most_bad THEN format('More than %s rows are bad; is this the right file?', p_most_bad)
+        WHEN bad > 0 AND NOT i.skip_invalid THEN format('%s of %s rows are bad; nothing was changed.', bad, i.rows)
+        WHEN bad >= i.rows THEN 'All rows are bad; nothing was changed.'
+        ELSE import_refusal(i) || ' Nothing was changed.'
+    END
+    INTO refusal;
+    UPDATE imports
+    SET status = CASE WHEN refusal IS NULL THEN 'applying' ELSE 'failed' END, detail = refusal, invalid_rows = bad,
+        users = users_found, finished_at = CASE WHEN refusal IS NOT NULL THEN greatest(clock_instant(), created_at) END
+    WHERE number = p_number AND status = 'checking'
+    RETURNING * INTO i;
+    IF i IS NULL THEN
+        RETURN false;  -- canceled meanwhile
+    END IF;
+    IF refusal IS NULL THEN
+        PERFORM note_import(i, 'import-started', i.ordered_by, i.on_behalf_of);
+    END IF;
+    RETURN true;
+END
+$$;
+
+-- Bad rows that were good when they were checked.
+CREATE OR REPLACE FUNCTION note_import_refusals(p_import imports, p_batch import_decision[]) RETURNS void
+    LANGUAGE plpgsql AS $$
+DECLARE
+    refused bigint := (SELECT sum(b.rows) FROM unnest(p_batch) b WHERE b.refusal IS NOT NULL);
+BEGIN
+    IF refused > 0 THEN
+        INSERT INTO import_errors (import_number, line, detail, text)
+        SELECT p_import.number, b.line, b.refusal, import_line(p_import.number, b.line)
+        FROM unnest(p_batch) b
+        WHERE b.refusal IS NOT NULL AND b.rows > 0
+        ON CONFLICT DO NOTHING;
+        UPDATE imports SET invalid_rows = invalid_rows + refused WHERE number = p_import.number;
+    END IF;
+END
+$$;
+
+-- The text of one line of an import, as it is shown of a bad row.
+CREATE OR REPLACE FUNCTION import_line(p_number bigint, p_line bigint) RETURNS text
+    LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    found text;
+BEGIN
+    EXECUTE format(
+        $sql$
+        SELECT left(CASE WHEN b.parsed THEN split_part(l.text, E'\x1f', 6) ELSE l.text END, 200)
+        FROM (SELECT * FROM %I WHERE first_line <= %L ORDER BY first_line DESC LIMIT 1) b
+        CROSS JOIN LATERAL (SELECT split_part(b.content, E'\n', (%L - b.first_line + 1)::integer) AS text) l
+        $sql$,
+        'import_blocks_' || p_number, p_line, p_line
+    )
+    INTO found;
+    RETURN coalesce(found, '');
+END
+$$;
+
+-- A dry run's first differences, and more of them.
+CREATE OR REPLACE FUNCTION more_differences(p_sample jsonb, p_outcomes import_outcome[]) RETURNS jsonb
+    LANGUAGE sql IMMUTABLE AS $$
+    SELECT p_sample || coalesce(jsonb_agg(
+        jsonb_build_object('user_id', d.user_id, 'segment', d.slug, 'outcome', d.outcome)
+        ORDER BY d.user_id, d.slug COLLATE "C"
+    ), '[]')
+    FROM (
+        SELECT o.user_id, o.slug, o.outcome
+        FROM unnest(p_outcomes) o
+        WHERE o.outcome <> 'unchanged'
+        ORDER BY o.user_id, o.slug COLLATE "C"
+        LIMIT greatest(0, 100 - jsonb_array_length(p_sample))
+    ) d
+$$;
+
+-- Some decisions of an import, in the order of users, and why one of them cannot be applied any more.
+CREATE OR REPLACE FUNCTION next_import_decisions(p_import imports, p_rows integer) RETURNS SETOF import_decision
+    LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    decisions text := quote_ident('import_decisions_' || p_import.number);
+    last_user bigint;
+BEGIN
+    -- All rows of a user are in one batch, so that they are one change.
+    EXECUTE format(
+        'SELECT user_id FROM %s WHERE NOT is_bad AND user_id > $1 ORDER BY user_id OFFSET $2 LIMIT 1', decisions
+    )
+    INTO last_user USING p_import.applied_to, p_rows - 1;
+    RETURN QUERY EXECUTE format(
+        $sql$
+        SELECT d.user_id, s.slug, d.adds, d.until, d.ttl_seconds, d.line, d.rows,
+            CASE
+                WHEN s.deleted_at IS NOT NULL THEN 'the segment was deleted before the row was applied'
+                WHEN d.until <= $3 THEN 'the term ended before the row was applied'
+            END,
+            s.deleted_at IS NOT NULL
+        FROM %s d
+        JOIN segments s ON s.id = d.segment_id
+        WHERE NOT d.is_bad AND d.user_id > $1 AND d.user_id <= $2
+        ORDER BY d.user_id
+        $sql$,
+        decisions
+    )
+    USING p_import.applied_to, coalesce(last_user, 9223372036854775807),
+          greatest(clock_instant(), (SELECT c.last_at FROM catalog c));
+END
+$$;
+
+-- What decisions do, each for itself. A user whom another transaction holds is waited for in the next batch.
+CREATE OR REPLACE FUNCTION import_outcomes(p_import imports, p_batch import_decision[]) RETURNS SETOF import_outcome
+    LANGUAGE plpgsql AS $$
+DECLARE
+    user_ids bigint[] := ARRAY(SELECT DISTINCT b.user_id FROM unnest(p_batch) b ORDER BY b.user_id);
+    people integer := cardinality(user_ids);
+BEGIN
+    RETURN QUERY
+        SELECT b.user_id, b.slug, o.outcome
+        FROM change_memberships(
+            user_ids,
+            array_fill(p_import.ordered_by, ARRAY [people]),
+            array_fill(p_import.reason, ARRAY [people]),
+            array_fill(p_import.on_behalf_of, ARRAY [people]),
+            ARRAY(SELECT array_position(user_ids, b.user_id) FROM unnest(p_batch) b),
+            ARRAY(SELECT b.slug FROM unnest(p_batch) b),
+            ARRAY(SELECT b.adds FROM unnest(p_batch) b),
+            ARRAY(SELECT b.until FROM unnest(p_batch) b),
+            ARRAY(SELECT b.ttl_seconds FROM unnest(p_batch) b),
+            true
+        ) c
+        CROSS JOIN LATERAL unnest(p_batch, c.outcomes)
+             AS b (user_id, slug, adds, until, ttl_seconds, line, rows, refusal, deleted, outcome)
+        CROSS JOIN LATERAL (SELECT b.outcome) o (outcome);
+END
+$$;
+
+-- Applies about so many rows of an import, together with its progress: both or neither.
+CREATE OR REPLACE FUNCTION apply_import_batch(
+    p_number bigint, p_rows integer, OUT status text, OUT users bigint, OUT added bigint, OUT removed bigint,
+    OUT updated bigint, OUT unchanged bigint
+)
+    LANGUAGE plpgsql AS $$
+DECLARE
+    i imports;
+    refusal text;
+    batch import_decision[];
+    outcomes import_outcome[];
+    done record;
+BEGIN
+    PERFORM pg_advisory_xact_lock_shared(catalog_lock());
+    -- Until the batch is done, a caller who cancels the import waits.
+    SELECT * INTO i FROM imports WHERE number = p_number FOR UPDATE;
+    status := i.status;
+    SELECT 0, 0, 0, 0, 0 INTO users, added, removed, updated, unchanged;
+    IF i.status IS DISTINCT FROM 'applying' THEN
+        RETURN;
+    END IF;
+    SELECT array_agg(d ORDER BY d.user_id) INTO batch FROM next_import_decisions(i, p_rows) d;
+    refusal := import_refusal(i);
+    IF refusal IS NULL AND NOT i.skip_invalid THEN
+        SELECT format('Line %s: %s.', b.line, b.refusal) INTO refusal
+        FROM unnest(batch) b WHERE b.refusal IS NOT NULL AND b.deleted ORDER BY b.line LIMIT 1;
+    END IF;
+    IF refusal IS NOT NULL OR batch IS NULL THEN
+        status := CASE WHEN refusal IS NULL THEN 'done' ELSE 'failed' END;
+        PERFORM end_import(
+            p_number, status,
+            refusal || format(' %s of %s users were changed before that.', i.applied_users, i.users)
+        );
+        RETURN;
+    END IF;
+    PERFORM note_import_refusals(i, batch);
+
+    BEGIN
+        SELECT array_agg(o)
+        INTO outcomes
+        FROM import_outcomes(i, (SELECT array_agg(b) FROM unnest(batch) b WHERE b.refusal IS NULL)) o;
+        IF i.dry_run THEN
+            RAISE EXCEPTION 'undone' USING ERRCODE = 'SG000';
+        END IF;
+    EXCEPTION
+        WHEN SQLSTATE 'SG000' THEN
+            NULL;  -- what would have been changed is undone, and its outcomes are known
+    END;
+    SELECT count(*) FILTER (WHERE o.outcome = 'added') AS added, count(*) FILTER (WHERE o.outcome = 'removed') AS removed,
+           count(*) FILTER (WHERE o.outcome = 'updated') AS updated,
+           count(*) FILTER (WHERE o.outcome = 'unchanged') AS unchanged,
+           (SELECT count(DISTINCT b.user_id) FROM unnest(batch) b) AS users,
+           (SELECT max(b.user_id) FROM unnest(batch) b) AS last_user
+    INTO done
+    FROM unnest(outcomes) o;
+    UPDATE imports m
+    SET applied_to = done.last_user, applied_users = m.applied_users + done.users, added = m.added + done.added,
+        removed = m.removed + done.removed, updated = m.updated + done.updated,
+        unchanged = m.unchanged + done.unchanged,
+        sample = CASE WHEN m.dry_run THEN more_differences(m.sample, outcomes) ELSE m.sample END
+    WHERE m.number = p_number;
+    SELECT done.users, done.added, done.removed, done.updated, done.unchanged
+    INTO users, added, removed, updated, unchanged;
+END
+$$;
+
+-- Stops an import for a caller. False: it had ended before. While it is checked, its tables are in use: the job drops
+-- them.
+CREATE OR REPLACE FUNCTION cancel_import(p_number bigint, p_actor text, p_on_behalf_of text) RETURNS boolean
+    LANGUAGE plpgsql AS $$
+DECLARE
+    old imports;
+BEGIN
+    SELECT * INTO old FROM imports WHERE number = p_number FOR UPDATE;
+    IF NOT end_import(p_number, 'canceled', NULL, p_actor, p_on_behalf_of) THEN
+        RETURN false;
+    END IF;
+    IF old.status <> 'checking' THEN
+        PERFORM drop_import_tables(p_number);
+    END IF;
+    RETURN true;
+END
+$$;
+
+-- Ends the imports whose receiving process has been silent for so long, and returns how many there were.
+CREATE OR REPLACE FUNCTION fail_silent_imports(p_silent interval) RETURNS bigint
+    LANGUAGE plpgsql AS $$
+DECLARE
+    lost bigint;
+    ended bigint := 0;
+BEGIN
+    FOR lost IN
+        SELECT i.number
+        FROM imports i
+        WHERE i.status = 'receiving' AND i.heard_at < clock_instant() - p_silent
+        FOR UPDATE SKIP LOCKED
+    LOOP
+        PERFORM end_import(lost, 'failed', 'The process that received the body has ended; send the body again.');
+        PERFORM drop_import_tables(lost);
+        ended := ended + 1;
+    END LOOP;
+    RETURN ended;
+END
+$$;
