@@ -66,7 +66,8 @@ async def test_each_task_is_due_as_often_as_it_shall_be(app: App) -> None:
     assert found["retry_stalled"] == every(10, 3 * HOUR_S)
     assert found["purge_reports"] == every(600, 3 * HOUR_S)
     assert found["maintain"] == [BEGIN - BEGIN % HOUR_S, *every(HOUR_S, 3 * HOUR_S)[1:]]
-    assert len(found) == 4
+    assert found["tend_imports"] == every(60, 3 * HOUR_S)
+    assert len(found) == 5
 
 
 async def test_what_was_missed_while_no_worker_ran_is_made_up_for_at_the_start_once(
@@ -76,7 +77,7 @@ async def test_what_was_missed_while_no_worker_ran_is_made_up_for_at_the_start_o
         deferrer = PeriodicDeferrer(app.periodic_registry, **app.periodic_defaults)
         await deferrer.defer_jobs(deferrer.get_previous_tasks(BEGIN))
 
-    assert queued(rows) == {"settle": 1, "retry_stalled": 1, "purge_reports": 1, "maintain": 1}
+    assert queued(rows) == EACH_ONCE
 
 
 async def test_ticks_do_not_pile_up_while_nobody_works(app: App, rows: Rows) -> None:
@@ -84,10 +85,11 @@ async def test_ticks_do_not_pile_up_while_nobody_works(app: App, rows: Rows) -> 
     for minute in range(0, 2 * HOUR_S, 60):  # a worker that was held up sees several ticks at a time
         await deferrer.defer_jobs(deferrer.get_previous_tasks(BEGIN + minute))
 
-    assert queued(rows) == {"settle": 1, "retry_stalled": 1, "purge_reports": 1, "maintain": 1}
-    assert rows.column("SELECT count(*) FROM procrastinate_periodic_defers") == [4]
+    assert queued(rows) == EACH_ONCE
+    assert rows.column("SELECT count(*) FROM procrastinate_periodic_defers") == [5]
 
 
+EACH_ONCE: Final = dict.fromkeys(("settle", "retry_stalled", "purge_reports", "tend_imports", "maintain"), 1)
 QUEUED: LiteralString = "SELECT task_name, count(*) FROM procrastinate_jobs GROUP BY 1"
 
 

@@ -43,6 +43,7 @@ SILENT_S: Final = 20.0
 
 # croniter reads a sixth field, the last one, as seconds.
 EVERY_TEN_SECONDS: Final = "* * * * * */10"
+EVERY_MINUTE: Final = "* * * * *"
 EVERY_TEN_MINUTES: Final = "*/10 * * * *"
 EVERY_HOUR: Final = "0 * * * *"
 
@@ -152,12 +153,9 @@ class Tasks:
             raise
 
     async def tend_imports(self) -> None:
-        """Ends imports whose receiving processes are gone."""
+        """Ends imports whose receiving processes are gone, and removes what is left of final and old ones."""
         if lost := await import_work.fail_silent(self._database):
             _log.warning("imports failed, their receiving processes are gone", imports=lost)
-
-    async def purge_imports(self) -> None:
-        """Removes what final imports left, and old imports."""
         await import_work.purge(self._database)
 
     async def purge_reports(self) -> None:
@@ -197,15 +195,10 @@ def upkeep_app(connector: PsycopgConnector, tasks: Tasks) -> App:
     async def purge_reports(timestamp: int) -> None:  # noqa: ARG001 - passed by name
         await tasks.purge_reports()
 
-    @app.periodic(cron=EVERY_TEN_SECONDS)
+    @app.periodic(cron=EVERY_MINUTE)
     @app.task(name="tend_imports", queue=UPKEEP.name, queueing_lock="tend_imports", lock="tend_imports")
     async def tend_imports(timestamp: int) -> None:  # noqa: ARG001 - passed by name
         await tasks.tend_imports()
-
-    @app.periodic(cron=EVERY_TEN_MINUTES)
-    @app.task(name="purge_imports", queue=UPKEEP.name, queueing_lock="purge_imports", lock="purge_imports")
-    async def purge_imports(timestamp: int) -> None:  # noqa: ARG001 - passed by name
-        await tasks.purge_imports()
 
     # Without a lock: the dead worker may have been running this very task, and would still hold it.
     @app.periodic(cron=EVERY_TEN_SECONDS)

@@ -105,7 +105,7 @@ async def test_of_two_workers_one_does_what_is_periodic_and_one_makes_a_report(
         for report in reports:
             assert (await final(office, report))["status"] == "done"
         await until(two_ticks_have_passed)
-        assert rows.column("SELECT count(*) FROM procrastinate_workers") == [4]  # one for each queue
+        assert rows.column("SELECT count(*) FROM procrastinate_workers") == [6]  # one for each queue
 
     assert rows("SELECT what, id, count(*) FROM seen GROUP BY 1, 2 HAVING count(*) > 1") == []
     for status in ("running", "done"):
@@ -222,7 +222,7 @@ async def test_a_worker_outlives_the_loss_of_its_connections(
     office: Office, database_url: str, rows: Rows
 ) -> None:
     async def is_there() -> bool:
-        return rows.column("SELECT count(*) FROM procrastinate_workers") == [2]
+        return rows.column("SELECT count(*) FROM procrastinate_workers") == [3]
 
     async with worker(database_url, office.tasks):
         await until(is_there)

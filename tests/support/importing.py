@@ -29,7 +29,7 @@ class Importing:
         self,
         body: str | bytes | AsyncIterable[bytes],
         media_type: str = CSV,
-        headers: dict[str, str] | None = None,
+        headers: Json = None,
         **query: str,
     ) -> httpx.Response:
         """The answer to a list; headers are in addition to the media type."""
