@@ -37,10 +37,11 @@ from segmentd.domain.bucketing import BUCKETS
 from segmentd.observability.metrics import Metrics
 from segmentd.observability.tally import Tally
 from segmentd.replica.catalog import CatalogState
+from segmentd.replica.environment import FORMAT
 from segmentd.replica.replica import Replica, store_path
 from segmentd.replica.states import EXCLUDED, HAS_TERM
 from segmentd.replica.status import boot_time
-from segmentd.replica.store import FORMAT, Store
+from segmentd.replica.store import Store
 from segmentd.storage.database import Database
 from segmentd.storage.replication import ReplicatedSegment
 

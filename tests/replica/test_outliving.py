@@ -166,7 +166,7 @@ def no_room(*_: object) -> None:
     raise OSError(28, "No space left on device")
 
 
-@pytest.mark.parametrize("fails", ["store.mapped", "files._write_note"])
+@pytest.mark.parametrize("fails", ["environment.mapped", "files._write_note"])
 async def test_a_disk_without_room_is_no_reason_to_remove_a_replica(
     left: Path,
     database: Database,

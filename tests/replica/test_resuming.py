@@ -13,10 +13,11 @@ import pytest
 
 from segmentd.domain.errors import Unavailable
 from segmentd.replica.catalog import CatalogState
+from segmentd.replica.environment import FORMAT
 from segmentd.replica.files import Unusable
 from segmentd.replica.follower import Follower
 from segmentd.replica.status import ReplicaStatus
-from segmentd.replica.store import FORMAT, Store
+from segmentd.replica.store import Store
 from segmentd.storage.database import Database
 from segmentd.storage.replication import (
     ERASURES_KEPT,

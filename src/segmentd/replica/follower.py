@@ -15,12 +15,13 @@ from segmentd.domain.errors import Unavailable
 from segmentd.observability.metrics import Metrics
 from segmentd.observability.throttled import ThrottledLog
 from segmentd.replica.catalog import CatalogState
+from segmentd.replica.environment import FORMAT
 from segmentd.replica.files import Unusable, remove
 from segmentd.replica.moments import facts_of, follow, shown_by
 from segmentd.replica.renewal import Renewal
 from segmentd.replica.replica import store_path
 from segmentd.replica.status import ReplicaStatus, boot_time, status_path
-from segmentd.replica.store import FORMAT, Store
+from segmentd.replica.store import Store
 from segmentd.storage import replication
 from segmentd.storage.database import Database
 from segmentd.storage.replication import Position, Reading

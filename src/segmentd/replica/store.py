@@ -6,33 +6,23 @@ head is the catalog's version, and one byte more while somebody is outdated: a r
 table of notes has the latest writes (notes.py).
 """
 
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Final, NamedTuple, Self
+from typing import Final, NamedTuple
 
-import lmdb
 import msgspec
 
 from segmentd.domain.decisions import Decision, Decisions
-from segmentd.replica.behind import Behind, ids_after
+from segmentd.replica.behind import ids_after
 from segmentd.replica.catalog import Catalog, CatalogState
-from segmentd.replica.files import Unusable, check_trust, note_synced, note_unsynced_writes, remove
+from segmentd.replica.environment import Environment
+from segmentd.replica.files import Unusable
 from segmentd.replica.keys import KEY, Transaction
 from segmentd.replica.lookup import Lookup
-from segmentd.replica.notes import Notes
 from segmentd.replica.states import next_end, version_of
-from segmentd.shared_memory import mapped
 from segmentd.storage.replication import OwnWrite
 from segmentd.storage.snapshots import Snapshot
 
-FORMAT: Final = b"segmentd replica 2"
-
-# The most that a file may grow to. It takes address space, not memory or disk.
-_LARGEST_FILE: Final = 1 << 40
-_MOST_READERS: Final = 1024
-# The table of readers, 64 bytes each, and its header.
-_LOCK_BYTES: Final = 1 << 17
 _HEAD: Final = b"head"
 _NO_CATALOG: Final = -(1 << 63)
 _SOMEBODY_OUTDATED: Final = b"+"
@@ -46,68 +36,13 @@ class Watched(NamedTuple):
     """The next end of a term, in microseconds since 1970."""
 
 
-class Store:
+class Store(Environment):
     """One replica, open in this process. A read takes a microsecond; a write waits for another's write."""
 
     def __init__(self, path: Path) -> None:
-        # LMDB would make its table of readers as a sparse file, and each reader writes there: on a full disk
-        # that kills the process. This has to come before LMDB opens the file, because its lock on the file
-        # ends as soon as the process closes any descriptor of it.
-        mapped(Path(f"{path}-lock"), _LOCK_BYTES).close()
-        # Without sync, so that nothing waits for the disk: after a crash of the machine it is rebuilt.
-        self._env = lmdb.open(
-            os.fspath(path),
-            subdir=False,
-            max_dbs=5,
-            map_size=_LARGEST_FILE,
-            max_readers=_MOST_READERS,
-            max_spare_txns=4,
-            sync=False,
-            metasync=False,
-            lock=True,
-            mode=0o600,
-        )
-        self.path = path
-        self._users = self._env.open_db(b"users")
-        self._facts = self._env.open_db(b"facts")
-        self._behind = Behind.of(self._env)
-        self._notes = Notes.of(self._env)
+        super().__init__(path)
         self._catalog = Catalog(CatalogState(-1, []))
         self._head = b""
-
-    @classmethod
-    def checked(cls, path: Path) -> Self:
-        """An existing replica that is complete. Raises Unusable, and OSError if the disk has no room."""
-        check_trust(path)
-        try:
-            store = cls(path)
-        except lmdb.Error as error:
-            raise Unusable(str(error)) from error
-        try:
-            store._check()
-        except (Unusable, lmdb.Error, msgspec.MsgspecError) as error:
-            store.close()
-            raise Unusable(str(error)) from error
-        return store
-
-    @classmethod
-    def existing(cls, path: Path) -> Self:
-        """A replica that another process of this node built. Raises Unusable if it was removed meanwhile."""
-        if not path.exists():
-            raise Unusable("it has gone")
-        store = cls(path)
-        if store.fact(b"format") != FORMAT:  # opening it created an empty file
-            store.delete()
-            raise Unusable("it has gone")
-        return store
-
-    def close(self) -> None:
-        self._env.close()
-
-    def delete(self) -> None:
-        """Closes the replica and removes its files; a process that has it open can still read it."""
-        self.close()
-        remove(self.path)
 
     # Reading. Each raises Outdated if the replica does not know yet how a user changed. With an `older`
     # version of the segments, the state of before serves; Unusable, if the segments are others by now.
@@ -159,11 +94,6 @@ class Store:
             if head != self._head:
                 self._heed(transaction, head, (key,), older)
             return transaction.get(key)
-
-    def fact(self, name: bytes) -> bytes | None:
-        """The fact with this name."""
-        with self._env.begin(self._facts) as transaction:
-            return transaction.get(name)
 
     def users(self) -> int:
         """How many users have a state."""
@@ -274,19 +204,6 @@ class Store:
         """Writes a catalog unless the stored one is newer."""
         self.put([], catalog=catalog)
 
-    def forget_dead_readers(self) -> None:
-        """Frees the reader slots of processes that were killed while they read."""
-        self._env.reader_check()
-
-    def expect_writes(self) -> None:
-        """Notes that unsynced writes begin: from now on the file can be trusted only within this boot."""
-        note_unsynced_writes(self.path)
-
-    def sync(self) -> None:
-        """Brings everything to the disk, and notes that the next boot can go on from it."""
-        self._env.sync(force=True)
-        note_synced(self.path)
-
     def _heed(self, transaction: Transaction, head: bytes, keys: Iterable[bytes], older: int | None) -> None:
         """Does what the head says: reads another catalog, and looks who is outdated."""
         version = head[: KEY.size]
@@ -314,14 +231,6 @@ class Store:
     def _catalog_version_in(self, transaction: Transaction) -> int:
         head = transaction.get(_HEAD, None, self._facts)
         return _NO_CATALOG if head is None else KEY.unpack_from(head)[0]
-
-    def _check(self) -> None:
-        found = self.fact(b"format")
-        if found is None:
-            raise Unusable("it was never finished")
-        if found != FORMAT:
-            raise Unusable("it has another format")
-        msgspec.msgpack.decode(self.fact(b"catalog") or b"", type=CatalogState)
 
 
 def _put_states(transaction: Transaction, states: Iterable[tuple[int, bytes]]) -> list[bytes]:
