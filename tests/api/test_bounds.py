@@ -28,6 +28,12 @@ OWN = {
     "api/http/documented.py": {"pattern='^/problems/[a-z-]+$'"},
     "api/http/hot/calls.py": {"_LONGEST_LOOKUP: Final = 2 ** 16"},
     "api/http/hot/changes.py": {"_LONGEST_CHANGE: Final = 2 ** 16"},
+    "api/http/ofrep/event_links.py": {"RENEWED_EVERY_S: Final = 1800", "_INACTIVITY_S: Final = 120"},
+    "api/http/ofrep/events.py": {
+        "HEARTBEAT_S: Final = 15.0",
+        "_LEAST_RETRY_MS: Final = 1000",
+        "_RETRY_SPREAD_MS: Final = 4000",
+    },
     "api/http/ofrep/hot.py": {"_LONGEST_BODY: Final = 2 ** 14"},
     "api/http/prefer.py": {"'(?:^|[,;\\\\s])wait\\\\s*=\\\\s*\\\\\"?(\\\\d{1,9})'"},
     "api/http/resources/reports.py": {"'bytes=(\\\\d{0,18})-(\\\\d{0,18})'"},

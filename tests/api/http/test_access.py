@@ -257,7 +257,8 @@ async def test_the_document_says_of_each_operation_which_role_it_needs(door: Doo
         assert operation.get("security", []) == (keys if needed else [])
         role = f"Needs the role `{needed}`." if needed else "Needs no token."
         assert operation["description"].endswith(role)
-        assert ({"401", "403", "429"} <= operation["responses"].keys()) == (needed is not None)
+        if operation["operationId"] != "watch_flags":  # OFREP's refusals are the same everywhere
+            assert ({"401", "403", "429"} <= operation["responses"].keys()) == (needed is not None)
     assert "security" not in document  # else it would hold for those that need no token
 
 

@@ -272,6 +272,25 @@ async def test_a_change_on_another_node_asks_the_provider_to_fetch_what_is_new(n
         assert again["id"] != event["id"]
 
 
+async def test_a_page_may_send_what_its_provider_sends_and_read_what_it_reads(nodes: Nodes) -> None:
+    asked = "content-type, if-none-match, x-api-key, authorization"
+    preflight = {
+        "Origin": "http://page.test",
+        "Access-Control-Request-Method": "POST",
+        "Access-Control-Request-Headers": asked,
+    }
+    async with httpx.AsyncClient(base_url=nodes.one) as client:
+        allowed = await client.options(FLAGS, headers=preflight)
+        sent = {**dict(JSON), "Origin": "http://page.test", "Sec-Fetch-Site": "cross-site"}
+        answer = await client.post(FLAGS, content=context("5"), headers=sent)
+
+    assert allowed.status_code == 204
+    assert allowed.headers["Access-Control-Allow-Headers"] == asked
+    assert allowed.headers["Access-Control-Allow-Origin"] == "*"
+    assert answer.status_code == 200
+    assert {"ETag", "Retry-After"} <= {*answer.headers["Access-Control-Expose-Headers"].split(", ")}
+
+
 async def test_streams_are_bounded_and_a_wrong_link_is_forbidden(nodes: Nodes) -> None:
     url = stream_url(nodes.one, flags_of(nodes.one, 9))
     async with httpx.AsyncClient(timeout=60) as client:

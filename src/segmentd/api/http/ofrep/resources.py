@@ -64,10 +64,7 @@ async def evaluate_flags(
         str | None, HeaderParameter(name="If-None-Match", description="the ETag of an earlier answer")
     ] = None,
 ) -> Response[bytes]:
-    """Evaluate all living segments as flags, for providers that keep the flags of one user.
-
-    `eventStreams` has the link of a stream of events that says when the flags are others.
-    """
+    """Evaluate all living segments as flags. `eventStreams` links to events that say when they change."""
     age, decisions = await service.decide_all(data.user_id)
     written = _writer.prepared(decisions)
     answer = written.answer(data.user_id, decisions.codes, event_links(request), address(request).prefix)
