@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 import structlog
@@ -14,8 +14,8 @@ from segmentd.observability.metrics import Metrics
 from segmentd.storage import import_work, imports
 from segmentd.storage.database import Database
 
-Lag = Callable[[], float | None]
-"""How old the replica of this node is, in seconds; None: there is none, or none that serves."""
+Pace = Callable[[], Awaitable[None]]
+"""Returns when the replica of this node has kept up with the changes so far."""
 
 # The work gives way to other imports after so long.
 TURN_S: Final = 10.0
@@ -25,15 +25,14 @@ BATCH_S: Final = 0.04
 LEAST_ROWS: Final = 50
 MOST_ROWS: Final = 2_000
 
-# A replica that is older than this gets time to follow, up to a second before each batch.
-LAGGING_S: Final = 2.0
-_LONGEST_PAUSE_S: Final = 1.0
-_LOOK_EVERY_S: Final = 0.05
-
 # How often a check looks whether the import was canceled.
 _ASK_EVERY_S: Final = 1.0
 
 _log = structlog.get_logger(__name__)
+
+
+async def at_once() -> None:
+    """The pace where there is no replica to wait for."""
 
 
 class ImportWork:
@@ -43,13 +42,13 @@ class ImportWork:
         self,
         database: Database,
         metrics: Metrics | None = None,
-        lag: Lag = lambda: None,
+        pace: Pace = at_once,
         limits: ImportLimits | None = None,
         turn_s: float = TURN_S,
     ) -> None:
         self._database = database
         self._metrics = metrics or Metrics()
-        self._lag = lag
+        self._pace = pace
         self._limits = limits or ImportLimits()
         self._turn_s = turn_s
 
@@ -100,8 +99,10 @@ class ImportWork:
         give_way = time.monotonic() + self._turn_s
         rows = LEAST_ROWS
         while time.monotonic() < give_way:
-            await self._let_the_replica_follow()
+            waited = time.monotonic()
+            await self._pace()
             begun = time.monotonic()
+            self._metrics.import_paused(begun - waited)
             batch = await import_work.apply_batch(self._database, number, rows)
             took = time.monotonic() - begun
             self._metrics.import_batch(batch.users)
@@ -111,13 +112,6 @@ class ImportWork:
                 return batch.status
             rows = next_rows(rows, took)
         return Status.APPLYING
-
-    async def _let_the_replica_follow(self) -> None:
-        give_up = time.monotonic() + _LONGEST_PAUSE_S
-        begun = time.monotonic()
-        while (self._lag() or 0) > LAGGING_S and time.monotonic() < give_up:  # noqa: ASYNC110 - another process follows
-            await asyncio.sleep(_LOOK_EVERY_S)
-        self._metrics.import_paused(time.monotonic() - begun)
 
 
 def next_rows(rows: int, took_s: float) -> int:

@@ -1,16 +1,13 @@
 """The process of a node that keeps its replica fresh and runs the background jobs."""
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 
-from segmentd.imports.work import ImportWork, Lag
+from segmentd.imports.work import ImportWork, at_once
 from segmentd.jobs import Tasks, work
 from segmentd.replica.follower import Follower
 from segmentd.replica.notifications import listen
-from segmentd.replica.replica import MICROSECONDS
-from segmentd.replica.status import ReplicaStatus, status_path
 from segmentd.serve.child import Assignment, Duty, run_child
 from segmentd.serve.wiring import metrics_in, open_tracing, report_files, sampling
 from segmentd.storage.database import Database
@@ -24,14 +21,15 @@ async def work_for_node(assignment: Assignment, duty: Duty) -> None:
     """Follows the database and runs the background jobs until the stop; then lets running jobs end."""
     settings, url = assignment.settings, assignment.database_url
     metrics = metrics_in(assignment.metrics_dir)
-    folder = None if assignment.replica_dir is None else Path(assignment.replica_dir)
-    with open_tracing() as tracing, _lag(folder) as lag:
+    folder = assignment.replica_dir
+    with open_tracing() as tracing:
         async with (
             Database(url, pool_size=settings.pool_size, tracing=tracing) as database,
             Database(url, pool_size=REPORT_CONNECTIONS, tracing=tracing) as builds,
             Database(url, pool_size=IMPORT_CONNECTIONS, tracing=tracing) as applying,
             sampling(database, metrics),
         ):
+            follower = None if folder is None else Follower(database, Path(folder), metrics)
             tasks = Tasks(
                 database,
                 report_files(settings),
@@ -39,30 +37,13 @@ async def work_for_node(assignment: Assignment, duty: Duty) -> None:
                 metrics,
                 builds,
                 settings.report_store_bytes,
-                ImportWork(applying, metrics, lag),
+                ImportWork(applying, metrics, at_once if follower is None else follower.keep_pace),
             )
             async with asyncio.TaskGroup() as group:
-                if folder is not None:
-                    follower = Follower(database, folder, metrics)
+                if follower is not None:
                     group.create_task(_follow(follower, url, duty))
                 group.create_task(work(url, tasks, duty.stop, settings.shutdown_seconds))
                 duty.report_ready()
-
-
-@contextmanager
-def _lag(folder: Path | None) -> Iterator[Lag]:
-    """How old the replica in this folder is; without a folder there is none."""
-    if folder is None:
-        yield lambda: None
-        return
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with closing(ReplicaStatus.open(status_path(folder))) as status:
-
-        def lag() -> float | None:
-            age = status.age()
-            return None if age is None else age / MICROSECONDS
-
-        yield lag
 
 
 async def _follow(follower: Follower, database_url: str, duty: Duty) -> None:
