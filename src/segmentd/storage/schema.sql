@@ -421,6 +421,11 @@ $$;
 
 -- The months of the history.
 
+-- The table of the month that begins at `p_month` (UTC).
+CREATE OR REPLACE FUNCTION event_partition(p_month timestamptz) RETURNS text
+    LANGUAGE sql STABLE PARALLEL SAFE
+    RETURN 'membership_events_' || to_char(p_month AT TIME ZONE 'UTC', 'YYYY_MM');
+
 -- Makes the partition of the month that `p_at` falls in (UTC), if it is missing.
 -- CREATE TABLE … PARTITION OF would lock out every reader and writer; ATTACH does not.
 -- Call it before the transaction's first insert: after that, PostgreSQL does not see a partition that another
@@ -430,7 +435,7 @@ CREATE OR REPLACE FUNCTION ensure_event_partition(p_at timestamptz) RETURNS void
 DECLARE
     first_day date := (date_trunc('month', p_at AT TIME ZONE 'UTC'))::date;
     next_month date := (first_day + interval '1 month')::date;
-    partition text := 'membership_events_' || to_char(first_day, 'YYYY_MM');
+    partition text := event_partition(date_trunc('month', p_at, 'UTC'));
 BEGIN
     IF to_regclass(partition) IS NOT NULL THEN
         RETURN;
@@ -997,25 +1002,40 @@ CREATE OR REPLACE FUNCTION catalog_version() RETURNS bigint
 
 -- Changes of memberships, each one call in one transaction.
 
+-- The time of a change: after the user's latest event and after the latest change of the catalog, whatever the clock does.
+CREATE OR REPLACE FUNCTION time_after(p_last_at timestamptz, p_catalog_at timestamptz) RETURNS timestamptz
+    LANGUAGE sql VOLATILE
+    RETURN greatest(clock_instant(), p_last_at + interval '2 microseconds', p_catalog_at + interval '2 microseconds');
+
 -- Locks these users' rows, or makes them, and gives the time of a change of each. The ids are different and ascend: all
--- writers lock in this order. A time is read after the lock of its row: ON CONFLICT evaluates its SET list under that
--- lock. `begins_life`: the user was unknown or deleted until now; their life begins a microsecond before the change.
+-- writers lock in this order. A time is read after the lock of its row: the SET lists are evaluated under that lock.
+-- `begins_life`: the user was unknown or deleted until now; their life begins a microsecond before the change.
 CREATE OR REPLACE FUNCTION lock_users(p_user_ids bigint[], OUT ats timestamptz[], OUT begins_life boolean[])
     LANGUAGE plpgsql AS $$
 DECLARE
     catalog_at timestamptz := (SELECT c.last_at FROM catalog c);
-    born_at timestamptz := greatest(clock_instant(), catalog_at + interval '2 microseconds');
+    born_at timestamptz;
 BEGIN
+    -- Nearly all changes are of one user who is known, and an UPDATE takes half the time of the INSERT below.
+    IF cardinality(p_user_ids) = 1 THEN
+        UPDATE users u
+        SET version = u.version + 1, last_at = time_after(u.last_at, catalog_at)
+        WHERE u.id = p_user_ids[1] AND u.deleted_at IS NULL
+        RETURNING ARRAY [u.last_at], ARRAY [false]
+        INTO ats, begins_life;
+        IF FOUND THEN
+            RETURN;
+        END IF;
+    END IF;
+
+    born_at := time_after('-infinity', catalog_at);
     WITH locked AS (
         INSERT INTO users AS u (id, registered_at, last_at)
         SELECT w.id, born_at - interval '1 microsecond', born_at
         FROM unnest(p_user_ids) AS w (id)
         ORDER BY w.id
         ON CONFLICT (id) DO UPDATE
-        SET version = u.version + 1,
-            last_at = greatest(
-                clock_instant(), u.last_at + interval '2 microseconds', catalog_at + interval '2 microseconds'
-            )
+        SET version = u.version + 1, last_at = time_after(u.last_at, catalog_at)
         -- The row of a user who was known does not have both of these times: `last_at` was after `registered_at`.
         RETURNING u.id, u.last_at, u.deleted_at IS NOT NULL
             OR (u.registered_at = born_at - interval '1 microsecond' AND u.last_at = born_at) AS begins
@@ -1099,7 +1119,9 @@ BEGIN
         latest_at := greatest(latest_at, ats[place]);
         IF date_trunc('month', ats[place], 'UTC') IS DISTINCT FROM month THEN
             month := date_trunc('month', ats[place], 'UTC');
-            PERFORM ensure_event_partition(month);
+            IF to_regclass(event_partition(month)) IS NULL THEN
+                PERFORM ensure_event_partition(month);
+            END IF;
         END IF;
     END LOOP;
     -- Almost always nothing is due, and this one look by an index says so.
@@ -1327,7 +1349,7 @@ BEGIN
     IF NOT p_together THEN
         held_ids := without_locked_users(p_user_ids, p_places, p_slugs, p_untils);
     END IF;
-    ats := (SELECT l.ats FROM lock_users(held_ids) l);
+    ats := (lock_users(held_ids)).ats;
     ats := settle_before_changes(held_ids, ats);
     IF held_ids <> p_user_ids THEN
         ats := ARRAY(SELECT ats[array_position(held_ids, w.id)] FROM unnest(p_user_ids) AS w (id));
@@ -2564,4 +2586,4 @@ $$;
 INSERT INTO schema_migrations (number, name) VALUES
     (1, '0001_tables.sql');
 INSERT INTO schema_functions (digest, version) VALUES
-    ('7f3646056ed17ec1ee18dd7f7eee5fab98e9321939e1a2573134a8680caed360', '0.1.0');
+    ('b3cede9dae16737874bb30c6bc2036f4a9d09ac3ae4f68019ebc103ef89d7993', '0.1.0');

@@ -1,5 +1,10 @@
 -- The months of the history.
 
+-- The table of the month that begins at `p_month` (UTC).
+CREATE OR REPLACE FUNCTION event_partition(p_month timestamptz) RETURNS text
+    LANGUAGE sql STABLE PARALLEL SAFE
+    RETURN 'membership_events_' || to_char(p_month AT TIME ZONE 'UTC', 'YYYY_MM');
+
 -- Makes the partition of the month that `p_at` falls in (UTC), if it is missing.
 -- CREATE TABLE … PARTITION OF would lock out every reader and writer; ATTACH does not.
 -- Call it before the transaction's first insert: after that, PostgreSQL does not see a partition that another
@@ -9,7 +14,7 @@ CREATE OR REPLACE FUNCTION ensure_event_partition(p_at timestamptz) RETURNS void
 DECLARE
     first_day date := (date_trunc('month', p_at AT TIME ZONE 'UTC'))::date;
     next_month date := (first_day + interval '1 month')::date;
-    partition text := 'membership_events_' || to_char(first_day, 'YYYY_MM');
+    partition text := event_partition(date_trunc('month', p_at, 'UTC'));
 BEGIN
     IF to_regclass(partition) IS NOT NULL THEN
         RETURN;

@@ -1,24 +1,39 @@
 -- Changes of memberships, each one call in one transaction.
 
+-- The time of a change: after the user's latest event and after the latest change of the catalog, whatever the clock does.
+CREATE OR REPLACE FUNCTION time_after(p_last_at timestamptz, p_catalog_at timestamptz) RETURNS timestamptz
+    LANGUAGE sql VOLATILE
+    RETURN greatest(clock_instant(), p_last_at + interval '2 microseconds', p_catalog_at + interval '2 microseconds');
+
 -- Locks these users' rows, or makes them, and gives the time of a change of each. The ids are different and ascend: all
--- writers lock in this order. A time is read after the lock of its row: ON CONFLICT evaluates its SET list under that
--- lock. `begins_life`: the user was unknown or deleted until now; their life begins a microsecond before the change.
+-- writers lock in this order. A time is read after the lock of its row: the SET lists are evaluated under that lock.
+-- `begins_life`: the user was unknown or deleted until now; their life begins a microsecond before the change.
 CREATE OR REPLACE FUNCTION lock_users(p_user_ids bigint[], OUT ats timestamptz[], OUT begins_life boolean[])
     LANGUAGE plpgsql AS $$
 DECLARE
     catalog_at timestamptz := (SELECT c.last_at FROM catalog c);
-    born_at timestamptz := greatest(clock_instant(), catalog_at + interval '2 microseconds');
+    born_at timestamptz;
 BEGIN
+    -- Nearly all changes are of one user who is known, and an UPDATE takes half the time of the INSERT below.
+    IF cardinality(p_user_ids) = 1 THEN
+        UPDATE users u
+        SET version = u.version + 1, last_at = time_after(u.last_at, catalog_at)
+        WHERE u.id = p_user_ids[1] AND u.deleted_at IS NULL
+        RETURNING ARRAY [u.last_at], ARRAY [false]
+        INTO ats, begins_life;
+        IF FOUND THEN
+            RETURN;
+        END IF;
+    END IF;
+
+    born_at := time_after('-infinity', catalog_at);
     WITH locked AS (
         INSERT INTO users AS u (id, registered_at, last_at)
         SELECT w.id, born_at - interval '1 microsecond', born_at
         FROM unnest(p_user_ids) AS w (id)
         ORDER BY w.id
         ON CONFLICT (id) DO UPDATE
-        SET version = u.version + 1,
-            last_at = greatest(
-                clock_instant(), u.last_at + interval '2 microseconds', catalog_at + interval '2 microseconds'
-            )
+        SET version = u.version + 1, last_at = time_after(u.last_at, catalog_at)
         -- The row of a user who was known does not have both of these times: `last_at` was after `registered_at`.
         RETURNING u.id, u.last_at, u.deleted_at IS NOT NULL
             OR (u.registered_at = born_at - interval '1 microsecond' AND u.last_at = born_at) AS begins
@@ -102,7 +117,9 @@ BEGIN
         latest_at := greatest(latest_at, ats[place]);
         IF date_trunc('month', ats[place], 'UTC') IS DISTINCT FROM month THEN
             month := date_trunc('month', ats[place], 'UTC');
-            PERFORM ensure_event_partition(month);
+            IF to_regclass(event_partition(month)) IS NULL THEN
+                PERFORM ensure_event_partition(month);
+            END IF;
         END IF;
     END LOOP;
     -- Almost always nothing is due, and this one look by an index says so.
@@ -330,7 +347,7 @@ BEGIN
     IF NOT p_together THEN
         held_ids := without_locked_users(p_user_ids, p_places, p_slugs, p_untils);
     END IF;
-    ats := (SELECT l.ats FROM lock_users(held_ids) l);
+    ats := (lock_users(held_ids)).ats;
     ats := settle_before_changes(held_ids, ats);
     IF held_ids <> p_user_ids THEN
         ats := ARRAY(SELECT ats[array_position(held_ids, w.id)] FROM unnest(p_user_ids) AS w (id));
