@@ -18,19 +18,45 @@ MORE_CONNECTIONS: Final = 64
 _WARM_UP_SECONDS: Final = 1.0
 _TPCB: Final = f"pgbench's TPC-B, scale {SCALE}, {CLIENTS} clients"
 
-# The statement that the service sends for 2 adds and 1 removal, with numbers chosen as in load.lua.
+# The statement that the service sends for 2 adds and 1 removal of one user, chosen as in load.lua.
 CHANGE: Final = r"""
 \set user_id random(1, :users)
 \set first random(0, 499)
 \set one 1000 + :first
 \set two 1000 + mod(:first + 167, 500)
 \set three 1000 + mod(:first + 333, 500)
-SELECT segments, added, removed, updated, unchanged, state
-FROM change_memberships(
-    :user_id, ARRAY['campaign-' || :one, 'campaign-' || :two, 'campaign-' || :three],
-    '{t,t,f}'::boolean[], '{NULL,NULL,NULL}'::timestamptz[], '{NULL,NULL,NULL}'::bigint[], 'bench', NULL
+SELECT * FROM change_memberships(
+    ARRAY[:user_id::bigint], '{bench}', '{NULL}', '{NULL}',
+    '{1,1,1}', ARRAY['campaign-' || :one, 'campaign-' || :two, 'campaign-' || :three],
+    '{t,t,f}', '{NULL,NULL,NULL}', '{NULL,NULL,NULL}', true
 );
 """
+# The same for many users, one in each of as many ranges of ids: they differ and ascend.
+CHANGES: Final = r"""
+\set range :users / :together
+\set first_id random(1, :range)
+\set first random(0, 499)
+WITH wanted AS (
+    SELECT place, :first_id::bigint + (place - 1) * :range::bigint AS user_id
+    FROM generate_series(1, :together::int) AS places (place)
+), users AS (
+    SELECT array_agg(user_id ORDER BY place) AS ids, array_agg('bench'::text) AS actors,
+           array_agg(NULL::text) AS nothing
+    FROM wanted
+), decisions AS (
+    SELECT array_agg(place ORDER BY place, number) AS places,
+           array_agg('campaign-' || 1000 + mod(:first::int + 7 * place + apart, 500)
+                     ORDER BY place, number) AS slugs,
+           array_agg(number < 3 ORDER BY place, number) AS adds,
+           array_agg(NULL::timestamptz) AS untils, array_agg(NULL::bigint) AS ttls
+    FROM wanted, unnest('{0,167,333}'::int[]) WITH ORDINALITY AS numbers (apart, number)
+)
+SELECT c.*
+FROM users u, decisions d, change_memberships(
+    u.ids, u.actors, u.nothing, u.nothing, d.places, d.slugs, d.adds, d.untils, d.ttls, true
+) c;
+"""
+TOGETHER: Final = 64
 
 
 def write(lab: Lab) -> Iterator[Figure]:
@@ -94,24 +120,26 @@ def write_alone(lab: Lab) -> Iterator[Figure]:
 
 
 def write_function(lab: Lab) -> Iterator[Figure]:
-    """The SQL function alone."""
-    ours: list[float] = []
+    """The SQL function alone, with one user a call and with many."""
     theirs: list[float] = []
+    rates: dict[int, list[float]] = {1: [], TOGETHER: []}
     for number in range(lab.plan.rounds):
         theirs.append(_tpcb(lab, f"write-function: TPC-B, round {number + 1}"))
-        lab.say(f"write-function: round {number + 1}")
-        with lab.node.paused():
-            ours.append(_function_rate(lab, lab.database_url, lab.plan.size))
-        lab.node.wait_for_replica()
-    yield Figure(
-        name="write-function",
-        work=f"our SQL function by pgbench, one user a call, {CLIENTS} clients",
-        unit="/s",
-        values=ours,
-        reference=_TPCB,
-        reference_values=theirs,
-        target=Target(0.6, 0.9),
-    )
+        for users, found in rates.items():
+            lab.say(f"write-function: {users} a call, round {number + 1}")
+            with lab.node.paused():
+                found.append(_users_changed(lab, lab.database_url, lab.plan.size, users))
+            lab.node.wait_for_replica()
+    for users, found in rates.items():
+        yield Figure(
+            name="write-function" if users == 1 else f"write-function-{users}",
+            work=f"users changed by our SQL function, {users} a call, by pgbench, {CLIENTS} clients",
+            unit="/s",
+            values=found,
+            reference=_TPCB,
+            reference_values=theirs,
+            target=Target(0.6, 0.9) if users == 1 else Target(2.0, 3.0),
+        )
 
 
 def write_segments(lab: Lab) -> Iterator[Figure]:
@@ -121,7 +149,7 @@ def write_segments(lab: Lab) -> Iterator[Figure]:
     for number in range(lab.plan.rounds):
         for url, found in rates.items():
             lab.say(f"write-segments: round {number + 1}")
-            found.append(_function_rate(lab, url, users))
+            found.append(_users_changed(lab, url, users))
     few, many = rates.values()
     yield Figure(
         name="write-segments",
@@ -150,9 +178,12 @@ def _tpcb(lab: Lab, said: str, clients: int = CLIENTS) -> float:
     return rate
 
 
-def _function_rate(lab: Lab, url: str, users: int) -> float:
+def _users_changed(lab: Lab, url: str, users: int, together: int = 1) -> float:
+    """Users a second."""
     _settle(url)
-    return script_rate(url, CHANGE, lab.plan.seconds, lab.next_seed(), users=users)
+    script = CHANGE if together == 1 else CHANGES
+    calls = script_rate(url, script, lab.plan.seconds, lab.next_seed(), users=users, together=together)
+    return calls * together
 
 
 def _settle(url: str) -> None:
