@@ -21,13 +21,14 @@ from procrastinate.jobs import Status as JobStatus
 from segmentd.background import background
 from segmentd.domain.errors import ImportNotFound, ReportStoreFull, SegmentdError, Unavailable
 from segmentd.domain.imports import ImportNumber
-from segmentd.domain.reports import Report, ReportId, ReportLimits, Status, store_full
+from segmentd.domain.reports import ReportId, ReportLimits, Status
 from segmentd.imports.work import ImportWork
 from segmentd.observability.metrics import Metrics
 from segmentd.observability.throttled import ThrottledLog
 from segmentd.observability.traces import Tracing
-from segmentd.reports.build import Claim, build
+from segmentd.reports.build import build
 from segmentd.reports.files import ReportFiles
+from segmentd.reports.room import claim_of
 from segmentd.storage import import_rows, import_work, reports, upkeep
 from segmentd.storage.database import Database
 from segmentd.storage.job_queue import IMPORTS_AT_ONCE, QUEUE_CONNECTIONS, REPORTS_AT_ONCE
@@ -117,25 +118,11 @@ class Tasks:
         if report.status is Status.DONE:
             return
         begun = time.monotonic()
-        built = await build(self._builds, self._files, report, self._claim(report))
+        claim = claim_of(self._builds, self._files, report_id, self._store_bytes, self.purge_reports)
+        built = await build(self._builds, self._files, report, claim)
         await reports.finish(self._builds, report_id, built)
         self._metrics.report_made(time.monotonic() - begun, built.rows)
         _log.info("report done", report=str(report_id), rows=built.rows, bytes=built.size)
-
-    def _claim(self, report: Report) -> Claim | None:
-        if not self._store_bytes:
-            return None
-
-        async def claim(size: int) -> int:
-            for attempt in range(2):
-                if attempt:
-                    await self.purge_reports()  # expired files make room
-                claimed = await reports.claim(self._builds, report.id, size, self._store_bytes)
-                if claimed is not None:
-                    return claimed
-            raise ReportStoreFull(store_full(self._store_bytes))
-
-        return claim
 
     async def work_on_import(self, number: ImportNumber, *, last_attempt: bool) -> bool:
         """Works on an import for a while; returns whether it is final.

@@ -157,7 +157,8 @@ async def test_a_build_that_was_thought_dead_does_not_touch_what_the_next_one_ma
 EVENTS: LiteralString = """
     INSERT INTO membership_events (user_id, segment_id, at, operation, effective, cause, actor)
     SELECT 1 + number / 10, s.id, clock_instant() - number * interval '1 microsecond',
-           CASE WHEN number %% 2 = 0 THEN 'add' ELSE 'remove' END, true, 'request', 'anonymous'
+           (CASE WHEN number %% 2 = 0 THEN 'add' ELSE 'remove' END)::event_operation,
+           true, 'request', 'anonymous'
     FROM segments s, generate_series(1, %(rows)s) AS number
 """
 

@@ -1,6 +1,7 @@
 """Reports that callers pile up have a bound, and waiting callers do not slow down others."""
 
 import asyncio
+import re
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from functools import partial
@@ -21,8 +22,9 @@ from segmentd.serve.wiring import service
 from segmentd.storage import reports
 from segmentd.storage.database import Database, Parameters, Row
 from segmentd.waiting import MOST_WAITING, Waiting
-from tests.support.client import Api
+from tests.support.client import Api, Json
 from tests.support.clock import Clock
+from tests.support.disks import small_disk
 from tests.support.door import open_door
 from tests.support.office import ALL_TIMES, Office, problem, until
 from tests.support.rows import Rows, rows_of
@@ -309,6 +311,28 @@ async def test_a_report_that_there_is_no_room_for_fails_with_its_reason_and_leav
     assert files(tmp_path) == [first["id"]]
     assert (await small.file(report)).json()["detail"] == seen["reason"]
     assert rows.column("SELECT report_bytes()") == [2 * A_REPORT]
+
+
+async def test_a_report_leaves_the_last_bytes_of_a_disk_to_the_database(
+    office: Office, tmp_path: Path
+) -> None:
+    await fill(office, 1)
+    with small_disk(tmp_path / "disk", "64m") as disk:
+        office.tasks = Tasks(office.database, ReportFiles.at(None, disk / "reports"), store_bytes=0)
+        filler = disk / "filler"
+        filler.write_bytes(bytes(50 * 2**20))
+        refused = await office.see(await built(office))
+        filler.unlink()
+        made = await office.see(await built(office))
+
+    assert (refused["status"], made["status"]) == ("failed", "done")
+    assert re.search(r"has 1\d{7} bytes left, of which 3355443 are kept", refused["reason"])
+
+
+async def built(office: Office) -> Json:
+    report = await office.order()
+    await office.build(report)  # it is not tried again: the job has no error
+    return report
 
 
 async def test_what_has_expired_makes_room_for_a_report_that_needs_it(

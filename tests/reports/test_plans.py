@@ -13,7 +13,7 @@ from psycopg import sql
 
 from segmentd.domain.identifiers import UserId
 from segmentd.domain.reports import Period, Report, ReportId, Status
-from segmentd.storage.report_rows import rows_query
+from segmentd.storage.report_rows import Users, rows_query
 from tests.support.plans import Plan, settle
 
 FIRST: Final = datetime(2025, 1, 1, tzinfo=UTC)
@@ -34,7 +34,8 @@ FILL: LiteralString = """
     FROM generate_series(0, 23) AS month;
     INSERT INTO membership_events (user_id, segment_id, at, operation, effective, cause, actor)
     SELECT u.id, s.id, '2025-01-02Z'::timestamptz + month * interval '1 month' + u.id * interval '1 s',
-           CASE WHEN month % 2 = 0 THEN 'add' ELSE 'remove' END, true, 'request', 'anonymous'
+           (CASE WHEN month % 2 = 0 THEN 'add' ELSE 'remove' END)::event_operation,
+           true, 'request', 'anonymous'
     FROM users u, segments s, generate_series(0, 23) AS month
     WHERE s.slug = 'B';
 """
@@ -66,9 +67,11 @@ def order(period: Period, user_id: UserId | None = None, segment_id: int | None 
     )
 
 
-def explained(connection: psycopg.Connection, report: Report, as_of: datetime) -> Plan:
-    """How the report is made."""
-    explain = sql.SQL("EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) ") + rows_query(report, as_of)
+def explained(
+    connection: psycopg.Connection, report: Report, as_of: datetime, users: Users | None = None
+) -> Plan:
+    """How the report is made, or the part of it about a range of users."""
+    explain = sql.SQL("EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) ") + rows_query(report, as_of, users)
     [(document,)] = connection.execute(explain).fetchall()
     return Plan(document[0]["Plan"])
 
@@ -119,3 +122,48 @@ def test_the_report_of_one_user_reads_the_history_by_its_index(connection: psyco
     plan = explained(connection, report, datetime(2026, 11, 1, tzinfo=UTC))
     assert plan.indexes("membership_events") == {"membership_events_2025_06_pkey"}
     assert plan.indexes("memberships") <= {"memberships_open", "memberships_pkey", "memberships_due"}
+
+
+# Many users whom percentages have moved, with events, due terms, lives that began and ended, and a deletion.
+MANY: LiteralString = """
+    INSERT INTO users (id, registered_at, last_at)
+    SELECT id, '2025-01-01Z', '2025-01-02Z' FROM generate_series(1, 10000) AS id;
+    INSERT INTO registrations (user_id, registered_at, ended_at)
+    SELECT id, CASE id % 100 WHEN 0 THEN timestamptz '2025-06-05Z' ELSE registered_at END,
+           CASE id % 100 WHEN 1 THEN timestamptz '2025-06-20Z' END
+    FROM users;
+    INSERT INTO segments (slug, salt, created_at, deleted_at)
+    SELECT 'S' || number, number, '2025-01-01Z', CASE number WHEN 3 THEN timestamptz '2025-06-25Z' END
+    FROM generate_series(1, 100) AS number;
+    INSERT INTO rollouts (segment_id, percent, started_at, ended_at)
+    SELECT id, percent, started_at, ended_at
+    FROM segments,
+    (VALUES (1, timestamptz '2025-06-01Z', timestamptz '2025-06-15Z'), (2, '2025-06-15Z', NULL))
+        AS v (percent, started_at, ended_at)
+    WHERE id <> 3;
+    INSERT INTO memberships (user_id, segment_id, included, since, until)
+    SELECT u.id, s.id, true, '2025-01-02Z', CASE s.id WHEN 4 THEN timestamptz '2025-06-03Z' END
+    FROM users u JOIN segments s ON s.id <= 4 AND s.id <> u.id % 4 AND u.id % 100 > 1;
+    SELECT ensure_event_partition('2025-06-01Z');
+    INSERT INTO membership_events (user_id, segment_id, at, operation, effective, cause, actor)
+    SELECT u.id, s.id, '2025-06-02Z'::timestamptz + s.id * interval '1 s', 'add', true, 'request', 'anonymous'
+    FROM segments s, users u
+    WHERE s.id <= 4;
+"""
+
+
+def test_a_range_of_users_is_read_by_indexes_and_its_events_without_their_table(database_url: str) -> None:
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        connection.execute(MANY)
+        settle(connection)
+        june, long_after = order(Period.of_month("2025-06")), datetime(2026, 11, 1, tzinfo=UTC)
+        plan = explained(connection, june, long_after, Users(5000, 5100))
+
+    assert plan.root["Actual Rows"] > 4 * 100
+    for table in ("registrations", "memberships", "membership_events"):
+        assert "none" not in plan.indexes(table), table
+    assert {node["Node Type"] for node in plan.scans("membership_events")} == {"Index Only Scan"}
+    assert plan.read("membership_events") == 4 * 100
+    # The lives of this range once for all changes of percentages, once for the beginnings, once for the ends.
+    assert plan.read("registrations") <= 3 * 100
+    assert plan.buffers <= 10_000

@@ -32,7 +32,8 @@ PAST: LiteralString = """
     INSERT INTO membership_events (user_id, segment_id, at, operation, effective, cause, actor)
     SELECT 1 + number %% %(users)s, 11 + number %% 10,
            clock_instant() - (1 + number %% 40) * interval '1 day',
-           CASE WHEN number %% 2 = 0 THEN 'add' ELSE 'remove' END, true, 'request', 'anonymous'
+           (CASE WHEN number %% 2 = 0 THEN 'add' ELSE 'remove' END)::event_operation,
+           true, 'request', 'anonymous'
     FROM generate_series(1, %(events)s) AS number;
     ANALYZE;
 """

@@ -237,7 +237,8 @@ async def test_a_worker_outlives_the_loss_of_its_connections(
 EVENTS: LiteralString = """
     INSERT INTO membership_events (user_id, segment_id, at, operation, effective, cause, actor)
     SELECT 1 + number / 10, 1, clock_instant() - number * interval '1 microsecond',
-           CASE WHEN number %% 2 = 0 THEN 'add' ELSE 'remove' END, true, 'request', 'anonymous'
+           (CASE WHEN number %% 2 = 0 THEN 'add' ELSE 'remove' END)::event_operation,
+           true, 'request', 'anonymous'
     FROM generate_series(1, 200000) AS number
 """
 

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import subprocess
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Final
 import httpx
 import pytest
 
+from tests.support.disks import small_disk
 from tests.support.processes import PATIENCE_S, TLS, Serving, eventually, serving
 
 SIZE: Final = "48m"
@@ -40,19 +40,8 @@ MANY_KINDS: Final = [
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
     """A small file system of this test alone."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={SIZE},mode=700", "tmpfs", disk],  # noqa: S607 - wherever it is
-        capture_output=True,
-        check=False,
-    )
-    if mounted.returncode:
-        pytest.skip("this account may not mount a file system")
-    try:
+    with small_disk(tmp_path / "disk", SIZE) as disk:
         yield disk
-    finally:
-        subprocess.run(["umount", "--lazy", disk], check=True)  # noqa: S607 - wherever it is
 
 
 def fill(disk: Path) -> Path:

@@ -43,7 +43,8 @@ FILL: LiteralString = """
         FROM generate_series(1, 15000) AS number
     ) AS decided;
     INSERT INTO membership_events (user_id, segment_id, at, operation, effective, cause, actor)
-    SELECT user_id, segment_id, since, 'add', true, 'request', 'anonymous' FROM memberships
+    SELECT user_id, segment_id, since, 'add'::event_operation, true, 'request'::event_cause, 'anonymous'
+    FROM memberships
     UNION ALL
     SELECT user_id, segment_id, ended_at, 'remove', true, 'request', 'anonymous' FROM memberships;
 """

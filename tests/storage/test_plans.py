@@ -72,7 +72,8 @@ FILL: LiteralString = """
     INSERT INTO membership_events (user_id, segment_id, at, operation, effective, cause, actor)
     SELECT 1 + number %% 5000, 4 + month,
            '2025-01-02Z'::timestamptz + month * interval '1 month' + number * interval '1 s',
-           CASE WHEN number %% 2 = 0 THEN 'add' ELSE 'remove' END, true, 'request', 'anonymous'
+           (CASE WHEN number %% 2 = 0 THEN 'add' ELSE 'remove' END)::event_operation,
+           true, 'request', 'anonymous'
     FROM generate_series(0, %(months)s - 1) AS month, generate_series(1, 30000) AS number;
 """
 
@@ -391,7 +392,8 @@ CHANGES: Final[dict[str, LiteralString]] = {
     """,
     "memberships of many users": """
         SELECT change_memberships(
-            array_agg(g ORDER BY g), array_agg('anonymous'), array_agg(NULL::text), array_agg(NULL::text),
+            array_agg(g ORDER BY g), array_agg('anonymous'::text),
+            array_agg(NULL::text), array_agg(NULL::text),
             array_agg(g::integer - 999 ORDER BY g), array_agg('S' || g % 50 + 1 ORDER BY g),
             array_agg(g % 3 > 0 ORDER BY g), array_agg(NULL::timestamptz), array_agg(60::bigint), false
         )

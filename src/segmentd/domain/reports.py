@@ -131,6 +131,14 @@ def store_full(most_bytes: int) -> str:
     )
 
 
+def disk_full(free: int, kept_free: int) -> str:
+    """The message when a report would take the last bytes of the disk under the files."""
+    return (
+        f"The disk under the files of reports has {free} bytes left, of which {kept_free} are kept for the"
+        " rest of the service; order a shorter period, or have room made."
+    )
+
+
 class Report(msgspec.Struct, frozen=True):
     """A report. Its figures are None until it is done, `reason` unless it failed; `size` is in bytes."""
 

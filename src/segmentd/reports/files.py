@@ -9,13 +9,17 @@ import obstore
 from obstore.exceptions import BaseError, NotFoundError
 from obstore.store import LocalStore, ObjectStore, from_url
 
-from segmentd.domain.errors import ReportNotFound, StartupFailed
+from segmentd.domain.errors import ReportNotFound, ReportStoreFull, StartupFailed
+from segmentd.domain.reports import disk_full
 
 # The size of a part of a file in memory; a few parts are in memory at once.
 CHUNK_BYTES: Final = 2**20
 # Object stores take parts of 5 MiB or more.
 _PART_BYTES: Final = 8 * 2**20
 _PARTS_AT_ONCE: Final = 2
+# What reports leave of a disk: the data directory is often on it too, with the embedded PostgreSQL.
+_KEPT_FREE_SHARE: Final = 20
+_KEPT_FREE_BYTES: Final = 2**30
 
 
 class ReportFiles:
@@ -38,6 +42,18 @@ class ReportFiles:
                     "the setting report_store is no URL of an object store; it looks like s3://bucket/reports"
                 ) from None
         return cls(LocalStore(folder, mkdir=True))
+
+    def check_room(self, wanted: int) -> None:
+        """Checks that the disk of a folder has room for so many bytes beyond those kept free.
+
+        Kept free are 5 % of the disk, 1 GiB at most. Raises
+        ReportStoreFull. An object store has no such bound.
+        """
+        if isinstance(self._store, LocalStore) and self._store.prefix is not None:
+            disk = shutil.disk_usage(self._store.prefix)
+            kept_free = min(disk.total // _KEPT_FREE_SHARE, _KEPT_FREE_BYTES)
+            if disk.free - kept_free < wanted:
+                raise ReportStoreFull(disk_full(disk.free, kept_free))
 
     async def write(self, name: str, chunks: AsyncIterator[bytes]) -> None:
         """Streams the chunks into a file; an error leaves no file."""

@@ -146,8 +146,10 @@ CREATE TABLE membership_events (
 CREATE INDEX membership_events_by_xid ON membership_events (xid);
 -- The latest time that any event has (raise_high_water_mark).
 CREATE INDEX membership_events_by_time ON membership_events (at);
--- The latest change of one user in one segment.
-CREATE INDEX membership_events_effective ON membership_events (user_id, segment_id, at) WHERE effective;
+-- The latest change of one user in one segment; and all that a report needs, so that a range of users is read from
+-- here, without the table, in which they are scattered.
+CREATE INDEX membership_events_effective ON membership_events (user_id, segment_id, at) INCLUDE (operation)
+    WHERE effective;
 
 
 -- One decision of a change, with what it does (change_memberships). `place`: of its user among those of the call.
@@ -667,15 +669,18 @@ CREATE OR REPLACE FUNCTION ended_by_deletion(p_since timestamptz, p_deleted_at t
 
 -- Histories, `?at=`, explain and the reports all read `effective_changes`; none of them has rules of its own.
 
--- Each instant at which the threshold of a segment changed. The users in the buckets between the two thresholds came
--- in or fell out then.
+-- Each instant at which the threshold of a segment changed, with what happened to the users in the buckets from
+-- `first_bucket` to before `end_bucket`.
 CREATE OR REPLACE VIEW rollout_edges AS
-SELECT v.segment_id, v.started_at AS at, coalesce(before.threshold, 0) AS threshold_before,
-       v.threshold AS threshold_after, 'rollout' AS cause
+SELECT v.segment_id, s.salt, v.started_at AS at,
+       CASE WHEN v.threshold > coalesce(before.threshold, 0) THEN 'add' ELSE 'remove' END AS operation,
+       least(v.threshold, coalesce(before.threshold, 0)) AS first_bucket,
+       greatest(v.threshold, coalesce(before.threshold, 0)) AS end_bucket, 'rollout' AS cause
 FROM rollouts v
+JOIN segments s ON s.id = v.segment_id
 LEFT JOIN rollouts before ON before.segment_id = v.segment_id AND before.ended_at = v.started_at
 UNION ALL
-SELECT v.segment_id, v.ended_at, v.threshold, 0,
+SELECT v.segment_id, s.salt, v.ended_at, 'remove', 0, v.threshold,
        CASE WHEN s.deleted_at = v.ended_at THEN 'segment-deleted' ELSE 'rollout' END
 FROM rollouts v
 JOIN segments s ON s.id = v.segment_id
@@ -689,7 +694,7 @@ SELECT m.user_id, m.segment_id, m.included, m.since, m.until,
 FROM memberships m
 JOIN segments s ON s.id = m.segment_id;
 
--- Every change up to `p_as_of`. Conditions on user_id, segment_id and at reach the indexes and partitions, because the
+-- Every change up to `p_as_of`. Conditions on user_id (one or a range), segment_id and at reach the indexes and partitions, because the
 -- planner inlines this function like a view (tests/storage/test_plans.py checks that).
 -- Within a life of the user, additions and removals of a segment alternate.
 CREATE OR REPLACE FUNCTION effective_changes(p_as_of timestamptz)
@@ -733,21 +738,20 @@ CREATE OR REPLACE FUNCTION effective_changes(p_as_of timestamptz)
 
     UNION ALL
     -- A percentage changes within a life, and no override decides then. An override that ends at that very instant has
-    -- an event of its own. Overrides do not overlap, so only the one that began last can decide.
-    SELECT l.user_id, e.segment_id, e.at, CASE WHEN e.threshold_after > e.threshold_before THEN 'add' ELSE 'remove' END,
-           'rollout', e.cause, 'segmentd', NULL, NULL, NULL
-    FROM rollout_edges e
-    JOIN segments s ON s.id = e.segment_id
-    JOIN registrations l ON l.registered_at < e.at AND (l.ended_at IS NULL OR l.ended_at > e.at)
-    WHERE bucket(l.user_id, s.salt)
-          BETWEEN least(e.threshold_before, e.threshold_after) AND greatest(e.threshold_before, e.threshold_after) - 1
-      AND coalesce((
-          SELECT coalesce(least(m.ended_at, m.until) < e.at, false)
-          FROM memberships m
-          WHERE m.segment_id = e.segment_id AND m.user_id = l.user_id AND m.since <= e.at
-          ORDER BY m.since DESC
-          LIMIT 1
-      ), true)
+    -- an event of its own. Overrides do not overlap, so only the one that began last can decide. They are asked for
+    -- after the buckets, which costs nothing (CASE). IS TRUE is no condition for an index: with one, the planner walks
+    -- over the registrations once for each edge; without it, once for all edges.
+    SELECT l.user_id, e.segment_id, e.at, e.operation, 'rollout', e.cause, 'segmentd', NULL, NULL, NULL
+    FROM registrations l
+    JOIN rollout_edges e ON (l.registered_at < e.at) IS TRUE AND (l.ended_at IS NULL OR l.ended_at > e.at)
+    WHERE CASE WHEN bucket(l.user_id, e.salt) < e.first_bucket OR bucket(l.user_id, e.salt) >= e.end_bucket THEN false
+          ELSE coalesce((
+              SELECT coalesce(least(m.ended_at, m.until) < e.at, false)
+              FROM memberships m
+              WHERE m.segment_id = e.segment_id AND m.user_id = l.user_id AND m.since <= e.at
+              ORDER BY m.since DESC
+              LIMIT 1
+          ), true) END
 
     UNION ALL
     -- The end of a life removes the segments whose percentages cover the user then.
@@ -755,14 +759,14 @@ CREATE OR REPLACE FUNCTION effective_changes(p_as_of timestamptz)
     FROM registrations l
     JOIN rollouts r ON r.started_at < l.ended_at AND (r.ended_at IS NULL OR r.ended_at >= l.ended_at)
     JOIN segments s ON s.id = r.segment_id
-    WHERE bucket(l.user_id, s.salt) < r.threshold
-      AND coalesce((
-          SELECT coalesce(least(m.ended_at, m.until) < l.ended_at, false)
-          FROM memberships m
-          WHERE m.segment_id = r.segment_id AND m.user_id = l.user_id AND m.since <= l.ended_at
-          ORDER BY m.since DESC
-          LIMIT 1
-      ), true)
+    WHERE CASE WHEN bucket(l.user_id, s.salt) >= r.threshold THEN false
+          ELSE coalesce((
+              SELECT coalesce(least(m.ended_at, m.until) < l.ended_at, false)
+              FROM memberships m
+              WHERE m.segment_id = r.segment_id AND m.user_id = l.user_id AND m.since <= l.ended_at
+              ORDER BY m.since DESC
+              LIMIT 1
+          ), true) END
 $$;
 
 -- The latest change of one segment for one user, up to and including `p_at`. Within a life of the user it comes from the
@@ -806,14 +810,13 @@ CREATE OR REPLACE FUNCTION latest_change(p_user_id bigint, p_segment_id bigint, 
     ) known
     UNION ALL
     SELECT * FROM (
-        SELECT e.at, CASE WHEN e.threshold_after > e.threshold_before THEN 'add' ELSE 'remove' END, e.cause
+        SELECT e.at, e.operation, e.cause
         FROM rollout_edges e
-        JOIN segments s ON s.id = e.segment_id
         WHERE NOT EXISTS (SELECT FROM life)
           AND e.segment_id = p_segment_id
           AND e.at <= p_at
-          AND bucket(p_user_id, s.salt)
-              BETWEEN least(e.threshold_before, e.threshold_after) AND greatest(e.threshold_before, e.threshold_after) - 1
+          AND bucket(p_user_id, e.salt) >= e.first_bucket
+          AND bucket(p_user_id, e.salt) < e.end_bucket
         ORDER BY e.at DESC
         LIMIT 1
     ) unknown
@@ -2586,4 +2589,4 @@ $$;
 INSERT INTO schema_migrations (number, name) VALUES
     (1, '0001_tables.sql');
 INSERT INTO schema_functions (digest, version) VALUES
-    ('b3cede9dae16737874bb30c6bc2036f4a9d09ac3ae4f68019ebc103ef89d7993', '0.1.0');
+    ('d08ceebbae716b9ae769851d907e881840de85e9b1774ad6e1a294be7cbd93dc', '0.1.0');

@@ -137,8 +137,10 @@ CREATE TABLE membership_events (
 CREATE INDEX membership_events_by_xid ON membership_events (xid);
 -- The latest time that any event has (raise_high_water_mark).
 CREATE INDEX membership_events_by_time ON membership_events (at);
--- The latest change of one user in one segment.
-CREATE INDEX membership_events_effective ON membership_events (user_id, segment_id, at) WHERE effective;
+-- The latest change of one user in one segment; and all that a report needs, so that a range of users is read from
+-- here, without the table, in which they are scattered.
+CREATE INDEX membership_events_effective ON membership_events (user_id, segment_id, at) INCLUDE (operation)
+    WHERE effective;
 
 
 -- One decision of a change, with what it does (change_memberships). `place`: of its user among those of the call.
