@@ -10,6 +10,8 @@ from typing import Final, NamedTuple, TypeVar
 import msgspec
 
 from segmentd.background import background
+from segmentd.changes.applying import Applying
+from segmentd.changes.grouping import GroupedChanges, GroupLimits
 from segmentd.domain.access import Actor
 from segmentd.domain.audit import AUDIT_KEYS, AuditEntry
 from segmentd.domain.decisions import Decision, Decisions
@@ -39,7 +41,6 @@ from segmentd.reports.files import ReportFiles
 from segmentd.reports.links import is_signed, sign
 from segmentd.storage import (
     audit_log,
-    changes,
     history,
     measures,
     members,
@@ -48,7 +49,7 @@ from segmentd.storage import (
     segments,
     users,
 )
-from segmentd.storage.changes import Wanted
+from segmentd.storage.changes import CHANGE, Wanted
 from segmentd.storage.database import Database
 from segmentd.storage.lookout import Lookout
 from segmentd.storage.replication import OwnWrite
@@ -110,6 +111,11 @@ class Service:
         self._desk = desk
         self._node = node
         self._metrics = metrics or Metrics()
+        self._changes = GroupedChanges(
+            Applying(database, node, self._metrics),
+            GroupLimits(seconds=database.longest_wait_s),
+            database.note_timeout,
+        )
         self._orders = asyncio.Semaphore(ORDERS_AT_ONCE)
         self._waiting: Waiting[ReportId, Report] = Waiting(
             "reports", partial(reports.final, database), self._metrics.report_waiters
@@ -294,18 +300,9 @@ class Service:
     async def change_memberships(self, user_id: UserId, change: Change, actor: Actor) -> Changed:
         """Adds and removes segments of one user, all or nothing. Raises Invalid, SegmentNotFound."""
         change.check()
-        [applied] = await changes.change_together(self._database, [Wanted(user_id, change, actor)])
-        self._show_user(user_id, applied.write)
-        changed = Changed(
-            user_id,
-            applied.segments or (),
-            applied.added,
-            applied.removed,
-            applied.updated,
-            applied.unchanged,
-        )
-        self._metrics.changed(changed)
-        return changed
+        self._database.check()
+        with self._database.span(CHANGE):
+            return await self._changes.change(Wanted(user_id, change, actor))
 
     async def explain(self, user_id: UserId, slug: Slug, at: datetime | None) -> Evidence:
         """Why a user is or was in a segment, or not. Raises SegmentNotFound, Invalid."""
@@ -393,7 +390,7 @@ class Service:
 
     def _show_user(self, user_id: UserId, write: OwnWrite) -> None:
         if self._node is not None:
-            self._node.show_user(user_id, write)
+            self._node.show_users([(user_id, write)])
 
     async def _show_segments(self) -> None:
         if self._node is not None:

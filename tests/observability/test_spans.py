@@ -66,7 +66,7 @@ async def test_a_request_is_a_span_named_by_its_route_above_its_statements(
     [change] = [span for span in statements if span.name == "SELECT change_memberships"]
     assert (change.kind, change.failed) == ("CLIENT", False)
     assert change.attributes.keys() == {"db.system.name", "db.query.text"}
-    assert "%(user_id)s" in change.attributes["db.query.text"]
+    assert "%(user_ids)s" in change.attributes["db.query.text"]
 
 
 async def test_the_trace_of_the_caller_goes_on(

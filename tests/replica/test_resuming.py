@@ -474,8 +474,8 @@ def test_facts_and_states_are_written_all_or_nothing(store: Store) -> None:
 def test_an_own_write_with_a_segment_that_the_replica_does_not_know_is_not_called_shown(store: Store) -> None:
     store.put_catalog(CatalogState(1, [ReplicatedSegment(1, "A", 0, None)]))
     store.put([], [(b"snapshot", b"8:8:")])
-    store.put_own(5, OwnWrite(state(1, 1), xid=8, catalog_version=1))
+    store.put_own([(5, OwnWrite(state(1, 1), xid=8, catalog_version=1))])
 
     with pytest.raises(Unusable, match="segments"):
-        store.put_own(5, OwnWrite(state(2, 1, 2), xid=9, catalog_version=2))
+        store.put_own([(5, OwnWrite(state(2, 1, 2), xid=9, catalog_version=2))])
     assert store.segments(5, 0) == [b'"A"']

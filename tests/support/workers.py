@@ -197,7 +197,7 @@ class _Duty:
         return [json.loads(b"[%b]" % slugs) for slugs in found]
 
     async def show_user(self, user_id: int, write: Json) -> None:
-        self._here.node.replica.show_user(user_id, msgspec.convert(write, OwnWrite))
+        self._here.node.replica.show_users([(user_id, msgspec.convert(write, OwnWrite))])
 
     async def send(self, method: str, path: str, text: str) -> Json:
         answer = await ask(self._here.app, Request(method, path, JSON if text else (), [text.encode()]))

@@ -1,11 +1,14 @@
 """Instants: RFC 3339 in UTC with microseconds, as clients see them; and spans of time between two of them."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Final, NamedTuple
 
 import msgspec
 
 from segmentd.domain.errors import Fault, Invalid
+
+_1970: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND: Final = timedelta(microseconds=1)
 
 LAST_INSTANT: Final = datetime(9999, 12, 31, 23, 59, 59, 999999, tzinfo=UTC)
 
@@ -53,3 +56,8 @@ def read_instant(text: str) -> datetime:
 def rfc3339(instant: datetime) -> str:
     """`2026-11-20T10:15:30.123456Z`, always with six digits of the second."""
     return instant.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ").rjust(27, "0")
+
+
+def microseconds(instant: datetime) -> int:
+    """The whole microseconds from 1970 to the instant."""
+    return (instant - _1970) // _MICROSECOND

@@ -2,7 +2,7 @@
 
 import os
 import platform
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -189,10 +189,11 @@ class Metrics:
 
     # Changes and jobs
 
-    def changed(self, changed: Changed) -> None:
-        """A user's segments were changed."""
+    def changed(self, changed: Sequence[Changed]) -> None:
+        """Segments of these users were changed."""
         for outcome, counter in self._changes.items():
-            counter.inc(len(getattr(changed, outcome)))
+            if count := sum(len(getattr(each, outcome)) for each in changed):
+                counter.inc(count)
 
     def settled(self, *, terms: int, deletions: int) -> None:
         """Events of ended memberships were written for so many users."""

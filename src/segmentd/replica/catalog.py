@@ -6,8 +6,10 @@ from typing import Final
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from segmentd.domain.decisions import Decision, Decisions, Fingerprints
+from segmentd.domain.identifiers import Slug
 from segmentd.replica.rollouts import Rollouts
 from segmentd.replica.states import EXCLUDED, HAS_TERM, SEGMENT_BITS, ends_of, override_of, words_of
 from segmentd.storage.replication import ReplicatedSegment
@@ -37,6 +39,8 @@ class Catalog:
 
     def __init__(self, state: CatalogState) -> None:
         ranked = sorted(state.segments, key=lambda segment: segment.slug.encode())
+        self.version = state.version
+        self._names = np.array([Slug(segment.slug) for segment in ranked], dtype=np.object_)
         # As JSON strings: slugs have no characters that JSON has to escape.
         self.slugs = [f'"{segment.slug}"'.encode() for segment in ranked]
         """As JSON strings, by rank."""
@@ -57,13 +61,21 @@ class Catalog:
 
     def segments(self, user_id: int, state: bytes | None, now: int) -> list[bytes]:
         """The slugs, as JSON strings, that the user is in at `now` (microseconds since 1970), ascending."""
+        slugs: list[bytes] = self._slugs[self._ranks(user_id, state, now)].tolist()
+        return slugs
+
+    def names(self, user_id: int, state: bytes | None, now: int) -> list[Slug]:
+        """The same slugs as they are."""
+        names: list[Slug] = self._names[self._ranks(user_id, state, now)].tolist()
+        return names
+
+    def _ranks(self, user_id: int, state: bytes | None, now: int) -> NDArray[np.intp]:
         row = self._row
         row[:] = False
         row[self._rollout_ranks] = self._rollouts.covering(user_id)
         if state is not None:
             self._override(self._cells, 0, state, now)
-        slugs: list[bytes] = self._slugs[row.nonzero()[0]].tolist()
-        return slugs
+        return row.nonzero()[0]
 
     def decisions(self, user_id: int, state: bytes | None, now: int) -> Decisions:
         """What decides about the user and each segment, by slug, at `now` (microseconds since 1970)."""

@@ -145,9 +145,9 @@ class Node(NamedTuple):
         except Unusable:
             return None
 
-    def show_user(self, user_id: UserId, write: OwnWrite) -> None:
-        """Shows a committed write of a user, here at once and on the other nodes soon."""
-        self.replica.show_user(user_id, write)
+    def show_users(self, writes: Sequence[tuple[UserId, OwnWrite]]) -> None:
+        """Shows committed writes of users, here at once and on the other nodes soon."""
+        self.replica.show_users(writes)
         self.notifier.notify()
 
     async def show_segments(self, database: Database) -> None:

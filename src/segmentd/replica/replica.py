@@ -12,6 +12,7 @@ import structlog
 
 from segmentd.domain.decisions import Decision, Decisions
 from segmentd.domain.errors import Unavailable
+from segmentd.replica.catalog import Catalog
 from segmentd.replica.files import Unusable
 from segmentd.replica.lookup import Lookup
 from segmentd.replica.moments import show_catalog
@@ -168,9 +169,21 @@ class Replica:
             users = None
         return ReplicaMeasures(None if age is None else age / MICROSECONDS, users, self.status.behind)
 
-    def show_user(self, user_id: int, write: OwnWrite) -> None:
-        """Makes the very next read on this node see a committed write."""
-        self._show(lambda store: store.put_own(user_id, write))
+    def catalog(self) -> Catalog | None:
+        """The living segments, whatever the replica's age; None if there is no usable replica."""
+        if not self.status.serving:
+            return None
+        try:
+            return self._serving().catalog()
+        except Unusable:
+            return None
+        except lmdb.Error:
+            self._close_all()
+            return None
+
+    def show_users(self, writes: Sequence[tuple[int, OwnWrite]]) -> None:
+        """Makes the very next read on this node see committed writes."""
+        self._show(lambda store: store.put_own(writes))
 
     async def show_segments(self, database: Database) -> None:
         """Makes the very next read on this node see committed changes of segments.

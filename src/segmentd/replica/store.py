@@ -76,6 +76,12 @@ class Store(Environment):
         with self._env.begin() as transaction:
             return self._notes.since(transaction, number)
 
+    def catalog(self) -> Catalog:
+        """The living segments."""
+        with self._env.begin(self._users) as transaction:
+            self._heed(transaction, transaction.get(_HEAD, b"", self._facts), (), None)
+        return self._catalog
+
     def look_up(self, user_ids: Sequence[int], now: int, older: int | None = None) -> Lookup:
         """What `segments` needs for many different users, all from one state of the replica."""
         keys = [KEY.pack(user_id) for user_id in user_ids]
@@ -170,27 +176,32 @@ class Store(Environment):
             self._behind.remove(transaction, map(KEY.pack, user_ids), version, present)
             self._put_head(transaction, present)
 
-    def put_own(self, user_id: int, write: OwnWrite) -> None:
-        """Writes the state that a write of this node led to. Raises Unusable if it cannot show it yet.
+    def put_own(self, writes: Iterable[tuple[int, OwnWrite]]) -> None:
+        """Writes the states that writes of this node led to. Raises Unusable if it cannot show them yet.
 
-        It cannot if another node changed the segments just before. If the replica has no state of the user,
+        It cannot if another node changed the segments just before. If the replica has no state of a user,
         there is no version to compare: the follower may have left out a user who no longer has overrides. In
         that case the replica's snapshot already saw the write, and the user is not outdated.
         """
         with self._env.begin(self._users, write=True) as transaction:
-            if self._catalog_version_in(transaction) < write.catalog_version:
-                raise Unusable("it does not know the segments of that moment yet")
-            key = KEY.pack(user_id)
-            present = transaction.get(key)
-            newer = (
-                self._behind.is_outdated(transaction, key)
-                or not Snapshot.parsed(transaction.get(b"snapshot", b"", self._facts).decode()).saw(write.xid)
-                if present is None
-                else version_of(write.state) >= version_of(present)
-            )
-            if newer:
-                transaction.put(key, write.state)
-                self._notes.add(transaction, [key])
+            catalog_version = self._catalog_version_in(transaction)
+            changed: list[bytes] = []
+            for user_id, write in writes:
+                if catalog_version < write.catalog_version:
+                    raise Unusable("it does not know the segments of that moment yet")
+                key = KEY.pack(user_id)
+                present = transaction.get(key)
+                newer = (
+                    self._behind.is_outdated(transaction, key)
+                    or not self._snapshot_in(transaction).saw(write.xid)
+                    if present is None
+                    else version_of(write.state) >= version_of(present)
+                )
+                if newer:
+                    transaction.put(key, write.state)
+                    changed.append(key)
+            if changed:
+                self._notes.add(transaction, changed)
 
     def append(self, states: Iterable[tuple[bytes, bytes]]) -> None:
         """Appends states of users whose ids are above all stored ones: the quick way to fill a replica.
@@ -227,6 +238,9 @@ class Store(Environment):
             somebody = self._behind.somebody(transaction)
             head = KEY.pack(version) + (_SOMEBODY_OUTDATED if somebody else b"")
             transaction.put(_HEAD, head, db=self._facts)
+
+    def _snapshot_in(self, transaction: Transaction) -> Snapshot:
+        return Snapshot.parsed(transaction.get(b"snapshot", b"", self._facts).decode())
 
     def _catalog_version_in(self, transaction: Transaction) -> int:
         head = transaction.get(_HEAD, None, self._facts)

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from enum import StrEnum
-from typing import Final
+from typing import Final, LiteralString
 
 import msgspec
 import psycopg
@@ -13,6 +13,7 @@ from segmentd.domain.access import Actor
 from segmentd.domain.errors import Fault, Invalid, SegmentdError, SegmentNotFound
 from segmentd.domain.identifiers import Slug, UserId
 from segmentd.domain.memberships import Change
+from segmentd.storage import arrays
 from segmentd.storage.database import Database
 from segmentd.storage.replication import OwnWrite
 
@@ -39,6 +40,9 @@ class Outcome(StrEnum):
     NO_SUCH_SEGMENT = "no-such-segment"
     TERM_OUT_OF_RANGE = "term-out-of-range"
     USER_IS_LOCKED = "user-is-locked"
+
+
+_MADE: Final = (Outcome.ADDED, Outcome.REMOVED, Outcome.UPDATED, Outcome.UNCHANGED)
 
 
 class Applied(msgspec.Struct, frozen=True):
@@ -74,7 +78,7 @@ async def change_together(
     with every unknown slug, Invalid for terms that are not ahead, Unavailable.
     """
     try:
-        [row] = await database.all(_Row, _CHANGE, _parameters(wanted, known, together=True))
+        [row] = await database.all(_Row, CHANGE, _parameters(wanted, known, together=True))
     except psycopg.DatabaseError as error:
         raise _refusal(error, wanted) from None
     return [result for result in _results(wanted, row) if isinstance(result, Applied)]
@@ -88,7 +92,7 @@ async def change_each(
     As above; but where PostgreSQL undid them all, all are Locked. Raises Unavailable.
     """
     try:
-        [row] = await database.once(_Row, _CHANGE, _parameters(wanted, known, together=False))
+        [row] = await database.once(_Row, CHANGE, _parameters(wanted, known, together=False))
     except psycopg.DatabaseError as error:
         _log.info("changes were undone, trying each alone", error=type(error).__name__)
         return [Locked(one.user_id) for one in wanted]
@@ -100,9 +104,12 @@ def _results(wanted: Sequence[Wanted], row: "_Row") -> Sequence[Result]:
     results: dict[UserId, Result] = {}
     segments = row.segments or [None] * len(wanted)
     for one, at, state, slugs in zip(_ordered(wanted), row.ats, row.states, segments, strict=True):
-        of_slugs = dict(zip(one.change.slugs(), outcomes, strict=False))
+        by_outcome: dict[Outcome, list[Slug]] = {}
+        for slug in one.change.slugs():
+            by_outcome.setdefault(next(outcomes), []).append(slug)
         shown = None if row.segments is None else [*map(Slug, slugs.split(","))] if slugs else []
-        results[one.user_id] = _result(one, of_slugs, at, state, shown, row)
+        write = None if state is None else OwnWrite(state, row.xid, row.catalog_version)
+        results[one.user_id] = _result(one, by_outcome, at, write, shown)
     return [results[one.user_id] for one in wanted]
 
 
@@ -111,7 +118,7 @@ def _ordered(wanted: Sequence[Wanted]) -> Sequence[Wanted]:
     return sorted(wanted, key=lambda one: one.user_id)
 
 
-_CHANGE: Final = (
+CHANGE: Final[LiteralString] = (
     "SELECT c.*, CASE WHEN c.catalog_version IS DISTINCT FROM %(known)s::bigint"
     "  THEN segments_after_changes(%(user_ids)s::bigint[], c.ats) END AS segments"
     " FROM change_memberships("
@@ -136,15 +143,15 @@ def _parameters(wanted: Sequence[Wanted], known: int | None, *, together: bool) 
         untils += [*(addition.until for addition in one.change.add), *[None] * removed]
         ttls += [*(addition.ttl_seconds for addition in one.change.add), *[None] * removed]
     return {
-        "user_ids": [one.user_id for one in wanted],
-        "actors": [one.actor.name for one in wanted],
-        "reasons": [one.change.reason for one in wanted],
-        "on_behalf_of": [one.actor.on_behalf_of for one in wanted],
-        "places": places,
-        "slugs": slugs,
-        "adds": adds,
-        "untils": untils,
-        "ttls": ttls,
+        "user_ids": arrays.numbers(one.user_id for one in wanted),
+        "actors": arrays.texts(one.actor.name for one in wanted),
+        "reasons": arrays.texts(one.change.reason for one in wanted),
+        "on_behalf_of": arrays.texts(one.actor.on_behalf_of for one in wanted),
+        "places": arrays.numbers(places),
+        "slugs": arrays.texts(slugs),
+        "adds": arrays.flags(adds),
+        "untils": arrays.instants(untils),
+        "ttls": arrays.numbers(ttls),
         "together": together,
         "known": known,
     }
@@ -161,31 +168,19 @@ class _Row(msgspec.Struct, frozen=True):
 
 def _result(
     one: Wanted,
-    outcomes: Mapping[Slug, Outcome],
+    by_outcome: Mapping[Outcome, Sequence[Slug]],
     at: datetime | None,
-    state: bytes | None,
+    write: OwnWrite | None,
     segments: Sequence[Slug] | None,
-    row: _Row,
 ) -> Result:
-    def slugs(outcome: Outcome) -> list[Slug]:
-        return sorted(slug for slug, found in outcomes.items() if found is outcome)
-
-    if unknown := slugs(Outcome.NO_SUCH_SEGMENT):
-        return SegmentNotFound(unknown)
-    if out_of_range := slugs(Outcome.TERM_OUT_OF_RANGE):
+    if unknown := by_outcome.get(Outcome.NO_SUCH_SEGMENT):
+        return SegmentNotFound(sorted(unknown))
+    if out_of_range := by_outcome.get(Outcome.TERM_OUT_OF_RANGE):
         return Invalid(*_term_faults(one, out_of_range))
-    if at is None or state is None:
+    if at is None or write is None:
         return Locked(one.user_id)
-    return Applied(
-        one.user_id,
-        at,
-        slugs(Outcome.ADDED),
-        slugs(Outcome.REMOVED),
-        slugs(Outcome.UPDATED),
-        slugs(Outcome.UNCHANGED),
-        OwnWrite(state, row.xid, row.catalog_version),
-        segments,
-    )
+    added, removed, updated, unchanged = (sorted(by_outcome.get(each, ())) for each in _MADE)
+    return Applied(one.user_id, at, added, removed, updated, unchanged, write, segments)
 
 
 def _refusal(error: psycopg.DatabaseError, wanted: Sequence[Wanted]) -> Exception:

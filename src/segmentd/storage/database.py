@@ -3,7 +3,7 @@
 import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager, nullcontext
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from functools import partial
 from typing import Any, Final, LiteralString, NamedTuple, Self, TypeVar
 
@@ -96,7 +96,7 @@ class Database:
 
     async def once(self, row: type[Row], query: LiteralString, parameters: Parameters = None) -> list[Row]:
         """As `all`, but does not try again. Raises what PostgreSQL undid the statement for, Unavailable."""
-        with nullcontext() if self._tracing is None else self._tracing.statement(query):
+        with self.span(query):
             async with self._connection() as connection:
                 return await _fetch(row, query, parameters, connection)
 
@@ -134,6 +134,10 @@ class Database:
         """
         return self._reachability.reason
 
+    def span(self, query: LiteralString) -> AbstractContextManager[object]:
+        """A span of this statement, for what waits for it; within another span, if traces are asked for."""
+        return nullcontext() if self._tracing is None else self._tracing.statement(query)
+
     def check(self) -> None:
         """Raises Unavailable while statements fail at once, because the database answers nothing."""
         if self._breaker.is_open():
@@ -164,7 +168,7 @@ class Database:
         self, query: LiteralString, work: Callable[[psycopg.AsyncConnection], Awaitable[Result]]
     ) -> Result:
         """Does the work, and again a few times if PostgreSQL rolled it back; all that is one span."""
-        with nullcontext() if self._tracing is None else self._tracing.statement(query):
+        with self.span(query):
             for attempt in range(1, _ATTEMPTS + 1):
                 try:
                     async with self._connection() as connection:
