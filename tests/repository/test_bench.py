@@ -1,6 +1,5 @@
 """The benchmarks' own parts: the made-up data, the statistics, the table. No test measures a time."""
 
-import os
 from collections import Counter
 from contextlib import closing
 from datetime import UTC, datetime
@@ -19,7 +18,7 @@ from bench.figures import Figure, Skipped, Spread, Target, quantile
 from bench.loading import load_events, load_more_segments, load_users
 from bench.pgbench import make_tpcb, script_rate, tpcb_rate
 from bench.population import OVERRIDES, ROLLOUT_EVERY, SEGMENTS, Calendar, batches, segments
-from bench.processor import Stopwatch
+from bench.processor import processor_seconds, server_process
 from bench.programs import Missing, wrk
 from bench.table import table
 from segmentd.storage.database import Database
@@ -150,12 +149,17 @@ def test_pgbench_runs_its_own_transactions_and_our_changes(
     assert (users, operations) == (20, "add remove")
 
 
-def test_processor_time_is_that_of_the_processes_since_the_beginning() -> None:
-    mine = Stopwatch([os.getpid()])
-    while not mine.seconds([os.getpid()]):
-        sum(range(10_000))
+def test_processor_time_is_that_of_a_process_and_of_all_its_children(database_url: str) -> None:
+    server = [server_process(database_url)]
+    before = processor_seconds(server)
+    busy = "SELECT count(*) FROM generate_series(1, 1000000)"
+    while processor_seconds(server) - before < 0.1:
+        with closing(psycopg.connect(database_url)) as connection:
+            connection.execute(busy)
+            during = processor_seconds(server)
 
-    assert Stopwatch([os.getpid()]).seconds([os.getpid()]) <= 0.01 < Stopwatch([]).seconds([os.getpid()])
+    assert before < during <= processor_seconds(server)
+    assert processor_seconds([]) == 0
 
 
 def test_each_row_is_explained() -> None:
