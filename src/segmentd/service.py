@@ -14,6 +14,7 @@ from segmentd.changes.applying import Applying
 from segmentd.changes.grouping import GroupedChanges, GroupLimits
 from segmentd.domain.access import Actor
 from segmentd.domain.audit import AUDIT_KEYS, AuditEntry
+from segmentd.domain.counts import Counts, Preview
 from segmentd.domain.decisions import Decision, Decisions
 from segmentd.domain.errors import (
     ReportExpired,
@@ -28,7 +29,7 @@ from segmentd.domain.instants import Span
 from segmentd.domain.memberships import Change, Changed, Event, Evidence, Membership
 from segmentd.domain.pages import SLUG_KEYS, USER_KEYS, Limit, Listing, Page
 from segmentd.domain.reports import LONGEST_WAIT_S, Report, ReportId, ReportLimits, ReportOrder, Status
-from segmentd.domain.segments import NewSegment, Segment, SegmentUpdate
+from segmentd.domain.segments import NewSegment, Percent, Segment, SegmentUpdate
 from segmentd.domain.texts import Name
 from segmentd.domain.users import User
 from segmentd.imports.desk import ImportDesk
@@ -51,6 +52,7 @@ from segmentd.storage import (
 )
 from segmentd.storage.changes import CHANGE, Wanted
 from segmentd.storage.database import Database
+from segmentd.storage.long_reads import LongReads
 from segmentd.storage.lookout import Lookout
 from segmentd.storage.replication import OwnWrite
 from segmentd.storage.signing_keys import SigningKeys
@@ -117,6 +119,7 @@ class Service:
             database.note_timeout,
         )
         self._orders = asyncio.Semaphore(ORDERS_AT_ONCE)
+        self._long_reads = LongReads(database, self._metrics)
         self._waiting: Waiting[ReportId, Report] = Waiting(
             "reports", partial(reports.final, database), self._metrics.report_waiters
         )
@@ -209,6 +212,16 @@ class Service:
         listing: Listing[UserId] = Listing(name, USER_KEYS)
         page = await members.members_after(self._database, slug, at, listing.key_in(cursor), limit)
         return Page(page.user_ids, None if page.walked_to is None else listing.cursor_after(page.walked_to))
+
+    async def count_members(self, slug: Slug, at: datetime | None) -> Counts:
+        """How many users are in a segment, or were at a time. Raises SegmentNotFound, Invalid, Overloaded."""
+        async with self._long_reads.moment() as moment:
+            return await members.count(moment, slug, at)
+
+    async def preview_percent(self, slug: Slug, percent: Percent | None) -> Preview:
+        """What that percentage would change now. Raises SegmentNotFound, Overloaded."""
+        async with self._long_reads.moment() as moment:
+            return await members.preview(moment, slug, percent)
 
     # Users
 

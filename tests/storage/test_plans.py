@@ -16,8 +16,8 @@ from segmentd.domain.instants import Span
 from segmentd.domain.pages import Limit
 from segmentd.storage import history, measures, members, memberships, segments, users
 from segmentd.storage.history import HistoryKey
-from segmentd.storage.members import LEAST_USERS, MOST_SCANNED
-from tests.support.plans import PLAN_MODES, Node, Plan, Recorder, explained, nested_plans, settle
+from segmentd.storage.members import FEW_MOVED, LEAST_USERS, MOST_SCANNED, MOVED, TALLY_NOW, TALLY_THEN
+from tests.support.plans import PLAN_MODES, Node, Plan, Recorder, Statement, explained, nested_plans, settle
 from tests.support.postgres import database_of, new_database, shared_by_workers
 
 USERS: Final = 200_000
@@ -245,7 +245,7 @@ async def test_a_page_of_a_segment_reads_a_bounded_piece_of_each_index_from_its_
 async def test_a_page_of_the_past_reads_no_stored_decision_of_another_segment(
     recorder: Recorder, large_url: str, mode: LiteralString
 ) -> None:
-    # A third of its 25 users left at the beginning of February.
+    # A third of its 100 users left at the beginning of February.
     now, then = [
         await members.members_after(recorder, Slug("S5"), at, None, Limit(1000))
         for at in (None, datetime(2025, 1, 15, tzinfo=UTC))
@@ -277,6 +277,68 @@ async def test_every_page_of_a_large_segment_together_gives_each_user_once(
         after = page.walked_to
     assert walked == sorted({*walked})
     assert len(walked) == expected
+
+
+# Counts and previews
+
+EVERY_LIFE: Final = USERS + 20_000
+
+
+def count_of(connection: psycopg.Connection, query: LiteralString, slug: Slug) -> Plan:
+    """How a count of a segment runs; a quarter of all buckets is between its threshold and the other one."""
+    found = connection.execute("SELECT id, salt, threshold FROM living_segment(%s)", [slug]).fetchone()
+    assert found is not None
+    segment_id, salt, threshold = found
+    low = threshold or 0
+    parameters = {
+        "segment_id": segment_id,
+        "salt": salt,
+        "threshold": threshold,
+        "threshold_after": low + 2**30,
+        "at": month(3),
+        "low": low,
+        "high": low + 2**30,
+        "most": 20,
+    }
+    return explained(connection, Statement(query, parameters), "force_custom_plan")
+
+
+@pytest.mark.parametrize("query", [TALLY_NOW, TALLY_THEN], ids=["now", "then"])
+@pytest.mark.parametrize(
+    ("slug", "decided"), [(BIG, USERS), (HALF, USERS // 2), (NEW_ROLLOUT, 0), (Slug("S5"), 100)]
+)
+def test_a_count_reads_every_life_once_and_the_stored_decisions_of_its_segment_once(
+    large_url: str, query: LiteralString, slug: Slug, decided: int
+) -> None:
+    with psycopg.connect(large_url, autocommit=True) as connection:
+        plan = count_of(connection, query, slug)
+    assert plan.read("registrations") == pytest.approx(EVERY_LIFE, rel=1e-4)
+    # Where most decisions are of this segment, all of them are read in the order of the table.
+    assert plan.read("memberships") <= (2 * USERS if decided > USERS // 4 else decided)
+    assert plan.scans("users") == plan.scans("membership_events") == []
+
+
+@pytest.mark.parametrize("query", [TALLY_NOW, TALLY_THEN], ids=["now", "then"])
+def test_processors_share_the_scans_of_a_count(large_url: str, query: LiteralString) -> None:
+    with psycopg.connect(large_url, autocommit=True) as connection:
+        connection.execute("SET parallel_setup_cost = 0; SET min_parallel_table_scan_size = 0")
+        plan = count_of(connection, query, BIG)
+    assert [node["Node Type"] for node in plan.nodes()].count("Gather") == 2
+
+
+def test_the_sample_of_a_preview_reads_no_further_than_to_its_last_user(large_url: str) -> None:
+    with psycopg.connect(large_url, autocommit=True) as connection:
+        plan = count_of(connection, MOVED, NEW_ROLLOUT)
+    assert plan.indexes("registrations") == {"registrations_open"}
+    assert plan.read("registrations") <= 20 * 4 * 3  # every fourth user is moved
+
+
+def test_processors_share_the_search_where_a_preview_moves_few(large_url: str) -> None:
+    with psycopg.connect(large_url, autocommit=True) as connection:
+        connection.execute("SET parallel_setup_cost = 0; SET min_parallel_table_scan_size = 0")
+        plan = count_of(connection, FEW_MOVED, NEW_ROLLOUT)
+    assert [node["Node Type"] for node in plan.nodes()].count("Gather") == 1
+    assert plan.read("registrations") == pytest.approx(EVERY_LIFE, rel=1e-4)
 
 
 # One user, one segment

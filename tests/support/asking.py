@@ -23,6 +23,7 @@ class Then(NamedTuple):
     memberships: dict[int, list[tuple[Segment, Json]]]
     explanations: dict[tuple[int, Segment], Json]
     members: dict[Segment, list[int]]
+    counts: dict[Segment, Json]
 
 
 class Asking:
@@ -50,9 +51,13 @@ class Asking:
         """Asks in every way."""
         await self.hot_read()
         answers = [await self._about(user, presents[user]) for user in self._users]
-        members = {segment: self._members(segment) for segment in self._model.segments}
-        for segment, expected in members.items():
-            same(await self._api.walk(f"segments/{segment.slug}/users", "user_ids", limit=2), expected)
+        members = {segment: sorted(self._model.members(segment)) for segment in self._model.segments}
+        counts = {segment: self._counts(segment) for segment in self._model.segments}
+        for segment in self._model.segments:
+            walked = await self._api.walk(f"segments/{segment.slug}/users", "user_ids", limit=2)
+            counted = (await self._api.get(f"segments/{segment.slug}/counts")).json()
+            same(walked, members[segment])
+            same(counted, {"slug": segment.slug, "at": counted["at"], **counts[segment]})
         memberships, explanations = zip(*answers, strict=True)
         return Then(
             presents,
@@ -63,6 +68,7 @@ class Asking:
                 for segment, shown in by_segment.items()
             },
             members,
+            counts,
         )
 
     async def report(self) -> datetime:
@@ -100,9 +106,12 @@ class Asking:
         for slug, explanation in meant.items():
             same(await self._api.explain(user, slug, at=at), {**explanation, "slug": slug})
         if len({*then.at.values()}) == 1:  # else the clock stepped back, and users have presents of their own
-            for slug, members in {segment.slug: then.members[segment] for segment, _ in shown}.items():
-                same(await self._api.walk(f"segments/{slug}/users", "user_ids", limit=2, at=at), members)
-                self._world.see("members in the past", when=bool(members))
+            for slug, segment in {segment.slug: segment for segment, _ in shown}.items():
+                walked = await self._api.walk(f"segments/{slug}/users", "user_ids", limit=2, at=at)
+                counted = await self._api.get(f"segments/{slug}/counts", params={"at": at})
+                same(walked, then.members[segment])
+                same(counted.json(), {"slug": slug, "at": at, **then.counts[segment]})
+                self._world.see("members in the past", when=bool(walked))
 
     async def _about(
         self, user: int, now: datetime
@@ -165,9 +174,16 @@ class Asking:
         ]
         return sorted(found, key=lambda pair: pair[0].slug)
 
-    def _members(self, segment: Segment) -> list[int]:
-        living = (user for user in self._users if user in self._model.lives)
-        return sorted(user for user in living if self._model.source(user, segment))
+    def _counts(self, segment: Segment) -> Json:
+        known = [user for user in self._users if user in self._model.lives]
+        decided = [self._model.overrides.get((user, segment)) for user in known]
+        return {
+            "registered": len(known),
+            "members": len(self._model.members(segment)),
+            "explicit": sum(1 for override in decided if override and override.included),
+            "excluded": sum(1 for override in decided if override and not override.included),
+            "covered": sum(1 for user in known if segment.covers(user)),
+        }
 
     def _explanation(self, user: int, segment: Segment) -> Json:
         because = self._model.because(self._known(user), segment)

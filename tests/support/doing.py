@@ -52,11 +52,19 @@ class Doing:
     def change_percent(self, slug: str, percent: float | None) -> None:
         segment = self._segment(slug)
         with self._change_at() as now:
+            _, foreseen = self._world.send("POST", f"segments/{slug}/preview", {"percent": percent})
+            # After a step back, the change is later than the present of the preview.
+            present = max(self.now, self._world.marks(None).catalog)
+            terms = [o.until for key, o in self._model.overrides.items() if key[1] is segment and o.until]
+            ends_between = any(present < until <= now for until in terms)
             assert self._world.send("PATCH", f"segments/{slug}", {"percent": percent})[0] == 200
             self._world.see("a new percentage at the end of a term", when=self._ends(segment, now))
-            same = percent is not None and _exact(percent) == segment.percent
-            self._world.see("the same percentage", when=same)
+            unchanged = percent is not None and _exact(percent) == segment.percent
+            self._world.see("the same percentage", when=unchanged)
+            before = self._model.members(segment, now)
             self._model.happen(now, "rollout", partial(setattr, segment, "percent", _exact(percent)))
+            if not ends_between:
+                self._compare_preview(foreseen, before, self._model.members(segment))
 
     def rename_segment(self, slug: str, new_slug: str, percent: float | None) -> None:
         """Changes its percentage too: both, or neither if the name is taken."""
@@ -70,6 +78,20 @@ class Doing:
                 self._model.happen(now, "rollout", partial(setattr, segment, "percent", _exact(percent)))
                 self._world.see("a segment renamed", when=slug != new_slug)
                 segment.slug = new_slug
+
+    def _compare_preview(self, foreseen: Json, before: set[int], after: set[int]) -> None:
+        """It foresaw whom the change of the percentage moves."""
+        moved = {name: foreseen[name] for name in ("enter", "leave", "stay", "sample_enter", "sample_leave")}
+        expected = {
+            "enter": len(after - before),
+            "leave": len(before - after),
+            "stay": len(before & after),
+            "sample_enter": sorted(after - before),
+            "sample_leave": sorted(before - after),
+        }
+        same(moved, expected)
+        self._world.see("a preview of additions", when=bool(after - before))
+        self._world.see("a preview of removals", when=bool(before - after))
 
     def delete_segment(self, slug: str) -> None:
         segment = self._segment(slug)

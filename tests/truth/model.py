@@ -51,6 +51,18 @@ class Model:
             return "explicit" if override.included else None
         return "rollout" if segment.covers(who) else None
 
+    def members(self, segment: Segment, at: datetime | None = None) -> set[int]:
+        """Those within a life, after the ends of terms up to `at`."""
+        ended = {who for who, of in self.overrides if of is segment and self._has_ended(who, segment, at)}
+        known = {who for who in self.lives if who > 0}
+        return {who for who in known - ended if self.source(who, segment)} | {
+            who for who in known & ended if segment.covers(who)
+        }
+
+    def _has_ended(self, who: int, segment: Segment, at: datetime | None) -> bool:
+        until = self.overrides[who, segment].until
+        return until is not None and at is not None and until <= at
+
     def because(self, who: int, segment: Segment) -> str:
         if (who, segment) in self.overrides or segment.covers(who):
             return self.source(who, segment) or "excluded"

@@ -170,7 +170,7 @@ EVERYTHING: Final = {
     *("a read at the end of a term", "a change at the end of a term", "an end under a percentage"),
     *("a new percentage at the end of a term", "a deletion at the end of a term"),
     *("a slug used again", "a segment renamed", "a name that was taken", "a slug that was two segments"),
-    "members in the past",
+    *("members in the past", "a preview of additions", "a preview of removals"),
     *("a second life", "the same percentage", "a term settled by a job", "a deletion settled by a job"),
     *("step_back", "a change of segments after a step back", "a change of a user after a step back"),
 }

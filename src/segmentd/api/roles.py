@@ -20,6 +20,8 @@ ROLES: Final[Mapping[str, Role | None]] = {
     "list_segments": Role.READER,
     "get_segment": Role.READER,
     "list_members": Role.READER,
+    "count_members": Role.READER,
+    "preview_percent": Role.READER,
     "list_users": Role.READER,
     "get_user": Role.READER,
     "get_user_segments": Role.READER,

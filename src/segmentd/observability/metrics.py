@@ -44,6 +44,7 @@ class Refusal(StrEnum):
     IMPORT_STORE_FULL = "import-store-full"
     CONNECTIONS = "connections"
     UNSENT_BYTES = "unsent-bytes"
+    LONG_READ = "long-read"
 
 
 class Fallen(StrEnum):
@@ -108,6 +109,7 @@ class Metrics:
             ("busy", "idle"),
         )
         self._waiting = gauge("database_pool_waiting", "Statements that wait for a database connection.")
+        self.long_reads = gauge("long_reads", "Reads of whole segments in progress: counts and previews.")
 
         self._changes = _each(
             counter("membership_changes", "Segments in changes of users, by outcome.", ["outcome"]),

@@ -61,6 +61,8 @@ class Database:
     """PostgreSQL behind a pool; every statement is a transaction of its own unless `transaction` is used."""
 
     def __init__(self, url: str, *, pool_size: int = 10, tracing: Tracing | None = None) -> None:
+        self.pool_size = pool_size
+        """How many connections there may be."""
         self._reachability = Reachability()
         self._pool: AsyncConnectionPool[Session] = AsyncConnectionPool(
             url,

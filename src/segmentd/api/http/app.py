@@ -19,6 +19,7 @@ from segmentd.api.http.ofrep.event_links import EventLinks
 from segmentd.api.http.ofrep.resources import ofrep_router
 from segmentd.api.http.resources.audit import audit_router
 from segmentd.api.http.resources.imports import imports_router
+from segmentd.api.http.resources.members import members_router
 from segmentd.api.http.resources.memberships import memberships_router
 from segmentd.api.http.resources.metrics_page import metrics_router
 from segmentd.api.http.resources.operations import OPENAPI, operations_router
@@ -52,6 +53,7 @@ def create_app(
                 "/api/v1",
                 route_handlers=[
                     segments_router,
+                    members_router,
                     users_router,
                     memberships_router,
                     reports_router,

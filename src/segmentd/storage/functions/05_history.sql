@@ -206,7 +206,7 @@ $$;
 -- them. A closed row ended with its term at the latest (a_term_ends_in_time).
 CREATE OR REPLACE FUNCTION overrides_of_segment_at(p_segment_id bigint, p_at timestamptz)
     RETURNS TABLE (user_id bigint, included boolean, until timestamptz)
-    LANGUAGE sql STABLE AS $$
+    LANGUAGE sql STABLE PARALLEL SAFE AS $$
     SELECT m.user_id, m.included, m.until
     FROM memberships m
     WHERE m.segment_id = p_segment_id AND m.since <= p_at

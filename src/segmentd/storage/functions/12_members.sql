@@ -10,7 +10,7 @@ SELECT l.user_id FROM registrations l WHERE l.ended_at IS NULL;
 -- The users whom the service knew at `p_at`.
 CREATE OR REPLACE FUNCTION known_users_at(p_at timestamptz)
     RETURNS TABLE (user_id bigint)
-    LANGUAGE sql STABLE AS $$
+    LANGUAGE sql STABLE PARALLEL SAFE AS $$
     SELECT l.user_id FROM registrations l WHERE l.registered_at <= p_at AND (l.ended_at IS NULL OR l.ended_at > p_at)
 $$;
 
@@ -18,7 +18,7 @@ $$;
 -- where the clock stepped back since.
 CREATE OR REPLACE FUNCTION overrides_of_segment(p_segment_id bigint, p_at timestamptz)
     RETURNS TABLE (user_id bigint, included boolean, until timestamptz)
-    LANGUAGE sql STABLE AS $$
+    LANGUAGE sql STABLE PARALLEL SAFE AS $$
     SELECT m.user_id, m.included, m.until
     FROM memberships m
     WHERE m.segment_id = p_segment_id AND m.ended_at IS NULL AND (m.until IS NULL OR m.until > p_at)
@@ -35,7 +35,7 @@ CREATE OR REPLACE FUNCTION members_after(
     p_after bigint, p_scanned integer, p_limit integer
 )
     RETURNS TABLE (user_ids bigint[], walked_to bigint)
-    LANGUAGE sql STABLE AS $$
+    LANGUAGE sql STABLE PARALLEL SAFE AS $$
     WITH page AS MATERIALIZED (
         SELECT CASE WHEN p_threshold > 0 THEN (
             SELECT l.user_id
@@ -91,7 +91,7 @@ CREATE OR REPLACE FUNCTION members_at_after(
     p_after bigint, p_scanned integer, p_limit integer
 )
     RETURNS TABLE (user_ids bigint[], walked_to bigint)
-    LANGUAGE sql STABLE AS $$
+    LANGUAGE sql STABLE PARALLEL SAFE AS $$
     WITH page AS MATERIALIZED (
         SELECT CASE WHEN p_threshold > 0 THEN (
             SELECT l.user_id
@@ -154,4 +154,79 @@ CREATE OR REPLACE FUNCTION members_at_after(
         LIMIT p_limit
     ), p.ends_with
     FROM page p
+$$;
+
+-- What counts and previews are made from: all users, and the overrides of the segment that hold now, each counted in
+-- one pass, with no join between them. `covered` are those below the present threshold, `covered_after` those below
+-- another one; `overridden` are the users for whom an override decides, of the covered.
+CREATE OR REPLACE FUNCTION membership_tally(
+    p_segment_id bigint, p_salt bigint, p_threshold bigint, p_threshold_after bigint, p_at timestamptz
+)
+    RETURNS TABLE (
+        registered bigint, covered bigint, covered_after bigint,
+        explicit bigint, excluded bigint, overridden bigint, overridden_after bigint
+    )
+    LANGUAGE sql STABLE PARALLEL SAFE AS $$
+    SELECT *
+    FROM (
+        SELECT count(*),
+               count(*) FILTER (WHERE bucket(k.user_id, p_salt) < p_threshold),
+               count(*) FILTER (WHERE bucket(k.user_id, p_salt) < p_threshold_after)
+        FROM known_users k
+    ) u, (
+        SELECT count(*) FILTER (WHERE o.included),
+               count(*) FILTER (WHERE NOT o.included),
+               count(*) FILTER (WHERE bucket(o.user_id, p_salt) < p_threshold),
+               count(*) FILTER (WHERE bucket(o.user_id, p_salt) < p_threshold_after)
+        FROM overrides_of_segment(p_segment_id, p_at) o
+    ) d
+$$;
+
+-- The same for an instant at which the segment lived.
+CREATE OR REPLACE FUNCTION membership_tally_at(
+    p_segment_id bigint, p_salt bigint, p_threshold bigint, p_at timestamptz
+)
+    RETURNS TABLE (registered bigint, covered bigint, explicit bigint, excluded bigint, overridden bigint)
+    LANGUAGE sql STABLE PARALLEL SAFE AS $$
+    SELECT *
+    FROM (
+        SELECT count(*), count(*) FILTER (WHERE bucket(k.user_id, p_salt) < p_threshold)
+        FROM known_users_at(p_at) k
+    ) u, (
+        SELECT count(*) FILTER (WHERE o.included),
+               count(*) FILTER (WHERE NOT o.included),
+               count(*) FILTER (WHERE bucket(o.user_id, p_salt) < p_threshold)
+        FROM overrides_of_segment_at(p_segment_id, p_at) o
+    ) d
+$$;
+
+-- The first `p_most` users, by id, whom a change of the threshold moves: those with buckets from `p_low` to before
+-- `p_high` for whom no override decides.
+CREATE OR REPLACE FUNCTION moved_users(
+    p_segment_id bigint, p_salt bigint, p_low bigint, p_high bigint, p_at timestamptz, p_most integer
+)
+    RETURNS TABLE (user_id bigint)
+    LANGUAGE sql STABLE PARALLEL SAFE AS $$
+    SELECT k.user_id
+    FROM known_users k
+    WHERE bucket(k.user_id, p_salt) BETWEEN p_low AND p_high - 1
+      AND (SELECT o.included FROM overrides_of_segment(p_segment_id, p_at) o WHERE o.user_id = k.user_id) IS NULL
+    ORDER BY k.user_id
+    LIMIT (SELECT p_most)
+$$;
+
+-- The same where it moves so few that a walk by id would read all users to find them: the processors share the search.
+-- The planner may not move the look-up of overrides into the search (OFFSET 0), because it could not be shared then.
+CREATE OR REPLACE FUNCTION few_moved_users(
+    p_segment_id bigint, p_salt bigint, p_low bigint, p_high bigint, p_at timestamptz, p_most integer
+)
+    RETURNS TABLE (user_id bigint)
+    LANGUAGE sql STABLE PARALLEL SAFE AS $$
+    SELECT m.user_id
+    FROM (
+        SELECT k.user_id FROM known_users k WHERE bucket(k.user_id, p_salt) BETWEEN p_low AND p_high - 1 OFFSET 0
+    ) m
+    WHERE (SELECT o.included FROM overrides_of_segment(p_segment_id, p_at) o WHERE o.user_id = m.user_id) IS NULL
+    ORDER BY m.user_id
+    LIMIT p_most
 $$;

@@ -13,22 +13,25 @@ from segmentd.api.http.strict_json import StrictJson
 from segmentd.api.http.types import (
     AnyRequest,
     CursorParameter,
-    Ids,
-    IdsParameter,
-    InstantParameter,
     InstantText,
     LimitParameter,
     RequestBody,
     SlugParameter,
     UseCases,
-    WrittenId,
-    instant,
 )
 from segmentd.domain.errors import SegmentExists, SegmentNotFound, read
 from segmentd.domain.identifiers import SaltText, Slug, SlugValue, random_salt, read_salt
 from segmentd.domain.instants import rfc3339
 from segmentd.domain.pages import USUAL_PAGE
-from segmentd.domain.segments import NewSegment, PercentValue, Segment, SegmentUpdate, exact_percent, shortest
+from segmentd.domain.segments import (
+    NewSegment,
+    Percent,
+    PercentValue,
+    Segment,
+    SegmentUpdate,
+    exact_percent,
+    shortest,
+)
 from segmentd.domain.texts import Description, DescriptionValue
 
 
@@ -49,6 +52,11 @@ class SegmentPatch(RequestBody, frozen=True):
     percent: PercentValue | UnsetType | None = UNSET
 
 
+def shown(percent: Percent | None) -> float | None:
+    """A percentage as clients see it."""
+    return None if percent is None else shortest(percent)
+
+
 class SegmentBody(Struct, frozen=True):
     """A segment."""
 
@@ -60,21 +68,19 @@ class SegmentBody(Struct, frozen=True):
 
     @classmethod
     def of(cls, segment: Segment) -> "SegmentBody":
-        percent = None if segment.percent is None else shortest(segment.percent)
-        return cls(segment.slug, segment.description, percent, str(segment.salt), rfc3339(segment.created_at))
+        return cls(
+            segment.slug,
+            segment.description,
+            shown(segment.percent),
+            str(segment.salt),
+            rfc3339(segment.created_at),
+        )
 
 
 class SegmentPage(Struct, frozen=True):
     """Segments, by slug."""
 
     segments: Sequence[SegmentBody]
-    next_cursor: str | None
-
-
-class MemberPage(Struct, frozen=True):
-    """Users of a segment, by id."""
-
-    user_ids: Sequence[WrittenId]
     next_cursor: str | None
 
 
@@ -133,28 +139,14 @@ async def delete_segment(request: AnyRequest, slug: SlugParameter, service: UseC
     await service.delete_segment(slug, actor(request))
 
 
-@get("/{slug:str}/users", responses=problems(SegmentNotFound))
-async def list_members(
-    slug: SlugParameter,
-    service: UseCases,
-    at: InstantParameter = None,
-    limit: LimitParameter = USUAL_PAGE,
-    cursor: CursorParameter = None,
-    ids: IdsParameter = Ids.NUMBER,
-) -> MemberPage:
-    """List the users of the segment, now or at an instant. Only users who are registered then are in it.
-
-    A cursor continues only the list of the same instant.
-    What a page costs is bounded, however many users there are: some milliseconds, and up to a tenth of a
-    second under a small percentage, where it looks at up to 200,000 users. Where few of them are in the
-    segment it may be short, or even empty, with more to come.
-    """
-    page = await service.list_members(slug, instant("at", at), limit, cursor)
-    return MemberPage([ids.write(user_id) for user_id in page.items], page.next_cursor)
-
-
 segments_router = Router(
     "/segments",
     tags=["Segments"],
-    route_handlers=[create_segment, list_segments, get_segment, update_segment, delete_segment, list_members],
+    route_handlers=[
+        create_segment,
+        list_segments,
+        get_segment,
+        update_segment,
+        delete_segment,
+    ],
 )
