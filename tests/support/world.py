@@ -57,6 +57,7 @@ class World:
             DELETE FROM registrations;
             DELETE FROM users;
             DELETE FROM rollouts;
+            DELETE FROM imports;
             DELETE FROM segments;
             UPDATE catalog SET last_at = '-infinity';
         """)

@@ -22,11 +22,11 @@ TURN_S: Final = 10.0
 
 # A batch holds the shared catalog lock, for which a change of a segment waits.
 BATCH_S: Final = 0.04
-LEAST_ROWS: Final = 50
-MOST_ROWS: Final = 2_000
+LEAST_ROWS: Final = 200
+MOST_ROWS: Final = 1_000
 
 # How often a check looks whether the import was canceled.
-_ASK_EVERY_S: Final = 1.0
+ASK_EVERY_S: Final = 1.0
 
 _log = structlog.get_logger(__name__)
 
@@ -87,7 +87,7 @@ class ImportWork:
     async def _cancel_with(self, number: ImportNumber, checking: asyncio.Task[None]) -> None:
         """Ends the statement of a check whose import was canceled."""
         while True:
-            await asyncio.sleep(_ASK_EVERY_S)
+            await asyncio.sleep(ASK_EVERY_S)
             try:
                 canceled = (await import_work.status(self._database, number)).final
             except Unavailable:
@@ -98,7 +98,7 @@ class ImportWork:
     async def _apply(self, number: ImportNumber) -> Status:
         give_way = time.monotonic() + self._turn_s
         rows = LEAST_ROWS
-        while time.monotonic() < give_way:
+        while True:
             waited = time.monotonic()
             await self._pace()
             begun = time.monotonic()
@@ -111,7 +111,8 @@ class ImportWork:
                 self._metrics.import_ended(batch.status)
                 return batch.status
             rows = next_rows(rows, took)
-        return Status.APPLYING
+            if time.monotonic() > give_way:
+                return batch.status
 
 
 def next_rows(rows: int, took_s: float) -> int:

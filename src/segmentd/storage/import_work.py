@@ -15,6 +15,8 @@ from segmentd.storage.imports import IMPORT_KEPT, KEY_KEPT
 # An import whose receiving process has been silent for so long has failed.
 SILENT: Final = timedelta(seconds=60)
 
+TERM_OUT_OF_RANGE: Final = "SG422"
+
 # A check takes as long as it takes: a minute for ten million rows.
 _SESSION: Final = "SET LOCAL statement_timeout = 0"
 
@@ -54,7 +56,13 @@ async def check(database: Database, number: ImportNumber, most_bad_rows: int) ->
 
 async def apply_batch(database: Database, number: ImportNumber, rows: int) -> Batch:
     """Applies about so many rows in one transaction, with the import's progress. Raises Unavailable."""
-    batch = await database.one(Batch, "SELECT * FROM apply_import_batch(%s, %s)", [number, rows])
+    try:
+        batch = await database.one(Batch, "SELECT * FROM apply_import_batch(%s, %s)", [number, rows])
+    except psycopg.DatabaseError as error:
+        if error.sqlstate != TERM_OUT_OF_RANGE:
+            raise
+        # A term ended while the batch waited for its users. The next look at the clock leaves that row out.
+        return Batch(Status.APPLYING, 0, 0, 0, 0, 0)
     if batch is None:
         raise ImportNotFound
     return batch

@@ -1250,6 +1250,22 @@ CREATE OR REPLACE FUNCTION is_out_of_range(p_until timestamptz, p_at timestamptz
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     RETURN p_until <= p_at OR p_until >= '10000-01-01 00:00:00+00';
 
+-- What a decision does to a user who was in or not, by an override that holds, perhaps with a term, or by the percentage;
+-- `p_threshold` is null where there is none. The planner inlines this function.
+CREATE OR REPLACE FUNCTION change_outcome(
+    p_adds boolean, p_until timestamptz, p_was_in boolean, p_overridden boolean, p_old_until timestamptz,
+    p_threshold bigint
+) RETURNS text
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    RETURN CASE
+        WHEN p_adds AND NOT p_was_in THEN 'added'
+        WHEN p_adds AND (NOT p_overridden OR p_until IS DISTINCT FROM p_old_until) THEN 'updated'
+        WHEN NOT p_adds AND p_was_in THEN 'removed'
+        -- Removing a user who is not in makes an exclusion only if there is a percentage to be excluded from.
+        WHEN NOT p_adds AND NOT p_overridden AND p_threshold IS NOT NULL THEN 'updated'
+        ELSE 'unchanged'
+    END;
+
 -- The users among these whom no other transaction holds, their rows locked. New users are left out if a change of theirs
 -- is going to be refused, so that a refused change registers nobody.
 CREATE OR REPLACE FUNCTION without_locked_users(
@@ -1366,12 +1382,7 @@ BEGIN
                 WHEN d.segment_id IS NULL THEN 'no-such-segment'
                 WHEN d.at IS NULL THEN 'user-is-locked'
                 WHEN is_out_of_range(d.until, d.at) THEN 'term-out-of-range'
-                WHEN d.adds AND NOT d.was_in THEN 'added'
-                WHEN d.adds AND (NOT d.overridden OR d.until IS DISTINCT FROM d.old_until) THEN 'updated'
-                WHEN NOT d.adds AND d.was_in THEN 'removed'
-                -- Removing a user who is not in makes an exclusion only if there is a percentage to be excluded from.
-                WHEN NOT d.adds AND NOT d.overridden AND d.threshold IS NOT NULL THEN 'updated'
-                ELSE 'unchanged'
+                ELSE change_outcome(d.adds, d.until, d.was_in, d.overridden, d.old_until, d.threshold)
             END
         )::membership_change
         FROM (
@@ -2525,21 +2536,21 @@ BEGIN
 END
 $$;
 
--- What decisions do, each for itself. A user whom another transaction holds is waited for in the next batch.
-CREATE OR REPLACE FUNCTION import_outcomes(p_import imports, p_batch import_decision[]) RETURNS SETOF import_outcome
+-- Makes the changes of a batch, whose decisions come in the order of users.
+CREATE OR REPLACE FUNCTION make_import_changes(p_import imports, p_batch import_decision[]) RETURNS import_outcome[]
     LANGUAGE plpgsql AS $$
 DECLARE
     user_ids bigint[] := ARRAY(SELECT DISTINCT b.user_id FROM unnest(p_batch) b ORDER BY b.user_id);
     people integer := cardinality(user_ids);
 BEGIN
-    RETURN QUERY
-        SELECT b.user_id, b.slug, o.outcome
+    RETURN (
+        SELECT array_agg(ROW (b.user_id, b.slug, b.outcome)::import_outcome)
         FROM change_memberships(
             user_ids,
             array_fill(p_import.ordered_by, ARRAY [people]),
             array_fill(p_import.reason, ARRAY [people]),
             array_fill(p_import.on_behalf_of, ARRAY [people]),
-            ARRAY(SELECT array_position(user_ids, b.user_id) FROM unnest(p_batch) b),
+            ARRAY(SELECT dense_rank() OVER (ORDER BY b.user_id) FROM unnest(p_batch) b)::integer[],
             ARRAY(SELECT b.slug FROM unnest(p_batch) b),
             ARRAY(SELECT b.adds FROM unnest(p_batch) b),
             ARRAY(SELECT b.until FROM unnest(p_batch) b),
@@ -2548,8 +2559,33 @@ BEGIN
         ) c
         CROSS JOIN LATERAL unnest(p_batch, c.outcomes)
              AS b (user_id, slug, adds, until, ttl_seconds, line, rows, refusal, deleted, outcome)
-        CROSS JOIN LATERAL (SELECT b.outcome) o (outcome);
+    );
 END
+$$;
+
+-- What the changes of a batch would do now; changes nothing. What is due counts as done, as a change would settle it.
+CREATE OR REPLACE FUNCTION foresee_import_changes(p_batch import_decision[]) RETURNS import_outcome[]
+    LANGUAGE sql STABLE
+    SET plan_cache_mode = force_generic_plan
+    SET enable_seqscan = off
+    SET enable_hashjoin = off
+    SET enable_mergejoin = off
+AS $$
+    SELECT array_agg(ROW (
+        b.user_id, b.slug,
+        change_outcome(
+            b.adds, coalesce(b.until, p.at + b.ttl_seconds * interval '1 second'),
+            coalesce(m.included, bucket(b.user_id, s.salt) < r.threshold, false), m.included IS NOT NULL, m.until,
+            r.threshold
+        )
+    )::import_outcome)
+    FROM present p
+    CROSS JOIN unnest(p_batch) b
+    JOIN segments s ON s.slug = b.slug AND s.deleted_at IS NULL
+    LEFT JOIN rollouts r ON r.segment_id = s.id AND r.ended_at IS NULL
+    LEFT JOIN memberships m
+           ON m.user_id = b.user_id AND m.segment_id = s.id AND m.ended_at IS NULL
+          AND (m.until IS NULL OR m.until > p.at)
 $$;
 
 -- Applies about so many rows of an import, together with its progress: both or neither.
@@ -2562,6 +2598,7 @@ DECLARE
     i imports;
     refusal text;
     batch import_decision[];
+    good import_decision[];
     outcomes import_outcome[];
     done record;
 BEGIN
@@ -2589,17 +2626,9 @@ BEGIN
     END IF;
     PERFORM note_import_refusals(i, batch);
 
-    BEGIN
-        SELECT array_agg(o)
-        INTO outcomes
-        FROM import_outcomes(i, (SELECT array_agg(b) FROM unnest(batch) b WHERE b.refusal IS NULL)) o;
-        IF i.dry_run THEN
-            RAISE EXCEPTION 'undone' USING ERRCODE = 'SG000';
-        END IF;
-    EXCEPTION
-        WHEN SQLSTATE 'SG000' THEN
-            NULL;  -- what would have been changed is undone, and its outcomes are known
-    END;
+    good := ARRAY(SELECT b FROM unnest(batch) b WHERE b.refusal IS NULL);
+    outcomes := CASE WHEN cardinality(good) = 0 THEN NULL WHEN i.dry_run THEN foresee_import_changes(good)
+                     ELSE make_import_changes(i, good) END;
     SELECT count(*) FILTER (WHERE o.outcome = 'added') AS added, count(*) FILTER (WHERE o.outcome = 'removed') AS removed,
            count(*) FILTER (WHERE o.outcome = 'updated') AS updated,
            count(*) FILTER (WHERE o.outcome = 'unchanged') AS unchanged,
@@ -2664,4 +2693,4 @@ $$;
 INSERT INTO schema_migrations (number, name) VALUES
     (1, '0001_tables.sql');
 INSERT INTO schema_functions (digest, version) VALUES
-    ('f7587ffc79bdae7967fb84154eb30672ce40c1fe280ee66c3e153d036bae7941', '0.1.0');
+    ('74d1483925078a00bf2cc4bdf82f09fe08e273aaba9d90ce05b514df0cdc062b', '0.1.0');

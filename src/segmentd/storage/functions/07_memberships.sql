@@ -245,6 +245,22 @@ CREATE OR REPLACE FUNCTION is_out_of_range(p_until timestamptz, p_at timestamptz
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     RETURN p_until <= p_at OR p_until >= '10000-01-01 00:00:00+00';
 
+-- What a decision does to a user who was in or not, by an override that holds, perhaps with a term, or by the percentage;
+-- `p_threshold` is null where there is none. The planner inlines this function.
+CREATE OR REPLACE FUNCTION change_outcome(
+    p_adds boolean, p_until timestamptz, p_was_in boolean, p_overridden boolean, p_old_until timestamptz,
+    p_threshold bigint
+) RETURNS text
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    RETURN CASE
+        WHEN p_adds AND NOT p_was_in THEN 'added'
+        WHEN p_adds AND (NOT p_overridden OR p_until IS DISTINCT FROM p_old_until) THEN 'updated'
+        WHEN NOT p_adds AND p_was_in THEN 'removed'
+        -- Removing a user who is not in makes an exclusion only if there is a percentage to be excluded from.
+        WHEN NOT p_adds AND NOT p_overridden AND p_threshold IS NOT NULL THEN 'updated'
+        ELSE 'unchanged'
+    END;
+
 -- The users among these whom no other transaction holds, their rows locked. New users are left out if a change of theirs
 -- is going to be refused, so that a refused change registers nobody.
 CREATE OR REPLACE FUNCTION without_locked_users(
@@ -361,12 +377,7 @@ BEGIN
                 WHEN d.segment_id IS NULL THEN 'no-such-segment'
                 WHEN d.at IS NULL THEN 'user-is-locked'
                 WHEN is_out_of_range(d.until, d.at) THEN 'term-out-of-range'
-                WHEN d.adds AND NOT d.was_in THEN 'added'
-                WHEN d.adds AND (NOT d.overridden OR d.until IS DISTINCT FROM d.old_until) THEN 'updated'
-                WHEN NOT d.adds AND d.was_in THEN 'removed'
-                -- Removing a user who is not in makes an exclusion only if there is a percentage to be excluded from.
-                WHEN NOT d.adds AND NOT d.overridden AND d.threshold IS NOT NULL THEN 'updated'
-                ELSE 'unchanged'
+                ELSE change_outcome(d.adds, d.until, d.was_in, d.overridden, d.old_until, d.threshold)
             END
         )::membership_change
         FROM (
