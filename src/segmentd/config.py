@@ -167,6 +167,12 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
             description="Imports of a caller that are not done, at most; of all callers, ten times as many.",
         ),
     ] = 10
+    exports_at_once: Annotated[
+        int, Meta(ge=1, le=100, description="Exports that each HTTP process sends at once.")
+    ] = 2
+    export_seconds: Annotated[
+        float, Meta(gt=0, le=86_400, description="Time for an export, at most; it keeps a snapshot.")
+    ] = 1800.0
     log_level: Annotated[
         typing.Literal["debug", "info", "warning", "error"],
         Meta(description="The lowest level of log lines."),

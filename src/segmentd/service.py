@@ -32,6 +32,7 @@ from segmentd.domain.reports import LONGEST_WAIT_S, Report, ReportId, ReportLimi
 from segmentd.domain.segments import NewSegment, Percent, Segment, SegmentUpdate
 from segmentd.domain.texts import Name
 from segmentd.domain.users import User
+from segmentd.exports import Exports
 from segmentd.imports.desk import ImportDesk
 from segmentd.imports.receive import Upload
 from segmentd.observability.metrics import Metrics
@@ -105,10 +106,12 @@ class Service:
         database: Database,
         desk: ReportDesk,
         imports: ImportDesk,
+        exports: Exports,
         node: Node | None = None,
         metrics: Metrics | None = None,
     ) -> None:
         self.imports = imports
+        self.exports = exports
         self._database = database
         self._desk = desk
         self._node = node

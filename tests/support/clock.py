@@ -5,12 +5,12 @@ from datetime import UTC, datetime, timedelta
 import psycopg
 
 _INSTALL = """
-    CREATE TABLE moved_clock (ahead interval NOT NULL);
+    CREATE TABLE moved_clock (ahead interval NOT NULL, stopped_at timestamptz);
     INSERT INTO moved_clock VALUES ('0');
     CREATE OR REPLACE FUNCTION clock_instant() RETURNS timestamptz LANGUAGE sql VOLATILE PARALLEL SAFE
-        RETURN clock_timestamp() + (SELECT ahead FROM moved_clock);
+        RETURN (SELECT coalesce(stopped_at, clock_timestamp()) + ahead FROM moved_clock);
     CREATE OR REPLACE FUNCTION reading_instant() RETURNS timestamptz LANGUAGE sql STABLE PARALLEL SAFE
-        RETURN statement_timestamp() + (SELECT ahead FROM moved_clock);
+        RETURN (SELECT coalesce(stopped_at, statement_timestamp()) + ahead FROM moved_clock);
 """
 
 
@@ -26,6 +26,10 @@ class Clock:
         self._connection.execute(
             "UPDATE moved_clock SET ahead = ahead + %s", [timedelta(seconds=seconds, days=days)]
         )
+
+    def stop(self) -> None:
+        """From now on time passes only when it is let."""
+        self._connection.execute("UPDATE moved_clock SET stopped_at = clock_timestamp()")
 
     def now(self) -> datetime:
         """The present instant."""

@@ -69,6 +69,9 @@ PROBLEMS: Final[Mapping[type[errors.SegmentdError], Problem]] = {
     errors.ImportStoreFull: Problem(
         "import-store-full", "Import store full", 429, "RESOURCE_EXHAUSTED", retry_after=60
     ),
+    errors.TooManyExports: Problem(
+        "too-many-exports", "Too many exports", 429, "RESOURCE_EXHAUSTED", retry_after=5
+    ),
     errors.Unavailable: Problem("unavailable", "Unavailable", 503, "UNAVAILABLE", retry_after=1),
     errors.Overloaded: Problem("overloaded", "Overloaded", 503, "UNAVAILABLE", retry_after=1),
     errors.StartupFailed: Problem("internal", "Internal error", 500, "INTERNAL"),

@@ -22,6 +22,7 @@ ROLES: Final[Mapping[str, Role | None]] = {
     "list_members": Role.READER,
     "count_members": Role.READER,
     "preview_percent": Role.READER,
+    "export_segment": Role.READER,
     "list_users": Role.READER,
     "get_user": Role.READER,
     "get_user_segments": Role.READER,

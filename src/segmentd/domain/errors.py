@@ -8,7 +8,7 @@ SegmentdError
 ├── Gone ─────── ReportExpired
 ├── Denied ───── Unauthenticated, Forbidden, ForeignOrigin
 ├── AnswerTooLarge
-├── TooManyRequests ─ TooManyReports, ReportStoreFull, TooManyImports, ImportStoreFull
+├── TooManyRequests ─ TooManyReports, ReportStoreFull, TooManyImports, ImportStoreFull, TooManyExports
 ├── Unavailable ─ Overloaded
 └── StartupFailed
 """
@@ -218,6 +218,10 @@ class TooManyImports(TooManyRequests):
 
 class ImportStoreFull(TooManyRequests):
     """The rows of imports take all the room that they may take."""
+
+
+class TooManyExports(TooManyRequests):
+    """As many exports run as this process sends at once; try again when one of them is done."""
 
 
 class Unavailable(SegmentdError):

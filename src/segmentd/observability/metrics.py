@@ -42,6 +42,7 @@ class Refusal(StrEnum):
     REPORT_STORE_FULL = "report-store-full"
     TOO_MANY_IMPORTS = "too-many-imports"
     IMPORT_STORE_FULL = "import-store-full"
+    TOO_MANY_EXPORTS = "too-many-exports"
     CONNECTIONS = "connections"
     UNSENT_BYTES = "unsent-bytes"
     LONG_READ = "long-read"
@@ -53,6 +54,15 @@ class Fallen(StrEnum):
     DATABASE = "database"
     OLDER = "older"
     REFUSED = "refused"
+
+
+class ExportEnd(StrEnum):
+    """How an export ended."""
+
+    DONE = "done"
+    ABANDONED = "abandoned"
+    TIMEOUT = "timeout"
+    FAILED = "failed"
 
 
 class Metrics:
@@ -134,6 +144,10 @@ class Metrics:
         self._import_paused = counter(
             "import_paused_seconds", "Time for which imports waited until the node's replica followed."
         )
+
+        self.exports_running = gauge("exports_running", "Exports that are being sent.")
+        self._exports = _each(counter("exports", "Exports that ended.", ["outcome"]), map(str, ExportEnd))
+        self.export_rows = counter("export_rows", "Rows of exports.")
 
     # Requests
 
@@ -222,6 +236,10 @@ class Metrics:
     def import_paused(self, seconds: float) -> None:
         """An import waited until the node's replica had followed."""
         self._import_paused.inc(seconds)
+
+    def export_ended(self, end: ExportEnd) -> None:
+        """An export of a segment that exists ended."""
+        self._exports[end].inc()
 
     # The page
 

@@ -10,7 +10,7 @@ from segmentd.serve.supervisor import worker_count
 from segmentd.storage import job_queue
 from segmentd.storage.server import allowed_connections, connected
 
-# Of each HTTP process, beside its pool: the one that polls for changes of the tokens.
+# Of each HTTP process, beside its pool and its exports: the one that polls for changes of the tokens.
 GATE: Final = 1
 # Of the node worker, beside its pool and the jobs: the one that listens for change notifications.
 LISTENER: Final = 1
@@ -34,7 +34,7 @@ def needs_of_node(settings: Settings) -> Needs:
     workers, worker = worker_count(settings), needs_of_worker(settings)
     return Needs(
         workers * (1 + GATE) + worker.least + LISTENER,
-        workers * (settings.pool_size + GATE) + worker.most + LISTENER,
+        workers * (settings.pool_size + settings.exports_at_once + GATE) + worker.most + LISTENER,
     )
 
 

@@ -42,6 +42,10 @@ async def serve_http(assignment: Assignment, duty: Duty) -> None:
         async with (
             background(ended.memory.share_when_there_is_room(), "share the count of connections"),
             Database(assignment.database_url, pool_size=settings.pool_size, tracing=tracing) as database,
+            # Exports are long; with connections of their own they do not delay other requests.
+            Database(
+                assignment.database_url, pool_size=settings.exports_at_once, idle=0, tracing=tracing
+            ) as export_database,
             sampling(database, metrics),
             open_node(database, settings, folder, metrics) as node,
             open_authenticator(
@@ -52,7 +56,7 @@ async def serve_http(assignment: Assignment, duty: Duty) -> None:
                 rate_key=assignment.rate_key,
             ) as authenticator,
         ):
-            use_cases = service(database, settings, node, metrics)
+            use_cases = service(database, settings, node, metrics, export_database)
             hot_path, middleware = http_door(use_cases, settings, authenticator, node.replica, metrics)
             app = hot_path if tracing is None else trace_requests(hot_path, tracing)
             protocol = HotProtocol.answering_by(

@@ -14,8 +14,10 @@ from segmentd.auth.known_tokens import KnownTokens
 from segmentd.auth.rate_limit import RateLimit
 from segmentd.background import background
 from segmentd.config import Settings
+from segmentd.domain.exports import ExportLimits
 from segmentd.domain.imports import ImportLimits
 from segmentd.domain.reports import ReportLimits
+from segmentd.exports import Exports
 from segmentd.imports.desk import ImportDesk
 from segmentd.jobs import import_queue, report_queue
 from segmentd.observability.metrics import Metrics
@@ -37,9 +39,16 @@ WAITING_SHARE: Final = 6 / 7
 
 
 def service(
-    database: Database, settings: Settings, node: Node | None = None, metrics: Metrics | None = None
+    database: Database,
+    settings: Settings,
+    node: Node | None = None,
+    metrics: Metrics | None = None,
+    export_database: Database | None = None,
 ) -> Service:
-    """The use cases on a database, and on a node's replica if there is one."""
+    """The use cases on a database, and on a node's replica if there is one.
+
+    Exports use connections of `export_database`, if it is given.
+    """
     desk = ReportDesk(
         files=report_files(settings),
         enqueue=report_queue(),
@@ -50,7 +59,10 @@ def service(
     )
     measured = metrics or Metrics()
     limits = ImportLimits(settings.imports_per_caller, settings.import_store_bytes)
-    return Service(database, desk, ImportDesk(database, import_queue(), measured, limits), node, measured)
+    imports = ImportDesk(database, import_queue(), measured, limits)
+    export_limits = ExportLimits(settings.exports_at_once, settings.export_seconds)
+    exports = Exports(export_database or database, export_limits, measured)
+    return Service(database, desk, imports, exports, node, measured)
 
 
 @asynccontextmanager

@@ -58,15 +58,20 @@ class PoolLoad(NamedTuple):
 
 
 class Database:
-    """PostgreSQL behind a pool; every statement is a transaction of its own unless `transaction` is used."""
+    """PostgreSQL behind a pool; every statement is a transaction of its own unless `transaction` is used.
 
-    def __init__(self, url: str, *, pool_size: int = 10, tracing: Tracing | None = None) -> None:
+    The pool opens `idle` connections at the start, and grows to `pool_size` under load.
+    """
+
+    def __init__(
+        self, url: str, *, pool_size: int = 10, idle: int = 1, tracing: Tracing | None = None
+    ) -> None:
         self.pool_size = pool_size
         """How many connections there may be."""
         self._reachability = Reachability()
         self._pool: AsyncConnectionPool[Session] = AsyncConnectionPool(
             url,
-            min_size=1,
+            min_size=idle,
             max_size=pool_size,
             open=False,
             timeout=_LONGEST_WAIT_S,

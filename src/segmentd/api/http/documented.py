@@ -7,7 +7,14 @@ from typing import Annotated, Final
 
 from litestar.handlers import HTTPRouteHandler
 from litestar.openapi.datastructures import ResponseSpec
-from litestar.openapi.spec import OpenAPIResponse, Operation, RequestBody
+from litestar.openapi.spec import (
+    OpenAPIMediaType,
+    OpenAPIResponse,
+    OpenAPIType,
+    Operation,
+    RequestBody,
+    Schema,
+)
 from litestar.plugins import ReceiveRoutePlugin
 from litestar.routes import BaseRoute, HTTPRoute
 from msgspec import UNSET, Meta, Struct, UnsetType
@@ -34,6 +41,9 @@ API_KEY: Final = "api_key"
 
 OFREP_FAILURES: Final = "ofrep_failures"
 """A handler's opt: its refusals have OFREP's form."""
+
+STREAMED: Final = "streamed"
+"""A handler's opt: the media types in which its answer may be, each with an example."""
 
 
 class ProblemFault(Struct, frozen=True):
@@ -94,20 +104,27 @@ class _Operation(Operation):
             del (self.responses or {})["400"]
 
 
-def _with_body(body: RequestBody | None) -> type[_Operation]:
-    """An operation whose handler reads the body itself, which is why Litestar does not know of it."""
+def _operation(body: RequestBody | None, streamed: Mapping[str, str]) -> type[_Operation]:
+    """An operation with what Litestar does not know: a body that the handler reads itself, a stream."""
 
     @dataclass
-    class WithBody(_Operation):
+    class Extended(_Operation):
         def __post_init__(self) -> None:
             super().__post_init__()
-            self.request_body = body
+            if body is not None:
+                self.request_body = body
+            response = (self.responses or {}).get("200")
+            if streamed and isinstance(response, OpenAPIResponse):
+                response.content = {
+                    media_type: OpenAPIMediaType(schema=Schema(type=OpenAPIType.STRING), example=example)
+                    for media_type, example in streamed.items()
+                }
 
-    return WithBody
+    return Extended
 
 
 def _document(handler: HTTPRouteHandler) -> None:
-    handler.operation_class = _with_body(handler.opt["body"]) if "body" in handler.opt else _Operation
+    handler.operation_class = _operation(handler.opt.get("body"), handler.opt.get(STREAMED, {}))
     handler.summary, _, more = (inspect.getdoc(handler.fn) or "").rstrip(".").partition(". ")
     needed = ROLES[operation_of(handler)]
     role = f"Needs the role `{needed}`." if needed else "Needs no token."

@@ -1,6 +1,9 @@
 """Compresses long answers for clients that accept gzip (RFC 9110, 12.5.3)."""
 
+import asyncio
 import re
+import zlib
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Final
 
 from litestar.config.compression import CompressionConfig
@@ -14,6 +17,8 @@ UNCOMPRESSED: Final = "uncompressed"
 SHORTEST_BYTES: Final = 1024
 # A page of 1,000 users, 79 kB: 15 kB in 0.24 ms, while nothing else is answered. Level 4: 12 kB in 3 ms.
 _LEVEL: Final = 1
+# Added to the bits of a window it makes zlib write gzip's header and trailer.
+_GZIP: Final = 16
 _WEIGHT: Final = re.compile(r"q=(0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?)")
 # Answers with these are identified by a tag of their bytes, or compressed already.
 _AS_THEY_ARE: Final = ("etag", "content-encoding")
@@ -28,6 +33,15 @@ def takes_gzip(accept_encoding: str) -> bool:
         weights[coding] = float(weight[1]) if weight else 0.0 if parameter else 1.0
     weight_of_gzip = weights.get("gzip", weights.get("*", 0.0))
     return weight_of_gzip > 0 and weight_of_gzip >= weights.get("identity", 0.0)
+
+
+async def gzipped(chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes]:
+    """The chunks as one gzip stream. A thread compresses each, meanwhile the process answers others."""
+    packer = zlib.compressobj(_LEVEL, zlib.DEFLATED, zlib.MAX_WBITS | _GZIP)
+    async for chunk in chunks:
+        if packed := await asyncio.to_thread(packer.compress, chunk):
+            yield packed
+    yield packer.flush()
 
 
 class Compression(CompressionMiddleware):

@@ -15,6 +15,7 @@ import msgspec
 import structlog
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
+from segmentd.api.http.edge.broken_off import reset
 from segmentd.api.http.edge.cors import Cors
 from segmentd.api.http.edge.framing import MALFORMED, BadFraming, accepted, parser_after
 from segmentd.api.http.edge.problem_documents import last_answer
@@ -215,8 +216,11 @@ class LimitedProtocol(MeasuredProtocol):
             super().shutdown()
 
     def cut_off(self) -> None:
-        """Refuses what is being received, and ends the connection."""
-        if self._parsing and not self._refusing and not self.transport.is_closing():
+        """Refuses what is being received, breaks off what is being sent, and ends the connection."""
+        cycle: RequestResponseCycle | None = self.cycle
+        if cycle is not None and cycle.response_started and not cycle.response_complete:
+            reset(self.transport)
+        elif self._parsing and not self._refusing and not self.transport.is_closing():
             self._refuse(problem_of(Unavailable), "The service stopped before it had the whole request.")
         else:
             self.transport.close()

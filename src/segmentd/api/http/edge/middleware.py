@@ -35,6 +35,7 @@ _REFUSALS: Final = {
     "report-store-full": Refusal.REPORT_STORE_FULL,
     "too-many-imports": Refusal.TOO_MANY_IMPORTS,
     "import-store-full": Refusal.IMPORT_STORE_FULL,
+    "too-many-exports": Refusal.TOO_MANY_EXPORTS,
 }
 _READS: Final = frozenset({"GET", "HEAD"})
 _LOOKUP: Final = "/api/v1/lookup"

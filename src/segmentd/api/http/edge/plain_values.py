@@ -15,6 +15,7 @@ from litestar.typing import FieldDefinition
 from segmentd.api.http.edge.guard import AnyConnection
 from segmentd.api.http.types import Ids
 from segmentd.domain.errors import Fault, Invalid
+from segmentd.domain.exports import ExportFormat
 from segmentd.domain.imports import ImportOperation
 
 
@@ -28,6 +29,7 @@ class Spelling(NamedTuple):
 SPELLINGS: Final[Mapping[object, Spelling]] = {
     int: Spelling(re.compile("-?[1-9][0-9]*|0"), "must be an integer, in digits alone"),
     bool: Spelling(re.compile("true|false"), "must be true or false"),
+    ExportFormat: Spelling(re.compile("|".join(ExportFormat)), f"must be {' or '.join(ExportFormat)}"),
     Ids: Spelling(re.compile("|".join(Ids)), f"must be {' or '.join(Ids)}"),
     ImportOperation: Spelling(
         re.compile("|".join(ImportOperation)), f"must be {' or '.join(ImportOperation)}"

@@ -10,6 +10,7 @@ from uvicorn._types import ASGI3Application, ASGIReceiveCallable, ASGISendCallab
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from segmentd.api.http.edge.broken_off import ending_visibly
 from segmentd.api.http.edge.send_buffer import Room, SharedBytes
 
 # The send buffer of the kernel. By default it takes megabytes, and the progress of a slow client shows only
@@ -77,7 +78,7 @@ class MeasuredProtocol(HttpToolsProtocol):
             self._held = size
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
-        super()._start_asgi_task(cycle, self._counting(app))
+        super()._start_asgi_task(cycle, self._counting(ending_visibly(app, cycle)))
 
     def _counting(self, app: ASGI3Application) -> ASGI3Application:
         """The application, with the bytes that it sends counted."""
