@@ -14,7 +14,7 @@ from segmentd.api.problems import HTTP_PROBLEMS, PROBLEMS
 from segmentd.config import described
 from segmentd.domain.memberships import Because
 from tests.support.processes import serving
-from tests.support.readme_examples import BLOCK, Play, blocks, examples
+from tests.support.readme_examples import BLOCK, Play, blocks, examples, files
 
 ROOT = Path(__file__).parents[2]
 ENGLISH = [ROOT / "README.md", *sorted((ROOT / "docs/guide").glob("*.md"))]
@@ -60,7 +60,9 @@ def rows(path: Path, columns: int, first: str) -> list[list[str]]:
 def test_every_example_gives_the_answer_that_its_page_shows(database_url: str, tmp_path: Path) -> None:
     with serving("--database-url", database_url, cwd=tmp_path) as node, Play(node.ready().url) as play:
         for page in STORY:
+            made = files(text(page))
             for example in examples(text(page)):
+                play.files |= {name: content for line, name, content in made if line < example.line}
                 promised, real, came = play.run(example)
                 assert real == promised, (
                     f"{by_name(page)}, line {example.line}\n\n{example.command}\n\n"

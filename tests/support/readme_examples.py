@@ -90,6 +90,16 @@ def examples(
     return found
 
 
+def files(markdown: str) -> list[tuple[int, str, str]]:
+    """The files that a page makes with `cat`: the line of the command, the name, and the content."""
+    form = re.compile(r"cat > (?P<name>\S+) <<'END'\n(?P<content>.*)END\n", re.DOTALL)
+    return [
+        (block.line, made["name"], made["content"])
+        for block in blocks(markdown)
+        if (made := form.fullmatch(block.text))
+    ]
+
+
 class Numbers:
     """Numbers what differs in each run, in the order in which one telling brings it up."""
 
@@ -122,6 +132,7 @@ class Play:
         # Links name the host that was called.
         self._client = httpx.Client(base_url=address, headers={"host": README_HOST}, timeout=30)
         self._link = ""
+        self.files: dict[str, str] = {}
         self.promised = Numbers()
         self.real = Numbers()
 
@@ -166,6 +177,8 @@ class Play:
                 case "-d":
                     body = next(words)
                     headers.setdefault("content-type", "application/x-www-form-urlencoded")
+                case "--data-binary":
+                    body = self.files[next(words).removeprefix("@")]
                 case "-H":
                     name, _, value = next(words).partition(":")
                     headers[name.lower()] = value.strip()
