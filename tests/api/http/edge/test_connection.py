@@ -341,6 +341,37 @@ async def served_once(client: Client) -> Answer:
     return await client.answer()
 
 
+IMPORT: Final = CHUNKED.replace(b"/", b"/api/v1/imports", 1)
+
+
+async def test_a_body_of_any_length_may_take_longer_as_long_as_enough_of_it_comes() -> None:
+    async with serving(receive_seconds=SHORT_S, least_bytes_per_second=50) as service:
+        async with service.client() as client:
+            await client.send(IMPORT)
+            for _ in range(6):  # 0.4 s would be over after the fourth
+                await client.send(b"a\r\n0123456789\r\n" * 3)
+                await asyncio.sleep(SHORT_S / 4)  # a steady client is the subject
+            await client.send(b"0\r\n\r\n")
+            answer = await client.answer()
+        assert (answer.status, answer.body) == (200, b"180")
+        assert service.refused == []
+
+
+@pytest.mark.parametrize("dribbled", [b"", b"1\r\nx\r\n"], ids=["silent", "dribbling"])
+async def test_a_body_of_any_length_that_comes_too_slowly_is_refused(dribbled: bytes) -> None:
+    async with (
+        serving(receive_seconds=SHORT_S, least_bytes_per_second=10_000) as service,
+        service.client() as client,
+    ):
+        await client.send(IMPORT)
+        async with client.dribbling(dribbled):
+            answer = await client.answer()
+
+        assert answer.status == 408
+        assert answer.problem["detail"] == "The body came with less than 10000 bytes a second."
+        assert service.refused == [Refusal.SLOW_CLIENT]
+
+
 async def test_an_application_that_waits_for_the_body_learns_that_the_client_is_gone() -> None:
     async with serving(receive_seconds=SHORT_S) as service, service.client() as client:
         await client.send(UPLOAD + b"12345")
