@@ -66,6 +66,11 @@ FILL: LiteralString = """
     INSERT INTO registrations (user_id, registered_at, ended_at)
     SELECT id, registered_at, deleted_at FROM users WHERE deleted_at IS NOT NULL;
 
+    -- Earlier segments under a slug that is in use.
+    INSERT INTO segments (slug, salt, created_at, deleted_at, settled_at)
+    SELECT 'BIG', 1, '2024-01-01Z', deleted_at, deleted_at
+    FROM generate_series('2024-01-02Z', '2024-06-01Z', interval '1 day') AS deleted_at;
+
     SELECT ensure_event_partition('2025-01-01Z'::timestamptz + month * interval '1 month')
     FROM generate_series(0, %(months)s - 1) AS month;
 
@@ -364,16 +369,17 @@ async def test_the_segments_of_many_users_are_read_once_a_user_and_not_once_a_ro
 
 
 @pytest.mark.parametrize("mode", PLAN_MODES)
-@pytest.mark.parametrize("asked", ["by itself", "for its users"])
+@pytest.mark.parametrize("asked", ["by itself", "for its users", "for its users in the past"])
 async def test_a_segment_is_found_by_its_slug_among_the_living(
     recorder: Recorder, large_url: str, asked: str, mode: LiteralString
 ) -> None:
     ask: dict[str, Ask] = {
         "by itself": partial(segments.get, slug=BIG),
         "for its users": page_of(BIG, None, 0, 1),
+        "for its users in the past": page_of(BIG, month(3), 0, 1),
     }
     plan, *_ = await plans_of(recorder, large_url, ask[asked], mode)
-    assert plan.indexes("segments") == {"segments_living"}
+    assert plan.indexes("segments") <= {"segments_living_by_slug", "segments_by_slug"}
     assert plan.read("segments") == 1
 
 
@@ -383,7 +389,7 @@ async def test_the_decision_about_a_user_and_a_slug_reads_no_other_segment(
 ) -> None:
     ask = partial(memberships.decision, slug=HALF, user_id=USER)
     [plan] = await plans_of(recorder, large_url, ask, mode)
-    assert plan.indexes("segments") == {"segments_living"}
+    assert plan.indexes("segments") == {"segments_living_by_slug"}
     assert plan.read("segments") == 1
     assert plan.indexes("memberships") <= {"memberships_open"}
 

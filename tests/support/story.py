@@ -63,12 +63,14 @@ def _questions(client: httpx.Client) -> list[Json]:
     now = client.get("users/1/history").json()["events"][-1]["at"]
     paths = [
         "segments", "segments/IZMIR", "segments/IZMIR/users", "segments/half/users", "users", "users/1",
+        f"segments/half/users?at={now}", "segments/half/counts", f"segments/IZMIR/counts?at={now}",
         "users/2/segments?detail=true", f"users/2/segments?at={now}", f"users/1/segments?at={now}",
         "users/1/segments/IZMIR",
         "users/1/segments/half", "users/1/history", "users/2/history", "users/4/history", "audit",
     ]  # fmt: skip
     lookup = _ok(client.post("lookup", json={"user_ids": [1, 2, 3, 4, 5]}))
-    return [_timeless(hot.json()), lookup, *(_ok(client.get(path)) for path in paths)]
+    preview = _ok(client.post("segments/half/preview", json={"percent": 75}))
+    return [_timeless(hot.json()), lookup, preview, *(_ok(client.get(path)) for path in paths)]
 
 
 def _report(client: httpx.Client, url: str) -> Json:

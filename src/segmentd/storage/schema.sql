@@ -72,7 +72,8 @@ CREATE TABLE segments (
 CREATE UNIQUE INDEX segments_living ON segments (lower(slug)) WHERE deleted_at IS NULL;
 CREATE UNIQUE INDEX segments_living_by_slug ON segments (slug) WHERE deleted_at IS NULL;
 CREATE INDEX segments_unsettled ON segments (id) WHERE deleted_at IS NOT NULL AND settled_at IS NULL;
-CREATE INDEX segments_by_slug ON segments (slug);
+-- What a slug meant: the living segment first, then the one deleted last.
+CREATE INDEX segments_by_slug ON segments (slug, deleted_at);
 CREATE INDEX segments_deleted ON segments (deleted_at) WHERE deleted_at IS NOT NULL;
 
 -- Every change of a percentage is a new version.
@@ -532,7 +533,7 @@ LEFT JOIN rollouts r ON r.segment_id = s.id AND r.ended_at IS NULL
 WHERE s.deleted_at IS NULL;
 
 -- The living segment with this slug in any case. The index folds case by collation C, so the look-up does too: in the
--- database's own collation `I` may have another small letter. The planner inlines both functions, like views.
+-- database's own collation `I` may have another small letter. The planner inlines these functions, like views.
 CREATE OR REPLACE FUNCTION living_segment_in_any_case(p_slug text) RETURNS SETOF living_segments
     LANGUAGE sql STABLE AS $$
     SELECT * FROM living_segments s WHERE lower(s.slug) = lower(p_slug COLLATE "C")
@@ -541,7 +542,7 @@ $$;
 -- The living segment with exactly this slug.
 CREATE OR REPLACE FUNCTION living_segment(p_slug text) RETURNS SETOF living_segments
     LANGUAGE sql STABLE AS $$
-    SELECT * FROM living_segment_in_any_case(p_slug) s WHERE s.slug = p_slug
+    SELECT * FROM living_segments s WHERE s.slug = p_slug
 $$;
 
 -- Deleted segments that may have open memberships.
@@ -2873,4 +2874,4 @@ CREATE OR REPLACE FUNCTION member_as_json(
 INSERT INTO schema_migrations (number, name) VALUES
     (1, '0001_tables.sql');
 INSERT INTO schema_functions (digest, version) VALUES
-    ('66f812c6e3fa87cc6f6e21498fc652113076cd156d13667aa2ddf058673815a9', '0.1.0');
+    ('818ade4348b02e976b3d84e3783dc85fb2543796473ee5f640b5165b6c85baf7', '0.1.0');

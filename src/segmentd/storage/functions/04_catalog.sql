@@ -24,7 +24,7 @@ LEFT JOIN rollouts r ON r.segment_id = s.id AND r.ended_at IS NULL
 WHERE s.deleted_at IS NULL;
 
 -- The living segment with this slug in any case. The index folds case by collation C, so the look-up does too: in the
--- database's own collation `I` may have another small letter. The planner inlines both functions, like views.
+-- database's own collation `I` may have another small letter. The planner inlines these functions, like views.
 CREATE OR REPLACE FUNCTION living_segment_in_any_case(p_slug text) RETURNS SETOF living_segments
     LANGUAGE sql STABLE AS $$
     SELECT * FROM living_segments s WHERE lower(s.slug) = lower(p_slug COLLATE "C")
@@ -33,7 +33,7 @@ $$;
 -- The living segment with exactly this slug.
 CREATE OR REPLACE FUNCTION living_segment(p_slug text) RETURNS SETOF living_segments
     LANGUAGE sql STABLE AS $$
-    SELECT * FROM living_segment_in_any_case(p_slug) s WHERE s.slug = p_slug
+    SELECT * FROM living_segments s WHERE s.slug = p_slug
 $$;
 
 -- Deleted segments that may have open memberships.

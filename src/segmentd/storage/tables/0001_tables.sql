@@ -63,7 +63,8 @@ CREATE TABLE segments (
 CREATE UNIQUE INDEX segments_living ON segments (lower(slug)) WHERE deleted_at IS NULL;
 CREATE UNIQUE INDEX segments_living_by_slug ON segments (slug) WHERE deleted_at IS NULL;
 CREATE INDEX segments_unsettled ON segments (id) WHERE deleted_at IS NOT NULL AND settled_at IS NULL;
-CREATE INDEX segments_by_slug ON segments (slug);
+-- What a slug meant: the living segment first, then the one deleted last.
+CREATE INDEX segments_by_slug ON segments (slug, deleted_at);
 CREATE INDEX segments_deleted ON segments (deleted_at) WHERE deleted_at IS NOT NULL;
 
 -- Every change of a percentage is a new version.
