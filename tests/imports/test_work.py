@@ -348,7 +348,7 @@ async def test_an_import_goes_on_by_itself_when_its_worker_is_killed(
     begun = await lists.begin(users(*range(1, 3001)), segment="A")
 
     async def has_begun() -> bool:
-        return (await lists.see(begun))["applied_users"] > 0
+        return bool((await lists.see(begun))["applied_users"])
 
     # The first batch has its users; then the process is killed while it waits for the last user.
     with psycopg.connect(database_url) as holder:
@@ -359,7 +359,7 @@ async def test_an_import_goes_on_by_itself_when_its_worker_is_killed(
     rows.run("UPDATE procrastinate_workers SET last_heartbeat = last_heartbeat - interval '1 minute'")
 
     async def is_done() -> bool:
-        return (await lists.see(begun))["status"] == "done"
+        return bool((await lists.see(begun))["status"] == "done")
 
     with worker_process(database_url, tmp_path / "second"):
         await until(is_done, 60)
