@@ -46,7 +46,7 @@ async def watch_flags(
         str | None, HeaderParameter(name="Last-Event-ID", description="the id of the last event that came")
     ] = None,
 ) -> Stream:
-    """Watch the flags of one user, by a link of `eventStreams`, which is good for an hour at most.
+    """Watch the flags of one user by a link of `eventStreams`. It is good for an hour at most.
 
     A comment every 15 seconds keeps the line open.
     """
