@@ -50,7 +50,7 @@ RUN ["segmentd", "--help"]
 
 # The replica, which can be rebuilt from the database, and the report files, which cannot.
 VOLUME /data
-EXPOSE 8080
+EXPOSE 8080 8081
 STOPSIGNAL SIGTERM
 # It reads the port from a file that the running service writes to the data directory, and ends within 4 seconds.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 \

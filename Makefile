@@ -13,7 +13,7 @@ COMPILE := .venv/bin/uv --quiet pip compile pyproject.toml --universal --python-
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help run test check format schema configuration docs proof bench lock audit clean FORCE
+.PHONY: help run test check format schema configuration docs proto proof bench lock audit clean FORCE
 
 help: ## lists the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-7s %s\n", $$1, $$2 }' Makefile
@@ -36,6 +36,9 @@ format: .venv/.dev ## formats the code and mends what ruff can mend
 
 schema: .venv/.dev .venv/.package ## writes schema.sql from the files in tables/ and functions/
 	.venv/bin/python -m segmentd.storage.schema
+
+proto: .venv/.dev ## writes the messages of gRPC from proto/
+	@PATH="$$PWD/.venv/bin:$$PATH" .venv/bin/python .ci/proto.py src/segmentd/api/grpc/generated
 
 proof: .venv/.dev .venv/.package ## runs the long proofs that `make test` leaves out
 	.venv/bin/pytest -m proof --timeout 3600 $(ARGS)

@@ -79,7 +79,18 @@ def node(
         for name, value in os.environ.items()
         if not name.startswith("SEGMENTD_") and name != "DATABASE_URL"
     }
-    arguments = ["serve", "--port", "0", "--workers", str(workers), "--data-dir", str(folder), *flags]
+    arguments = [
+        "serve",
+        "--port",
+        "0",
+        "--grpc-port",
+        "0",
+        "--workers",
+        str(workers),
+        "--data-dir",
+        str(folder),
+        *flags,
+    ]
     log = folder / "bench.log"
     begun = time.perf_counter()
     with (

@@ -25,6 +25,11 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     host: Annotated[str, Meta(min_length=1, description="Address to listen on.")] = "127.0.0.1"
     port: Annotated[Port, Meta(description="Port of HTTP; 0 takes any free one.")] = 8080
+    grpc_port: Annotated[Port, Meta(description="Port of gRPC; 0 is none.")] = 8081
+    grpc_tls_cert: Annotated[
+        str | None, Meta(description="Certificate chain of gRPC, a file in PEM; without it gRPC has no TLS.")
+    ] = None
+    grpc_tls_key: Annotated[str | None, Meta(description="Its private key, a file in PEM.")] = None
     workers: Annotated[
         int, Meta(ge=0, le=256, description="HTTP processes; 0 is one for each core that it may use.")
     ] = 0

@@ -8,7 +8,12 @@ from pathlib import Path
 import segmentd
 
 SOURCE = Path(segmentd.__file__).parent
-DOORS = [*SOURCE.glob("api/**/*.py"), *SOURCE.glob("cli/**/*.py")]
+DOORS = [
+    path
+    for door in ("api", "cli")
+    for path in SOURCE.glob(f"{door}/**/*.py")
+    if path.parent.name != "generated"
+]
 
 BOUNDS = {
     "gt",
@@ -23,8 +28,21 @@ BOUNDS = {
     "pattern",
 }
 
-# Limits of HTTP, and the syntax of its headers and of a command's options: nothing of what a value may be.
+# Limits of HTTP and gRPC, and the syntax of its headers and of a command's options: nothing of what a value may be.
 OWN = {
+    "api/grpc/calls.py": {
+        "_GONE: Final = 499",
+        "_OK: Final = 200",
+        "_ERROR: Final = 500",
+        "most_calls: int = 512",
+        "seconds: float = 70.0",
+    },
+    "api/grpc/memberships.py": {"_PATIENCE_S: Final = 3600.0"},
+    "api/grpc/server.py": {
+        "_LARGEST_MESSAGE: Final = 2 ** 20",
+        "_LARGEST_ANSWER: Final = 64 * 2 ** 20",
+        "_STREAMS_OF_CONNECTION: Final = 1000",
+    },
     "api/http/documented.py": {"pattern='^/problems/[a-z-]+$'"},
     "api/http/hot/calls.py": {"_LONGEST_LOOKUP: Final = 2 ** 16"},
     "api/http/hot/changes.py": {"_LONGEST_CHANGE: Final = 2 ** 16"},

@@ -1,7 +1,7 @@
 """A receiver of spans: OTLP over HTTP on loopback, decoded by OpenTelemetry's own definitions."""
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import NamedTuple
@@ -97,7 +97,7 @@ def _decoded(body: bytes) -> Iterator[Received]:
                 )
 
 
-def _values(attributes: Iterator[KeyValue]) -> dict[str, str]:
+def _values(attributes: Iterable[KeyValue]) -> dict[str, str]:
     """Numbers as text too."""
     return {
         item.key: str(getattr(item.value, item.value.WhichOneof("value") or "string_value"))

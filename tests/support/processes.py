@@ -32,7 +32,7 @@ def environment(variables: Mapping[str, str]) -> dict[str, str]:
         for name, value in os.environ.items()
         if "DATABASE_URL" not in name and name[:9] != "SEGMENTD_"
     }
-    return {**kept, "COLUMNS": "200", **variables}
+    return {**kept, "COLUMNS": "200", "SEGMENTD_GRPC_PORT": "0", **variables}
 
 
 def run(

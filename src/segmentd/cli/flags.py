@@ -20,6 +20,9 @@ class Flags:
 
     host: Annotated[str | None, setting("host")] = None
     port: Annotated[str | None, setting("port")] = None
+    grpc_port: Annotated[str | None, setting("grpc_port")] = None
+    grpc_tls_cert: Annotated[str | None, setting("grpc_tls_cert")] = None
+    grpc_tls_key: Annotated[str | None, setting("grpc_tls_key")] = None
     workers: Annotated[str | None, setting("workers")] = None
     data_dir: Annotated[str | None, setting("data_dir")] = None
     database_url: Annotated[str | None, setting("database_url")] = None

@@ -16,7 +16,7 @@ from typing import Final
 import msgspec
 import uvloop
 
-from segmentd.background import background
+from segmentd.background import background, end
 from segmentd.config import Settings
 from segmentd.observability.logs import set_up_logging
 
@@ -38,6 +38,10 @@ class Assignment(msgspec.Struct, frozen=True):
     """Whether everybody may call while there is no access control."""
     rate_key: bytes = b""
     """The secret with which all processes of this node hash callers for the rate limit."""
+    grpc_address: str | None = None
+    """Where gRPC is served; the supervisor keeps the port."""
+    http_url: str = ""
+    """Where HTTP is served."""
     metrics_dir: str | None = None
     """The folder of this node's metric files; None: nothing is measured."""
 
@@ -48,6 +52,14 @@ class Duty:
     def __init__(self) -> None:
         self.leaving = asyncio.Event()
         self.stop = asyncio.Event()
+
+    async def leaving_or_stop(self) -> None:
+        """Waits until a stop is near."""
+        first = [asyncio.create_task(event.wait()) for event in (self.leaving, self.stop)]
+        try:
+            await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            await end(*first)
 
     @staticmethod
     def report_ready() -> None:

@@ -31,7 +31,8 @@ class Needs(NamedTuple):
 
 def needs_of_node(settings: Settings) -> Needs:
     """Of `segmentd serve`."""
-    workers, worker = worker_count(settings), needs_of_worker(settings)
+    workers = worker_count(settings) + (settings.grpc_port != 0)
+    worker = needs_of_worker(settings)
     return Needs(
         workers * (1 + GATE) + worker.least + LISTENER,
         workers * (settings.pool_size + settings.exports_at_once + GATE) + worker.most + LISTENER,

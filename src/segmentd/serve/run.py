@@ -33,14 +33,16 @@ from segmentd.serve.connections import (
 )
 from segmentd.serve.distributor import Distributor
 from segmentd.serve.first_token import is_loopback, open_database, prepare_access
+from segmentd.serve.grpc_tls import credentials_of
 from segmentd.serve.healthcheck import note_serving
-from segmentd.serve.supervisor import Kept, address, bind, listen, supervise, worker_count
+from segmentd.serve.supervisor import Kept, address, bind, bind_grpc, listen, supervise, worker_count
 from segmentd.storage import embedded
 from segmentd.storage.database import Database
 from segmentd.storage.migrate import migrate, pending_migrations
 from segmentd.storage.server import connected
 
 HTTP_WORKER: Final = "segmentd.serve.http_worker"
+GRPC_WORKER: Final = "segmentd.serve.grpc_worker"
 NODE_WORKER: Final = "segmentd.serve.node_worker"
 # How many connections may wait while all workers are busy or starting again.
 BACKLOG: Final = 2048
@@ -60,12 +62,13 @@ def serve(settings: Settings) -> None:
     exporters_asked_for()  # a startup check: what the workers would miss is one error line here
     with (
         closing(bind(settings)) as listener,
+        kept_port(settings) as grpc_address,
         node_folder(Path(settings.data_dir)) as folder,
         closing(Distributor(listener, folder, worker_count(settings))) as distributor,
     ):
         clear_metrics(folder)
         ready_line: str | None = f"segmentd is ready on {address(listener)}"
-        while not _serve_once(settings, listener, distributor, folder, ready_line):
+        while not _serve_once(settings, listener, distributor, folder, ready_line, grpc_address):
             _log.error("the embedded PostgreSQL died, starting again")
             ready_line = None
 
@@ -91,6 +94,7 @@ def _serve_once(
     distributor: Distributor,
     folder: Path,
     ready_line: str | None,
+    grpc_address: str | None,
 ) -> bool:
     may_be_open = is_loopback(listener) or settings.insecure_open
     with own_database(settings) as (database_url, lives):
@@ -108,13 +112,28 @@ def _serve_once(
             may_be_open=may_be_open,
             rate_key=secrets.token_bytes(32),
             metrics_dir=metrics_dir,
+            grpc_address=grpc_address,
+            http_url=address(listener),
         )
+        doors = [] if grpc_address is None else [Kept(GRPC_WORKER, http)]
         kept = [
             Kept(HTTP_WORKER, replace(http, number=number, connections=queue.taking.fileno()), queue)
             for number, queue in enumerate(distributor.queues)
         ]
         node = Kept(NODE_WORKER, Assignment(settings, database_url, str(folder), metrics_dir=metrics_dir))
-        return _supervise([*kept, node], ready_line, lives, settings.unready_seconds, distributor)
+        return _supervise([*kept, *doors, node], ready_line, lives, settings.unready_seconds, distributor)
+
+
+@contextmanager
+def kept_port(settings: Settings) -> Iterator[str | None]:
+    """Keeps the port of gRPC while the context lives; its address, None without. Raises StartupFailed."""
+    bound = bind_grpc(settings)
+    if bound is None:
+        yield None
+        return
+    credentials_of(settings)  # a startup check
+    with closing(bound):
+        yield address(bound).removeprefix("http://")
 
 
 def migrate_once(settings: Settings) -> int:

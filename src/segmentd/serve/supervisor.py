@@ -205,16 +205,33 @@ def bind(settings: Settings) -> socket.socket:
 
     Raises StartupFailed for an address or port that it cannot have.
     """
+    return _bound(settings.host, settings.port)
+
+
+def bind_grpc(settings: Settings) -> socket.socket | None:
+    """A socket that keeps the port of gRPC for the process that serves it, and never listens; None without.
+
+    It shares the port (SO_REUSEPORT), so that the process can take it, and take it again after a restart. A
+    socket that shares it with nobody finds out before whether somebody else has it. Raises StartupFailed.
+    """
+    if settings.grpc_port == 0:
+        return None
+    _bound(settings.host, settings.grpc_port).close()
+    return _bound(settings.host, settings.grpc_port, shared=True)
+
+
+def _bound(host: str, port: int, *, shared: bool = False) -> socket.socket:
     try:
         [(family, kind, protocol, _, target), *_] = socket.getaddrinfo(
-            settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )
         bound = socket.socket(family, kind, protocol)
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         bound.bind(target)
     except OSError as error:
-        place = f"{settings.host}, port {settings.port}"
-        raise StartupFailed(f"cannot listen on {place}: {error.strerror or error}") from None
+        raise StartupFailed(f"cannot listen on {host}, port {port}: {error.strerror or error}") from None
     return bound
 
 

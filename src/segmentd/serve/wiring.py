@@ -29,6 +29,7 @@ from segmentd.replica.replica import Replica
 from segmentd.replica.watching import Watchers
 from segmentd.reports.files import ReportFiles
 from segmentd.serve.first_token import jwt_verifier
+from segmentd.serve.tallied import TALLIED
 from segmentd.service import ReportDesk, Service
 from segmentd.storage.database import Database
 
@@ -141,8 +142,16 @@ async def _sample(database: Database, metrics: Metrics) -> None:
 
 
 def metrics_in(folder: str | None) -> Metrics | None:
-    """The metrics of a process; None if metrics are off."""
-    return None if folder is None else Metrics(Path(folder))
+    """The metrics of a process; None if metrics are off.
+
+    All processes of a node have the same tallies, in the same order, so that one page shows those of all.
+    """
+    if folder is None:
+        return None
+    metrics = Metrics(Path(folder))
+    for tallied in TALLIED:
+        metrics.tally(*tallied)
+    return metrics
 
 
 def report_files(settings: Settings) -> ReportFiles:

@@ -1,0 +1,1 @@
+"""The gRPC door: one module a service."""

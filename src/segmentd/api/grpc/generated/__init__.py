@@ -1,0 +1,1 @@
+"""The messages of gRPC, written by `make proto`."""
