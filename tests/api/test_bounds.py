@@ -28,7 +28,7 @@ BOUNDS = {
     "pattern",
 }
 
-# Limits of HTTP and gRPC, and the syntax of its headers and of a command's options: nothing of what a value may be.
+# Limits of HTTP and gRPC, and the syntax of headers and of options: nothing of what a value may be.
 OWN = {
     "api/grpc/calls.py": {
         "_GONE: Final = 499",

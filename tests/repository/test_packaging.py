@@ -275,7 +275,7 @@ def test_a_change_of_the_source_leaves_the_layer_of_the_packages_alone() -> None
     assert copied["package"] == ["pyproject.toml ./", "src ./src"]
 
 
-def test_the_layer_of_the_source_is_segmentd_alone_and_about_a_megabyte(tmp_path: Path) -> None:
+def test_the_layer_of_the_source_is_segmentd_alone_and_a_few_megabytes(tmp_path: Path) -> None:
     context, prefix = tmp_path / "context", tmp_path / "package"
     context.mkdir()
     let_in = [line[1:] for line in logical_lines(ROOT / ".dockerignore") if line.startswith("!")]
@@ -299,7 +299,7 @@ def test_the_layer_of_the_source_is_segmentd_alone_and_about_a_megabyte(tmp_path
     assert [path for path in files if not allowed.fullmatch(path.as_posix())] == []
     # The page of the API's documentation comes with it.
     source = sum((prefix / path).stat().st_size for path in files if "swagger" not in path.as_posix())
-    assert source < 2 * 2**20
+    assert source < 4 * 2**20  # half of it is compiled already
 
 
 def test_the_image_has_no_installer() -> None:
@@ -348,7 +348,7 @@ def test_a_signal_reaches_the_service_itself() -> None:
 def test_the_service_waits_for_a_database_that_is_healthy() -> None:
     assert SERVICES["segmentd"]["depends_on"] == {"postgres": {"condition": "service_healthy"}}
     assert "--host=127.0.0.1" in SERVICES["postgres"]["healthcheck"]["test"]
-    assert SERVICES["segmentd"]["ports"] == ["127.0.0.1:8080:8080"]
+    assert SERVICES["segmentd"]["ports"] == ["127.0.0.1:8080:8080", "127.0.0.1:8081:8081"]
 
 
 def test_what_must_outlive_a_container_lies_in_a_volume() -> None:

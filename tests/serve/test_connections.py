@@ -47,13 +47,15 @@ def limit(postgres_url: str, role: str, connections: int) -> None:
 
 
 def test_what_a_node_needs_follows_from_its_settings() -> None:
-    assert needs_of_node(Settings(workers=2, pool_size=10)) == Needs(14, 57)
-    assert needs_of_node(Settings(workers=8, pool_size=3)) == Needs(26, 72)
+    assert needs_of_node(Settings(workers=2, pool_size=10, grpc_port=0)) == Needs(14, 57)
+    assert needs_of_node(Settings(workers=8, pool_size=3, grpc_port=0)) == Needs(26, 72)
+    # gRPC: a pool, and the connection that polls for tokens.
+    assert needs_of_node(Settings(workers=2, pool_size=10)) == Needs(14 + 2, 57 + 11)
     assert needs_of_worker(Settings(pool_size=10)) == Needs(9, 30)
 
 
 def test_a_node_has_as_many_connections_as_it_says(empty_database_url: str, tmp_path: Path) -> None:
-    needs = needs_of_node(Settings(workers=1, pool_size=3))
+    needs = needs_of_node(Settings(workers=1, pool_size=3, grpc_port=0))
     with (
         psycopg.connect(empty_database_url, autocommit=True) as own,
         serving("--database-url", empty_database_url, "--pool-size", "3", cwd=tmp_path) as service,

@@ -31,11 +31,14 @@ class Needs(NamedTuple):
 
 def needs_of_node(settings: Settings) -> Needs:
     """Of `segmentd serve`."""
-    workers = worker_count(settings) + (settings.grpc_port != 0)
-    worker = needs_of_worker(settings)
+    workers, worker = worker_count(settings), needs_of_worker(settings)
+    grpc = int(settings.grpc_port != 0)  # which streams no exports
     return Needs(
-        workers * (1 + GATE) + worker.least + LISTENER,
-        workers * (settings.pool_size + settings.exports_at_once + GATE) + worker.most + LISTENER,
+        (workers + grpc) * (1 + GATE) + worker.least + LISTENER,
+        workers * (settings.pool_size + settings.exports_at_once + GATE)
+        + grpc * (settings.pool_size + GATE)
+        + worker.most
+        + LISTENER,
     )
 
 

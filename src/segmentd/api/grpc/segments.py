@@ -101,6 +101,40 @@ async def list_segment_users(call: Call, request: pb.ListSegmentUsersRequest) ->
     return pb.ListSegmentUsersResponse(user_ids=page.items, next_page_token=page.next_cursor or "")
 
 
+async def count_segment(call: Call, request: pb.CountSegmentRequest) -> pb.SegmentCounts:
+    """How many of the known users are in a segment."""
+    at = values.instant(request.at, "at") if request.HasField("at") else None
+    counts = await call.service.count_members(values.slug(request.slug), at)
+    tally = counts.tally
+    return pb.SegmentCounts(
+        at=values.stamp(counts.at),
+        registered=tally.registered,
+        members=tally.members,
+        explicit=tally.explicit,
+        excluded=tally.excluded,
+        covered=tally.covered,
+    )
+
+
+async def preview_percent(call: Call, request: pb.PreviewPercentRequest) -> pb.PercentPreview:
+    """What a percentage would change."""
+    slug, percent = values.slug(request.slug), _percent(request.percent, "percent")
+    preview = await call.service.preview_percent(slug, percent)
+    before = preview.percent_before
+    return pb.PercentPreview(
+        percent_before=None if before is None else float(shortest(before)),
+        percent_after=float(shortest(percent)),
+        registered=preview.before.registered,
+        enter=preview.enter,
+        leave=preview.leave,
+        stay=preview.stay,
+        pinned=preview.before.explicit,
+        excluded=preview.before.excluded,
+        sample_enter=preview.sample if preview.enter else (),
+        sample_leave=preview.sample if preview.leave else (),
+    )
+
+
 METHODS: Final[Mapping[str, Method]] = {
     "CreateSegment": Method("create_segment", create_segment),
     "GetSegment": Method("get_segment", get_segment),
@@ -108,4 +142,6 @@ METHODS: Final[Mapping[str, Method]] = {
     "UpdateSegment": Method("update_segment", update_segment),
     "DeleteSegment": Method("delete_segment", delete_segment),
     "ListSegmentUsers": Method("list_members", list_segment_users),
+    "CountSegment": Method("count_members", count_segment),
+    "PreviewPercent": Method("preview_percent", preview_percent),
 }
