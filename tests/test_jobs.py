@@ -235,6 +235,9 @@ async def test_a_day_s_pause_is_caught_up_with_and_nobody_is_kept_waiting(
 # Deleted segments
 
 
+UNSETTLED: LiteralString = "SELECT settled_to FROM segments_to_settle"
+
+
 async def test_memberships_of_a_deleted_segment_are_closed_in_batches_as_of_its_deletion(
     api: Api, database: Database, rows: Rows, database_url: str
 ) -> None:
@@ -248,7 +251,9 @@ async def test_memberships_of_a_deleted_segment_are_closed_in_batches_as_of_its_
     with psycopg.connect(database_url) as other:
         other.execute("SELECT FROM users WHERE id IN (4, 5) FOR UPDATE")
         assert await settle_deleted_segments(database, batch_users=8) == 18
+        assert rows(UNSETTLED) == [(3,)]
     assert await settle_deleted_segments(database, batch_users=8) == 2
+    assert rows(UNSETTLED) == []
     assert await settle_deleted_segments(database, batch_users=8) == 0
 
     assert {(at, ended_at, cause) for _, at, cause, _, _, ended_at in rows(ENDS) if ended_at} == {

@@ -35,8 +35,8 @@ async def settle_due_terms(database: Database, batch_users: int = BATCH_USERS) -
 async def settle_deleted_segments(database: Database, batch_users: int = BATCH_USERS) -> int:
     """Closes what is open in deleted segments; returns how many users were settled. Raises Unavailable."""
     settled = 0
-    for segment in await database.all(_SegmentId, "SELECT id FROM segments_to_settle"):
-        place: _SegmentBatch | None = _SegmentBatch(0, 0)
+    for segment in await database.all(_Unsettled, "SELECT id, settled_to FROM segments_to_settle"):
+        place: _SegmentBatch | None = _SegmentBatch(segment.settled_to, 0)
         while place is not None and place.after_user_id is not None:
             place = await database.one(
                 _SegmentBatch,
@@ -68,5 +68,6 @@ class _SegmentBatch(msgspec.Struct, frozen=True):
     settled: int
 
 
-class _SegmentId(msgspec.Struct, frozen=True):
+class _Unsettled(msgspec.Struct, frozen=True):
     id: int
+    settled_to: int

@@ -36,9 +36,9 @@ CREATE OR REPLACE FUNCTION living_segment(p_slug text) RETURNS SETOF living_segm
     SELECT * FROM living_segments s WHERE s.slug = p_slug
 $$;
 
--- Deleted segments that may have open memberships.
+-- Deleted segments that may have open memberships, of users after `settled_to`.
 CREATE OR REPLACE VIEW segments_to_settle AS
-SELECT s.id
+SELECT s.id, s.settled_to
 FROM segments s
 WHERE s.deleted_at IS NOT NULL AND s.settled_at IS NULL;
 

@@ -57,7 +57,9 @@ CREATE TABLE segments (
     created_at  timestamptz NOT NULL,
     deleted_at  timestamptz CHECK (deleted_at > created_at),
     -- When the last membership of a deleted segment had been written down as ended.
-    settled_at  timestamptz CHECK (settled_at IS NULL OR deleted_at IS NOT NULL)
+    settled_at  timestamptz CHECK (settled_at IS NULL OR deleted_at IS NOT NULL),
+    -- Up to this user that has been done already.
+    settled_to  bigint      NOT NULL DEFAULT 0
 );
 
 CREATE UNIQUE INDEX segments_living ON segments (lower(slug)) WHERE deleted_at IS NULL;
