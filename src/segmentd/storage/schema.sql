@@ -1269,27 +1269,31 @@ CREATE OR REPLACE FUNCTION change_outcome(
         ELSE 'unchanged'
     END;
 
--- The users among these whom no other transaction holds, their rows locked. New users are left out if a change of theirs
--- is going to be refused, so that a refused change registers nobody.
-CREATE OR REPLACE FUNCTION without_locked_users(
+-- The users among these whose change can be made: none of its decisions is going to be refused, and no other transaction
+-- holds the user. Their rows are locked; new ones have none yet. So a refused change registers and touches nobody.
+CREATE OR REPLACE FUNCTION users_to_change(
     p_user_ids bigint[], p_places integer[], p_slugs text[], p_untils timestamptz[]
 ) RETURNS bigint[]
     LANGUAGE plpgsql AS $$
 DECLARE
-    held_ids bigint[] := ARRAY(
-        SELECT u.id FROM users u WHERE u.id = ANY (p_user_ids) ORDER BY u.id FOR NO KEY UPDATE SKIP LOCKED
+    now_at timestamptz := clock_instant();
+    refused_ids bigint[] := ARRAY(
+        SELECT p_user_ids[w.place]
+        FROM unnest(p_places, p_slugs, p_untils) AS w (place, slug, until)
+        LEFT JOIN segments s ON s.slug = w.slug AND s.deleted_at IS NULL
+        WHERE s.id IS NULL OR is_out_of_range(w.until, now_at)
     );
-    refused_ids bigint[];
+    held_ids bigint[] := ARRAY(
+        SELECT u.id
+        FROM users u
+        WHERE u.id = ANY (p_user_ids) AND u.id <> ALL (refused_ids)
+        ORDER BY u.id
+        FOR NO KEY UPDATE SKIP LOCKED
+    );
 BEGIN
     IF held_ids = p_user_ids THEN
         RETURN held_ids;
     END IF;
-    refused_ids := ARRAY(
-        SELECT DISTINCT p_user_ids[w.place]
-        FROM unnest(p_places, p_slugs, p_untils) AS w (place, slug, until)
-        LEFT JOIN segments s ON s.slug = w.slug AND s.deleted_at IS NULL
-        WHERE s.id IS NULL OR is_out_of_range(w.until, clock_instant())
-    );
     -- Another transaction may be making one of the new users: do not wait for it for long.
     PERFORM set_config('lock_timeout', '50ms', true);
     RETURN ARRAY(
@@ -1369,7 +1373,7 @@ DECLARE
 BEGIN
     PERFORM pg_advisory_xact_lock_shared(catalog_lock());
     IF NOT p_together THEN
-        held_ids := without_locked_users(p_user_ids, p_places, p_slugs, p_untils);
+        held_ids := users_to_change(p_user_ids, p_places, p_slugs, p_untils);
     END IF;
     ats := (lock_users(held_ids)).ats;
     ats := settle_before_changes(held_ids, ats);
@@ -2879,4 +2883,4 @@ CREATE OR REPLACE FUNCTION member_as_json(
 INSERT INTO schema_migrations (number, name) VALUES
     (1, '0001_tables.sql');
 INSERT INTO schema_functions (digest, version) VALUES
-    ('6c6871445833ffa9be900b700ae883d15374e11e6aba2148d3a7fd5cd03b56f2', '0.1.0');
+    ('6c32f47d738a65f3693e883def55bc2c1ae0bbb7d22c1a559e5164eddea9614b', '0.1.0');
