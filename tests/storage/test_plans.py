@@ -491,3 +491,31 @@ def test_no_change_reads_a_large_table_from_end_to_end(
         for plan in plans:
             assert read_in_full(plan) == []
             assert plan.buffers <= 20_000
+
+
+# Deleted segments, which each change looks at.
+UNSETTLED: Final = 100
+# A generic plan is kept, and it may be of a time when nothing was known of the tables.
+UNKNOWN: Final[LiteralString] = """
+    DELETE FROM pg_statistic
+    WHERE starelid IN ('segments'::regclass, 'rollouts'::regclass, 'memberships'::regclass);
+    UPDATE pg_class SET reltuples = -1, relpages = 0, relallvisible = 0
+    WHERE relname IN ('segments', 'rollouts');
+"""
+
+
+@pytest.mark.parametrize("statistics", ["SELECT", UNKNOWN], ids=["known", "unknown"])
+def test_a_change_reads_the_rows_of_its_segments_alone_whatever_is_known_of_the_tables(
+    changed_url: str, statistics: LiteralString
+) -> None:
+    with nested_plans(changed_url, "auto") as (connection, plans):
+        connection.execute(statistics)
+        plans.clear()
+        connection.execute(CHANGES["memberships"])
+        read = {
+            table: sum(plan.read(table) for plan in plans)
+            for table in ("segments", "rollouts", "memberships")
+        }
+        assert read["segments"] <= 4 + UNSETTLED
+        assert read["rollouts"] <= 4
+        assert read["memberships"] <= 20

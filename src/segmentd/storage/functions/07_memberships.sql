@@ -391,10 +391,20 @@ BEGIN
                    coalesce(m.included, bucket(p_user_ids[w.place], s.salt) < r.threshold, false) AS was_in
             FROM unnest(p_places, p_slugs, p_adds, p_untils, p_ttl_seconds)
                  WITH ORDINALITY AS w (place, slug, adds, until, ttl_seconds, number)
-            LEFT JOIN segments s ON s.slug = w.slug AND s.deleted_at IS NULL
-            LEFT JOIN rollouts r ON r.segment_id = s.id AND r.ended_at IS NULL
-            LEFT JOIN memberships m
-                   ON m.user_id = p_user_ids[w.place] AND m.segment_id = s.id AND m.ended_at IS NULL
+            -- OFFSET 0: one look into an index for each decision, whatever the planner knows about the tables. Without
+            -- it, it read all segments and percentages, or all members of a segment.
+            LEFT JOIN LATERAL (
+                SELECT s.id, s.salt FROM segments s WHERE s.slug = w.slug AND s.deleted_at IS NULL OFFSET 0
+            ) s ON true
+            LEFT JOIN LATERAL (
+                SELECT r.threshold FROM rollouts r WHERE r.segment_id = s.id AND r.ended_at IS NULL OFFSET 0
+            ) r ON true
+            LEFT JOIN LATERAL (
+                SELECT m.included, m.until
+                FROM memberships m
+                WHERE m.user_id = p_user_ids[w.place] AND m.segment_id = s.id AND m.ended_at IS NULL
+                OFFSET 0
+            ) m ON true
             -- Keeps each expression from being evaluated several times.
             OFFSET 0
         ) d
