@@ -9,7 +9,7 @@ import pytest
 from segmentd.domain.access import Actor
 from segmentd.domain.errors import Invalid, SegmentdError, SegmentNotFound
 from segmentd.domain.identifiers import Slug, UserId
-from segmentd.domain.memberships import Addition, Change
+from segmentd.domain.memberships import Addition, Change, TtlSeconds
 from segmentd.storage.changes import Applied, Locked, Wanted, change_each, change_together
 from segmentd.storage.database import Database
 from tests.support.changing import CHANGE
@@ -71,6 +71,43 @@ async def test_a_refused_user_is_unchanged_and_keeps_nobody_else_from_their_chan
     assert users(rows) == ([4, 5, 6] if known == "known" else [4, 6])
     with pytest.raises(error):
         await change_together(database, [bad])
+
+
+async def test_a_refused_change_begins_no_life_of_a_user_who_was_deleted(
+    api: Api, database: Database, rows: Rows
+) -> None:
+    await api.create("A")
+    await api.create("B")
+    for user_id in (5, 6, 7):
+        await api.add(user_id, "B")
+        await api.delete(f"users/{user_id}")
+    lasting = Addition(Slug("A"), ttl_seconds=TtlSeconds(10**12))
+    too_long = Wanted(UserId(6), Change((lasting,), (), None), ME)
+
+    unknown, long, past, good = await change_each(
+        database, [wanted(5, "A", "NONE"), too_long, wanted(7, "A", until=PAST), wanted(8, "A")]
+    )
+
+    assert not any(isinstance(result, Applied) for result in (unknown, long, past))
+    assert isinstance(good, Applied)
+    assert rows.column("SELECT id FROM users WHERE deleted_at IS NULL") == [8]
+    assert rows.column("SELECT count(*) FROM registrations WHERE user_id < 8") == [3]
+
+
+async def test_where_a_refusal_shows_only_after_a_user_was_registered_nothing_of_the_call_is_done(
+    api: Api, database: Database, rows: Rows
+) -> None:
+    await api.create("A")
+    await api.add(5, "A")
+    # The change is later than the latest change of the segments, which is ahead of a clock that stepped back.
+    [ahead] = rows.column("UPDATE catalog SET last_at = last_at + interval '1 hour' RETURNING last_at")
+
+    results = await change_each(database, [wanted(5, "A", until=ahead), wanted(6, "A", until=ahead)])
+
+    assert results == [Locked(UserId(5)), Locked(UserId(6))]
+    assert users(rows) == [5]
+    with pytest.raises(Invalid):
+        await change_together(database, [wanted(6, "A", until=ahead)])
 
 
 async def test_users_whom_another_transaction_holds_are_left_out_without_a_wait(

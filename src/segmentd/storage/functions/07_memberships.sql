@@ -264,16 +264,17 @@ CREATE OR REPLACE FUNCTION change_outcome(
 -- The users among these whose change can be made: none of its decisions is going to be refused, and no other transaction
 -- holds the user. Their rows are locked; new ones have none yet. So a refused change registers and touches nobody.
 CREATE OR REPLACE FUNCTION users_to_change(
-    p_user_ids bigint[], p_places integer[], p_slugs text[], p_untils timestamptz[]
+    p_user_ids bigint[], p_places integer[], p_slugs text[], p_untils timestamptz[], p_ttl_seconds bigint[]
 ) RETURNS bigint[]
     LANGUAGE plpgsql AS $$
 DECLARE
     now_at timestamptz := clock_instant();
     refused_ids bigint[] := ARRAY(
         SELECT p_user_ids[w.place]
-        FROM unnest(p_places, p_slugs, p_untils) AS w (place, slug, until)
+        FROM unnest(p_places, p_slugs, p_untils, p_ttl_seconds) AS w (place, slug, until, ttl_seconds)
         LEFT JOIN segments s ON s.slug = w.slug AND s.deleted_at IS NULL
-        WHERE s.id IS NULL OR is_out_of_range(w.until, now_at)
+        WHERE s.id IS NULL
+           OR is_out_of_range(coalesce(w.until, now_at + w.ttl_seconds * interval '1 second'), now_at)
     );
     held_ids bigint[] := ARRAY(
         SELECT u.id
@@ -324,7 +325,8 @@ $$;
 -- `p_together`: all or nothing; waits for users whom another transaction holds. Raises SG404 with the unknown slugs,
 -- SG422 with the slugs whose term is out of range, each in DETAIL as a JSON array of places and slugs.
 -- Otherwise each user for itself: where one decision of a user is refused, nothing of that user is changed, and users
--- whom another transaction holds are left out.
+-- whom another transaction holds are left out. Raises SG409 if a refusal shows only after its user was registered: the
+-- caller then makes the changes one by one, together.
 --
 -- `outcomes` are parallel to the decisions: added, removed, updated or unchanged; of a refused decision
 -- no-such-segment, term-out-of-range or user-is-locked. `ats` and `states` (user_states) are parallel to the users.
@@ -356,6 +358,7 @@ CREATE OR REPLACE FUNCTION change_memberships(
 AS $$
 DECLARE
     held_ids bigint[] := p_user_ids;
+    locked record;
     changes membership_change[];
     change membership_change;
     refused_places integer[] := '{}';
@@ -365,10 +368,10 @@ DECLARE
 BEGIN
     PERFORM pg_advisory_xact_lock_shared(catalog_lock());
     IF NOT p_together THEN
-        held_ids := users_to_change(p_user_ids, p_places, p_slugs, p_untils);
+        held_ids := users_to_change(p_user_ids, p_places, p_slugs, p_untils, p_ttl_seconds);
     END IF;
-    ats := (lock_users(held_ids)).ats;
-    ats := settle_before_changes(held_ids, ats);
+    locked := lock_users(held_ids);
+    ats := settle_before_changes(held_ids, locked.ats);
     IF held_ids <> p_user_ids THEN
         ats := ARRAY(SELECT ats[array_position(held_ids, w.id)] FROM unnest(p_user_ids) AS w (id));
     END IF;
@@ -419,6 +422,10 @@ BEGIN
             opens := opens OR change.opens;
         ELSIF change.outcome <> 'unchanged' THEN
             refused_places := refused_places || change.place;
+            -- A term can lie between the clock and the time of the change.
+            IF NOT p_together AND locked.begins_life[array_position(held_ids, change.user_id)] THEN
+                RAISE EXCEPTION 'a refused change registered its user' USING ERRCODE = 'SG409';
+            END IF;
         END IF;
     END LOOP;
     IF cardinality(refused_places) > 0 THEN
