@@ -12,7 +12,7 @@ from typing import Final
 import msgspec
 from rich.console import Console
 
-from bench import bulk, changing, evaluating, reading, starting, writing
+from bench import bulk, changing, evaluating, listing, reading, starting, writing
 from bench.chart import draw
 from bench.figures import Figure, Skipped
 from bench.lab import Lab, Plan
@@ -44,6 +44,8 @@ ROWS: Final[dict[str, Row]] = {
     "write-alone": changing.write_alone,
     "write-function": changing.write_function,
     "write-segments": changing.write_segments,
+    "export": listing.exports,
+    "import": listing.imports,
 }
 
 

@@ -52,7 +52,7 @@ def report(lab: Lab) -> Iterator[Figure]:
         with psycopg.connect(url) as connection:
             query = rows_query(month, as_of).as_string(connection)
         statement = f"COPY ({query}) TO STDOUT (FORMAT csv, DELIMITER ';')"
-        theirs.append(_copied(psql, url, statement, _REPORT_SESSION))
+        theirs.append(copied(psql, url, statement, _REPORT_SESSION))
         lab.say(f"report: build, round {number + 1}")
         seconds, rows = uvloop.run(_built(url, lab.folder / "reports", month))
         ours.append(seconds)
@@ -81,8 +81,8 @@ def replica(lab: Lab) -> Iterator[Figure]:
     built = Built(0, 0, 0)
     for number in range(lab.plan.rounds):
         lab.say(f"replica: COPY, round {number + 1}")
-        same.append(_copied(psql, url, f"COPY ({ALL_STATES}) TO STDOUT (FORMAT binary)"))
-        raw.append(_copied(psql, url, f"COPY ({_OPEN_MEMBERSHIPS}) TO STDOUT (FORMAT binary)"))
+        same.append(copied(psql, url, f"COPY ({ALL_STATES}) TO STDOUT (FORMAT binary)"))
+        raw.append(copied(psql, url, f"COPY ({_OPEN_MEMBERSHIPS}) TO STDOUT (FORMAT binary)"))
         lab.say(f"replica: build, round {number + 1}")
         built, peak = _build(url, lab.folder / "replica")
         seconds.append(built.seconds)
@@ -161,7 +161,7 @@ async def _built(url: str, folder: Path, month: Report) -> tuple[float, int]:
     return seconds, built.rows
 
 
-def _copied(psql: str, url: str, statement: str, options: str = "") -> float:
+def copied(psql: str, url: str, statement: str, options: str = "") -> float:
     """Seconds that psql takes for a COPY whose output is discarded."""
     begun = time.perf_counter()
     ended = subprocess.run(

@@ -150,9 +150,14 @@ class Lab:
         length = sum(map(len, bodies)) / len(bodies)
         return min(bodies, key=lambda body: abs(len(body) - length))
 
-    def _loaded(self, name: str, size: int) -> str:
+    def migrated(self, name: str) -> str:
+        """A new database with an empty schema."""
         url = self._made(name)
         asyncio.run(migrate(url))
+        return url
+
+    def _loaded(self, name: str, size: int) -> str:
+        url = self.migrated(name)
         load_users(url, size, self.calendar, SEED, self.say)
         return url
 
