@@ -1280,7 +1280,9 @@ DECLARE
     refused_ids bigint[] := ARRAY(
         SELECT p_user_ids[w.place]
         FROM unnest(p_places, p_slugs, p_untils, p_ttl_seconds) AS w (place, slug, until, ttl_seconds)
-        LEFT JOIN segments s ON s.slug = w.slug AND s.deleted_at IS NULL
+        LEFT JOIN LATERAL (
+            SELECT s.id FROM segments s WHERE s.slug = w.slug AND s.deleted_at IS NULL OFFSET 0
+        ) s ON true
         WHERE s.id IS NULL
            OR is_out_of_range(coalesce(w.until, now_at + w.ttl_seconds * interval '1 second'), now_at)
     );
@@ -1333,8 +1335,8 @@ $$;
 -- `p_together`: all or nothing; waits for users whom another transaction holds. Raises SG404 with the unknown slugs,
 -- SG422 with the slugs whose term is out of range, each in DETAIL as a JSON array of places and slugs.
 -- Otherwise each user for itself: where one decision of a user is refused, nothing of that user is changed, and users
--- whom another transaction holds are left out. Raises SG409 if a refusal shows only after its user was registered: the
--- caller then makes the changes one by one, together.
+-- whom another transaction holds are left out. Raises SG409 if a term goes by before its user is locked: the caller has to
+-- make these changes one by one, together.
 --
 -- `outcomes` are parallel to the decisions: added, removed, updated or unchanged; of a refused decision
 -- no-such-segment, term-out-of-range or user-is-locked. `ats` and `states` (user_states) are parallel to the users.
@@ -1366,7 +1368,6 @@ CREATE OR REPLACE FUNCTION change_memberships(
 AS $$
 DECLARE
     held_ids bigint[] := p_user_ids;
-    locked record;
     changes membership_change[];
     change membership_change;
     refused_places integer[] := '{}';
@@ -1378,8 +1379,8 @@ BEGIN
     IF NOT p_together THEN
         held_ids := users_to_change(p_user_ids, p_places, p_slugs, p_untils, p_ttl_seconds);
     END IF;
-    locked := lock_users(held_ids);
-    ats := settle_before_changes(held_ids, locked.ats);
+    ats := (lock_users(held_ids)).ats;
+    ats := settle_before_changes(held_ids, ats);
     IF held_ids <> p_user_ids THEN
         ats := ARRAY(SELECT ats[array_position(held_ids, w.id)] FROM unnest(p_user_ids) AS w (id));
     END IF;
@@ -1430,9 +1431,8 @@ BEGIN
             opens := opens OR change.opens;
         ELSIF change.outcome <> 'unchanged' THEN
             refused_places := refused_places || change.place;
-            -- A term can lie between the clock and the time of the change.
-            IF NOT p_together AND locked.begins_life[array_position(held_ids, change.user_id)] THEN
-                RAISE EXCEPTION 'a refused change registered its user' USING ERRCODE = 'SG409';
+            IF change.at IS NOT NULL AND NOT p_together THEN
+                RAISE EXCEPTION 'a term has gone by meanwhile' USING ERRCODE = 'SG409';
             END IF;
         END IF;
     END LOOP;
@@ -2900,4 +2900,4 @@ CREATE OR REPLACE FUNCTION member_as_json(
 INSERT INTO schema_migrations (number, name) VALUES
     (1, '0001_tables.sql');
 INSERT INTO schema_functions (digest, version) VALUES
-    ('c9bb26bc14657867f04d67c1f96383644ba548d31bf6fd0f10309022d0ec9971', '0.1.0');
+    ('ef88f648c1c2677c75d1431927a53ddb1af85bd6924cc26f9e6b87237c2b9703', '0.1.0');
