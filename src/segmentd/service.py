@@ -26,7 +26,15 @@ from segmentd.domain.errors import (
 from segmentd.domain.identifiers import Slug, UserId
 from segmentd.domain.imports import IdempotencyKey, Import, ImportOrder
 from segmentd.domain.instants import Span
-from segmentd.domain.memberships import Change, Changed, Event, Evidence, Membership
+from segmentd.domain.memberships import (
+    Change,
+    Changed,
+    Event,
+    Evidence,
+    Membership,
+    UserChange,
+    check_together,
+)
 from segmentd.domain.pages import SLUG_KEYS, USER_KEYS, Limit, Listing, Page
 from segmentd.domain.reports import LONGEST_WAIT_S, Report, ReportId, ReportLimits, ReportOrder, Status
 from segmentd.domain.segments import NewSegment, Percent, Segment, SegmentUpdate
@@ -63,6 +71,8 @@ Found = TypeVar("Found")
 
 # Orders that a process handles at once: with hundreds of them, connections remain for other requests.
 ORDERS_AT_ONCE: Final = 2
+# The same for changes of many users: each takes up to a second of its connection.
+CHANGES_OF_MANY_AT_ONCE: Final = 2
 
 
 class ReportDesk(NamedTuple):
@@ -116,8 +126,10 @@ class Service:
         self._desk = desk
         self._node = node
         self._metrics = metrics or Metrics()
+        self._applying = Applying(database, node, self._metrics)
+        self._together = asyncio.Semaphore(CHANGES_OF_MANY_AT_ONCE)
         self._changes = GroupedChanges(
-            Applying(database, node, self._metrics),
+            self._applying,
             GroupLimits(seconds=database.longest_wait_s),
             database.note_timeout,
         )
@@ -319,6 +331,16 @@ class Service:
         self._database.check()
         with self._database.span(CHANGE):
             return await self._changes.change(Wanted(user_id, change, actor))
+
+    async def change_many(self, changes: Sequence[UserChange], actor: Actor) -> Sequence[Changed]:
+        """Changes different users in one transaction, all or nothing. Raises Invalid, SegmentNotFound."""
+        check_together(changes)
+        wanted = [
+            Wanted(user_id, change, actor, UserChange.pointer(index))
+            for index, (user_id, change) in enumerate(changes)
+        ]
+        async with self._together:
+            return await self._applying.together(wanted)
 
     async def explain(self, user_id: UserId, slug: Slug, at: datetime | None) -> Evidence:
         """Why a user is or was in a segment, or not. Raises SegmentNotFound, Invalid."""

@@ -158,6 +158,19 @@ async def test_a_write_with_a_segment_that_another_node_made_just_now_is_shown(
     assert await workers[1].replicated(1) == [["MADE_ELSEWHERE"]]
 
 
+async def test_a_change_of_many_users_is_shown_at_once_on_its_node(
+    api: Api, follower: Follower, workers: Sequence[Worker]
+) -> None:
+    await api.create("A")
+    await follower.round()
+    changes = [{"user_id": user, "add": ["A"]} for user in range(1, 101)]
+
+    answer = await workers[0].send("POST", "changes", {"changes": changes})
+
+    assert answer.status == 200, answer
+    assert await workers[1].replicated(*range(1, 101)) == [["A"]] * 100
+
+
 @contextmanager
 def no_room_for(worker: Worker) -> Iterator[None]:
     """The process can write no file, as when the disk is full."""

@@ -242,6 +242,25 @@ async def test_a_refused_change_leaves_no_trace(
     assert traces == [(0, 0, 0, 0)]
 
 
+@pytest.mark.parametrize(
+    "bad", [{"remove": ["UNKNOWN"]}, {"add": [{"slug": "A", "until": "2001-01-01T00:00:00Z"}]}]
+)
+async def test_a_refused_change_of_a_deleted_user_begins_no_life(
+    api: Api, rows: Rows, bad: dict[str, object]
+) -> None:
+    await api.create("A")
+    await api.add(1000, "A")
+    await api.delete("users/1000")
+    before = rows("SELECT * FROM users, registrations")
+
+    answer = await api.post("users/1000/segments", json=bad)
+
+    assert answer.status_code in {404, 422}
+    assert rows("SELECT * FROM users, registrations") == before
+    assert (await api.get("users/1000")).status_code == 404
+    assert (await api.add(1000, "A"))["added"] == ["A"]
+
+
 async def test_a_refused_change_of_a_known_user_leaves_everything_as_it_was(api: Api, rows: Rows) -> None:
     await api.create("A")
     await api.add(1000, "A")

@@ -1,6 +1,7 @@
 """All ways to ask which segments users are in; each answer is compared with the model's."""
 
 import asyncio
+import json
 from collections.abc import Iterable
 from datetime import datetime
 from typing import NamedTuple
@@ -51,6 +52,8 @@ class Asking:
         """Asks in every way."""
         await self.hot_read()
         answers = [await self._about(user, presents[user]) for user in self._users]
+        memberships, explanations = zip(*answers, strict=True)
+        by_user = dict(zip(self._users, memberships, strict=True))
         members = {segment: sorted(self._model.members(segment)) for segment in self._model.segments}
         counts = {segment: self._counts(segment) for segment in self._model.segments}
         for segment in self._model.segments:
@@ -58,10 +61,12 @@ class Asking:
             counted = (await self._api.get(f"segments/{segment.slug}/counts")).json()
             same(walked, members[segment])
             same(counted, {"slug": segment.slug, "at": counted["at"], **counts[segment]})
-        memberships, explanations = zip(*answers, strict=True)
+            exported = await self._exported(segment.slug)
+            same(exported, _exported_rows(by_user, segment, members[segment]))
+            self._world.see("an export", when=bool(exported))
         return Then(
             presents,
-            dict(zip(self._users, memberships, strict=True)),
+            by_user,
             {
                 (user, segment): shown
                 for user, by_segment in zip(self._users, explanations, strict=True)
@@ -111,7 +116,14 @@ class Asking:
                 counted = await self._api.get(f"segments/{slug}/counts", params={"at": at})
                 same(walked, then.members[segment])
                 same(counted.json(), {"slug": slug, "at": at, **then.counts[segment]})
+                exported = await self._exported(slug, at=at)
+                same(exported, _exported_rows(then.memberships, segment, then.members[segment]))
                 self._world.see("members in the past", when=bool(walked))
+
+    async def _exported(self, slug: str, **query: str) -> list[Json]:
+        answer = await self._api.get(f"segments/{slug}/export", params={"format": "ndjson", **query})
+        assert answer.status_code == 200, answer.text
+        return [json.loads(line) for line in answer.text.splitlines()]
 
     async def _about(
         self, user: int, now: datetime
@@ -218,6 +230,18 @@ class Asking:
 
     def _known(self, user: int) -> int:
         return user if user in self._model.lives else -user
+
+
+def _exported_rows(
+    memberships: dict[int, list[tuple[Segment, Json]]], segment: Segment, members: list[int]
+) -> list[Json]:
+    """The members with what their own segments say of this one."""
+    return [
+        {"user_id": user} | {name: value for name, value in shown.items() if name != "slug"}
+        for user in members
+        for each, shown in memberships[user]
+        if each is segment
+    ]
 
 
 def _shown(event: Json) -> tuple[str, str, str, str, str]:

@@ -122,19 +122,48 @@ class Doing:
         with self._change_at(user) as now:
             at = self._instant_of_change(user, now)
             self._world.see("a change at the end of a term", when=at > now)
-            body: dict[str, list[Json]] = {"add": [], "remove": []}
-            wanted: dict[Segment, Override] = {}
-            for slug, wish in wishes.items():
-                segment = self._segment(slug)
-                if wish == "out":
-                    body["remove"].append(slug)
-                    wanted[segment] = Override(included=False)
-                else:
-                    item, wanted[segment] = self._addition(user, segment, wish, at)
-                    body["add"].append(item)
+            body, wanted = self._change_of(user, wishes, at)
             status, answer = self._world.send("POST", f"users/{user}/segments", body)
             assert status == 200, answer
             same(answer, self._expected_answer(user, wanted, at))
+
+    def change_together(self, wishes: Mapping[int, Mapping[str, str]], bad: str) -> None:
+        """First in vain, with a segment that there may not be; then so that it succeeds."""
+        last = [*wishes][-1]
+        with self._change_at(*wishes) as now:
+            ats = {user: self._instant_of_change(user, self._instant(user)) for user in wishes}
+            changes = {user: self._change_of(user, wishes[user], ats[user]) for user in wishes}
+            if bad not in {segment.slug for segment in self._model.segments}:
+                body = {"add": [*changes[last][0]["add"], bad], "remove": changes[last][0]["remove"]}
+                all_of_them = [*({"user_id": user, **changes[user][0]} for user in wishes if user != last)]
+                refused = {"changes": [*all_of_them, {"user_id": last, **body}]}
+                status, answer = self._world.send("POST", "changes", refused)
+                assert (status, answer["segments"]) == (404, [bad])
+            request = {"changes": [{"user_id": user, **changes[user][0]} for user in wishes]}
+            status, answer = self._world.send("POST", "changes", request)
+            assert status == 200, answer
+            # In the order of time: of one instant they are in no order.
+            expected = {
+                user: self._expected_answer(user, changes[user][1], ats[user])
+                for user in sorted(wishes, key=lambda user: ats[user])
+            }
+            same(answer["changes"], [expected[user] for user in wishes])
+            self._world.see("a change of many", when=all(at >= now for at in ats.values()))
+
+    def _change_of(
+        self, user: int, wishes: Mapping[str, str], at: datetime
+    ) -> tuple[dict[str, list[Json]], dict[Segment, Override]]:
+        body: dict[str, list[Json]] = {"add": [], "remove": []}
+        wanted: dict[Segment, Override] = {}
+        for slug, wish in wishes.items():
+            segment = self._segment(slug)
+            if wish == "out":
+                body["remove"].append(slug)
+                wanted[segment] = Override(included=False)
+            else:
+                item, wanted[segment] = self._addition(user, segment, wish, at)
+                body["add"].append(item)
+        return body, wanted
 
     def ask_in_vain(self, user: int, slug: str, bad: str) -> None:
         """All or nothing: one bad value, a slug or a time in the past, and nothing is changed."""
@@ -250,22 +279,25 @@ class Doing:
         self._world.set_clock(instant)
 
     @contextmanager
-    def _change_at(self, user: int | None = None) -> Iterator[datetime]:
-        """The instant of a change: later than what was read before, and earlier than what is read next.
+    def _change_at(self, *users: int) -> Iterator[datetime]:
+        """The instant of a change of the first user, or of segments; it is earlier than what is read next."""
+        self._move_to(self.appointment or self.now + TICK)
+        at = self._instant(*users[:1])
+        self._world.see("a change of segments after a step back", when=not users and at > self.now)
+        self._world.see("a change of a user after a step back", when=bool(users) and at > self.now)
+        yield at
+        self._move_to(self.now + TICK)
+
+    def _instant(self, user: int | None = None) -> datetime:
+        """When a change happens that is made now: it is later than what was read before.
 
         Where the clock stepped back, a change of a user is later than everything of that user and of the
         segments, and a change of segments is later than everything.
         """
-        self._move_to(self.appointment or self.now + TICK)
         marks = self._world.marks(user)
         if user is None:
-            at = max(self.now, marks.catalog + MICROSECOND, marks.everything + MICROSECOND)
-        else:
-            at = max(self.now, marks.catalog + 2 * MICROSECOND, marks.user + 2 * MICROSECOND)
-        self._world.see("a change of segments after a step back", when=user is None and at > self.now)
-        self._world.see("a change of a user after a step back", when=user is not None and at > self.now)
-        yield at
-        self._move_to(self.now + TICK)
+            return max(self.now, marks.catalog + MICROSECOND, marks.everything + MICROSECOND)
+        return max(self.now, marks.catalog + 2 * MICROSECOND, marks.user + 2 * MICROSECOND)
 
 
 def _exact(percent: float | None) -> Decimal | None:

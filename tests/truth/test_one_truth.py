@@ -43,6 +43,12 @@ def act(
     return st.tuples(st.just(name), st.fixed_dictionaries(arguments), st.just(when))
 
 
+def both(slug: st.SearchStrategy[str]) -> st.SearchStrategy[dict[int, dict[str, str]]]:
+    """Wishes of both users, in either order."""
+    of_each = st.dictionaries(slug, wish, min_size=1)
+    return st.permutations(USERS).flatmap(lambda users: st.fixed_dictionaries(dict.fromkeys(users, of_each)))
+
+
 def acts_at_the_end(term: tuple[int, str, datetime]) -> st.SearchStrategy[Act]:
     """What is worth trying when a term ends."""
     whose, slug, end = st.just(term[0]), st.just(term[1]), term[2]
@@ -100,6 +106,7 @@ class OneTruth(RuleBasedStateMachine):
             one, bad = st.sampled_from(living), st.sampled_from([*SLUGS, "past", "now"])
             acts += [
                 *[act("change", user=user, wishes=st.dictionaries(one, wish, min_size=1))] * 6,
+                *[act("change_together", wishes=both(one), bad=st.sampled_from(SLUGS))] * 2,
                 *[act("change_percent", slug=one, percent=percent)] * 2,
                 *[act("rename_segment", slug=one, new_slug=slug, percent=percent)] * 2,
                 act("delete_segment", slug=one),
@@ -171,6 +178,7 @@ EVERYTHING: Final = {
     *("a new percentage at the end of a term", "a deletion at the end of a term"),
     *("a slug used again", "a segment renamed", "a name that was taken", "a slug that was two segments"),
     *("members in the past", "a preview of additions", "a preview of removals"),
+    *("an export", "a change of many"),
     *("a second life", "the same percentage", "a term settled by a job", "a deletion settled by a job"),
     *("step_back", "a change of segments after a step back", "a change of a user after a step back"),
 }

@@ -43,6 +43,7 @@ ROLES: Final[Mapping[str, Role | None]] = {
     "register_user": Role.EDITOR,
     "delete_user": Role.EDITOR,
     "change_user_segments": Role.EDITOR,
+    "change_many_users": Role.EDITOR,
     "order_report": Role.EDITOR,
     "create_import": Role.EDITOR,
     "cancel_import": Role.EDITOR,

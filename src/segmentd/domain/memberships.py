@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from decimal import Decimal
-from typing import Annotated, Final, NewType, TypeVar, assert_never
+from typing import Annotated, Final, NamedTuple, NewType, TypeVar, assert_never
 
 import msgspec
 
@@ -17,12 +17,16 @@ MOST_SLUGS: Final = 1000
 """In one change, added and removed together."""
 
 MOST_USERS: Final = 1000
-"""In one lookup."""
+"""In one lookup, and in one request that changes many."""
+
+MOST_SLUGS_TOGETHER: Final = 10_000
+"""In one request that changes many users."""
 
 # Lists of a request, with their bounds.
 Item = TypeVar("Item")
 SlugsOfChange = Annotated[Sequence[Item], msgspec.Meta(max_length=MOST_SLUGS)]
 UsersOfLookup = Annotated[Sequence[Item], msgspec.Meta(max_length=MOST_USERS)]
+ChangesOfMany = Annotated[Sequence[Item], msgspec.Meta(min_length=1, max_length=MOST_USERS)]
 
 TtlSeconds = NewType("TtlSeconds", int)
 """How long a membership lasts, from its change on."""
@@ -74,10 +78,10 @@ class Change(msgspec.Struct, frozen=True):
 
     def check(self) -> None:
         """Raises Invalid for a change that contradicts or repeats itself, is too large, or does nothing."""
-        if faults := [*self._faults()]:
+        if faults := [*self.faults()]:
             raise Invalid(*faults)
 
-    def _faults(self) -> Iterator[Fault]:
+    def faults(self) -> Iterator[Fault]:
         if not self.add and not self.remove:
             yield Fault("", "nothing to do: name at least one segment under add or remove")
         if len(self.add) + len(self.remove) > MOST_SLUGS:
@@ -102,6 +106,36 @@ class Change(msgspec.Struct, frozen=True):
     def slugs(self) -> Sequence[Slug]:
         """The segments to add, and then those to remove."""
         return [*[addition.slug for addition in self.add], *self.remove]
+
+
+class UserChange(NamedTuple):
+    """A change of one user, as one of many."""
+
+    user_id: UserId
+    change: Change
+
+    @staticmethod
+    def pointer(index: int) -> str:
+        """Where a request has the change of this number."""
+        return f"/changes/{index}"
+
+
+def check_together(changes: Sequence[UserChange]) -> None:
+    """Raises Invalid for an unacceptable change, a user who is named twice, and too many segments in all."""
+    if sum(len(each.change.slugs()) for each in changes) > MOST_SLUGS_TOGETHER:
+        raise Invalid(Fault("/changes", f"more than {MOST_SLUGS_TOGETHER} segments in all"))
+    if faults := [*_faults_together(changes)]:
+        raise Invalid(*faults)
+
+
+def _faults_together(changes: Sequence[UserChange]) -> Iterator[Fault]:
+    seen: set[UserId] = set()
+    for index, (user_id, change) in enumerate(changes):
+        pointer = UserChange.pointer(index)
+        if user_id in seen:
+            yield Fault(f"{pointer}/user_id", f"the user {user_id} is named twice")
+        seen.add(user_id)
+        yield from (Fault(pointer + fault.pointer, fault.detail) for fault in change.faults())
 
 
 class Changed(msgspec.Struct, frozen=True):

@@ -18,6 +18,7 @@ from segmentd.api.http.edge.plain_values import PlainValues
 from segmentd.api.http.ofrep.event_links import EventLinks
 from segmentd.api.http.ofrep.resources import ofrep_router
 from segmentd.api.http.resources.audit import audit_router
+from segmentd.api.http.resources.changes import changes_router
 from segmentd.api.http.resources.exports import exports_router
 from segmentd.api.http.resources.imports import imports_router
 from segmentd.api.http.resources.members import members_router
@@ -58,6 +59,7 @@ def create_app(
                     exports_router,
                     users_router,
                     memberships_router,
+                    changes_router,
                     reports_router,
                     imports_router,
                     audit_router,

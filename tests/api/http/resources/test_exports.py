@@ -15,6 +15,7 @@ from segmentd.storage.database import Database
 from tests.support.client import Api, Json
 from tests.support.clock import Clock
 from tests.support.door import open_door
+from tests.support.importing import CSV, NDJSON, Importing
 
 LARGE: Final = 2**63 - 1
 
@@ -162,6 +163,24 @@ async def test_an_export_is_compressed_for_those_who_take_gzip(peopled: Api) -> 
     assert packed.headers["Content-Encoding"] == "gzip"
     assert plain.headers["Vary"] == packed.headers["Vary"] == "Accept-Encoding"
     assert gzip.decompress(compressed) == content
+
+
+@pytest.mark.parametrize(("format_", "media_type"), [("csv", CSV), ("ndjson", NDJSON)])
+async def test_what_is_exported_and_imported_elsewhere_gives_the_same_explicit_members(
+    peopled: Api, database: Database, format_: str, media_type: str
+) -> None:
+    await peopled.create("COPY")
+    query = {"format": format_, **({"header": "true"} if format_ == "csv" else {})}
+    exported = await peopled.get("segments/LIST/export", params=query)
+
+    done = await Importing(peopled, database).bring(exported.content, media_type, segment="COPY")
+
+    copy = lines(await peopled.get("segments/COPY/export"))
+    original = lines(await peopled.get("segments/LIST/export"))
+    assert (done["status"], done["added"], done["invalid_rows"]) == ("done", len(original), 0)
+    assert [(user, source, until) for user, source, _, until in copy] == [
+        (user, source, until) for user, source, _, until in original
+    ]
 
 
 async def test_a_head_has_the_headers_of_the_export(peopled: Api) -> None:

@@ -50,7 +50,7 @@ from segmentd.domain.memberships import (
 )
 from segmentd.domain.pages import USUAL_PAGE
 from segmentd.domain.segments import shortest
-from segmentd.domain.texts import ReasonValue
+from segmentd.domain.texts import Reason, ReasonValue
 
 Content = TypeVar("Content")
 
@@ -73,10 +73,15 @@ class MembershipChange(RequestBody, frozen=True):
     remove: SlugsOfChange[SlugValue] = ()
     reason: ReasonValue | None = None
 
-    def to_change(self) -> Change:
-        """In the words of the domain. Raises Invalid for a time out of the years 1 to 9999."""
+    def to_change(self, pointer: str = "", reason: Reason | None = None) -> Change:
+        """In the words of the domain. `pointer` is where the change stands; `reason` is for one without.
+
+        Raises Invalid for a time out of the years 1 to 9999.
+        """
         return Change(
-            [_addition(index, item) for index, item in enumerate(self.add)], self.remove, self.reason
+            [_addition(f"{pointer}/add/{index}", item) for index, item in enumerate(self.add)],
+            self.remove,
+            reason if self.reason is None else self.reason,
         )
 
 
@@ -321,10 +326,10 @@ def lookup_body(user_ids: Sequence[UserId], segments: Sequence[bytes], written: 
     return b"".join(parts)
 
 
-def _addition(index: int, item: Slug | Term) -> Addition:
+def _addition(pointer: str, item: Slug | Term) -> Addition:
     if not isinstance(item, Term):
         return Addition(item)
-    until = None if item.until is None else read(in_utc, item.until, f"/add/{index}/until")
+    until = None if item.until is None else read(in_utc, item.until, f"{pointer}/until")
     return Addition(item.slug, until, item.ttl_seconds)
 
 
