@@ -3,19 +3,28 @@
 import asyncio
 import json
 import sys
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import closing, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from segmentd.domain.errors import Unavailable
 from segmentd.domain.identifiers import UserId
+from segmentd.observability.metrics import Metrics
+from segmentd.replica.behind import Outdated
+from segmentd.replica.fallback import Fallback
 from segmentd.replica.files import Unusable
 from segmentd.replica.follower import Follower
+from segmentd.replica.node import Node
+from segmentd.replica.notifications import Notifier
+from segmentd.replica.replica import Replica
 from segmentd.replica.status import ReplicaStatus, boot_time
+from segmentd.replica.watching import Watchers
 from segmentd.storage.database import Database
-from segmentd.storage.memberships import segments_of
+from segmentd.storage.memberships import look_up, segments_of
 from segmentd.storage.replication import ChangedUsers, Reading, UserState
 from segmentd.storage.snapshots import Window
 from segmentd.storage.upkeep import settle_deleted_segments, settle_due_terms
@@ -71,6 +80,11 @@ async def alone(http_processes: Sequence[Worker], folder: Path, database_url: st
         yield worker
 
 
+def too_old(status: ReplicaStatus) -> None:
+    """The states of before are too old to be answers: the database is asked at once of users who change."""
+    status.fresh_at = boot_time() - 60 * SECOND
+
+
 async def read(worker: Worker, *user_ids: int) -> tuple[int, list[list[str]]]:
     """The age and the segments of several users, by a lookup, or by a read where there is only one."""
     if len(user_ids) > 1:
@@ -100,6 +114,7 @@ async def test_during_a_mass_change_the_database_is_asked_of_the_changed_users_a
     add(rows, "A", 1, EVERYONE)
     await catch_up(follower, status)
     made = replicas(folder)
+    too_old(status)
     add(rows, "B", changed[0], changed[-1])
     with monkeypatch.context() as patch:
         patch.setattr("segmentd.replica.renewal.WORK_SECONDS", 0)
@@ -141,6 +156,7 @@ async def test_states_are_read_ahead_in_bounded_batches_after_the_replica_is_fre
     await api.create("B")
     add(rows, "A", 1, 3000)
     await catch_up(follower, status)
+    too_old(status)
     add(rows, "B", 1, 3000)
     begun = boot_time()
     behind: list[int] = []
@@ -244,43 +260,114 @@ async def test_ends_of_terms_and_deleted_segments_send_nobody_to_the_database_wh
     await assert_equal(database, alone, *range(1, 3001, 7), 3000)
 
 
-async def test_without_the_database_a_changed_user_is_answered_as_before_with_the_age_of_that(
+@pytest.fixture
+async def changing(
+    api: Api, follower: Follower, status: ReplicaStatus, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[int], Awaitable[None]]:
+    """Users 1 and 2 are in A. Then 1 gets into B as well, so many seconds after the replica was fresh.
+
+    The replica knows that there was a change, and its next rounds do not write it.
+    """
+    monkeypatch.setattr("segmentd.replica.moments.FEW_USERS", 0)
+    for slug in ("A", "B"):
+        await api.create(slug)
+    for user_id in (1, 2):
+        await api.add(user_id, "A")
+    await catch_up(follower, status)
+
+    async def change(seconds: int) -> None:
+        monkeypatch.setattr("segmentd.replica.renewal.WORK_SECONDS", 0)
+        await api.add(1, "B")
+        status.fresh_at = boot_time() - seconds * SECOND
+        await follower.round()
+
+    return change
+
+
+async def test_a_user_who_changed_just_now_is_answered_as_before_with_the_age_of_that(
+    changing: Callable[[int], Awaitable[None]],
     api: Api,
     follower: Follower,
+    worker: Worker,
     alone: Worker,
-    status: ReplicaStatus,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("segmentd.replica.moments.FEW_USERS", 0)
-    await api.create("A")
-    await api.create("B")
-    await api.add(1, "A")
-    await api.add(2, "A")
-    await catch_up(follower, status)
-    complete_at = status.complete_at
-    status.complete_at -= 5 * SECOND
-    await api.add(1, "B")
-    monkeypatch.setattr("segmentd.replica.renewal.WORK_SECONDS", 0)
-    await follower.round()
+    await changing(2)
+    for process in (worker, alone):
+        assert (await read(process, 2))[1] == [["A"]]
+        for users in ((1,), (1, 2)):
+            age, segments = await read(process, *users)
+            assert age >= 2
+            assert segments == [["A"]] * len(users)
 
-    assert (await read(alone, 2))[0] <= (boot_time() - status.fresh_at) // SECOND
-    for users in ((1,), (1, 2)):
-        age, segments = await read(alone, *users)
-        assert 5 <= age <= (boot_time() - status.complete_at) // SECOND
-        assert segments == [["A"]] * len(users)
-
-    status.complete_at = boot_time() - 50 * SECOND  # the bound
-    assert (await alone.send("GET", "users/1/segments")).status == 503
-    assert (await read(alone, 2))[1] == [["A"]]
-    status.complete_at = complete_at
-    assert (await read(alone, 1))[1] == [["A"]]
-    await api.change_segment("A", slug="Z")  # the old state was never together with these segments
+    await worker.change(1, ["B"])  # which changes nothing, but what is committed here is shown here
+    assert (await read(worker, 1))[1] == [["A", "B"]]
+    await api.change_segment("A", slug="Z")  # this segment was never together with the state of before
     await follower.round()
+    assert await read(worker, 1) == (0, [["B", "Z"]])
     assert (await alone.send("GET", "users/1/segments")).status == 503
     assert (await read(alone, 2))[1] == [["Z"]]
+
     monkeypatch.setattr("segmentd.replica.renewal.WORK_SECONDS", 3600)
     await follower.round()
     assert (await read(alone, 1))[1] == [["B", "Z"]]
+
+
+async def test_when_that_is_too_old_the_database_is_asked_of_this_user_alone(
+    changing: Callable[[int], Awaitable[None]], worker: Worker, alone: Worker
+) -> None:
+    await changing(60)
+
+    assert await read(worker, 1) == (0, [["A", "B"]])
+    assert (await read(worker, 1, 2))[1] == [["A", "B"], ["A"]]
+    assert (await read(alone, 2))[1] == [["A"]]
+    for method, path, body in (("GET", "users/1/segments", None), ("POST", "lookup", {"user_ids": [2, 1]})):
+        assert (await alone.send(method, path, body)).status == 503
+
+
+@pytest.mark.parametrize("serve_stale", [False, True])
+async def test_without_the_database_an_operator_may_choose_the_state_of_before_however_old(
+    changing: Callable[[int], Awaitable[None]],
+    follower: Follower,
+    folder: Path,
+    status: ReplicaStatus,
+    *,
+    serve_stale: bool,
+) -> None:
+    await changing(60)
+    follower.close()
+    async with Database(NOWHERE) as away:
+        with closing(Replica(folder, 50)) as replica:
+            node = Node(replica, Notifier(away), Watchers(replica), serve_stale, Fallback(2), Metrics())
+            answering = node.look_up([UserId(1), UserId(2)], partial(look_up, away))
+            if serve_stale:
+                age, found = await answering
+                assert 60 <= age <= 120
+                assert found == [b'"A"'] * 2
+            else:
+                with pytest.raises(Unavailable):
+                    await answering
+            status.spoilt_at = boot_time() - 59 * SECOND  # an own write that the old state lacks
+            with pytest.raises(Unavailable):
+                await node.look_up([UserId(1)], partial(look_up, away))
+
+
+async def test_after_a_start_of_the_machine_the_times_of_before_it_say_nothing(
+    changing: Callable[[int], Awaitable[None]], follower: Follower, folder: Path, database: Database
+) -> None:
+    await changing(1)
+    follower.close()
+    (folder / "status").unlink()
+
+    with closing(Follower(database, folder)) as next_follower:
+        await next_follower.round()
+
+    with closing(Replica(folder, 50)) as replica:
+        assert replica.age() is not None
+        assert replica.segments(2) == [b'"A"']
+        with pytest.raises(Outdated) as caught:
+            replica.segments(1)
+        assert replica.older(caught.value) is None
 
 
 async def test_while_another_replica_is_built_the_present_one_stays_fresh_and_no_own_write_is_lost(
@@ -301,6 +388,7 @@ async def test_while_another_replica_is_built_the_present_one_stays_fresh_and_no
     add(rows, "A", 1, 3000)
     await follower.round()
     [old] = replicas(folder)
+    too_old(status)
     add(rows, "B", 1, 2999)
     begun: list[str] = []
     all_states, changed_users = Reading.all_states, Reading.changed_users
@@ -387,27 +475,20 @@ async def test_bulk_changes_wait_until_the_replica_has_kept_up(
     api: Api, follower: Follower, status: ReplicaStatus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("segmentd.replica.moments.FEW_USERS", 0)
-    monkeypatch.setattr("segmentd.replica.follower.PACE_USERS", 1)
     await follower.keep_pace()  # there is no replica yet
     await api.create("A")
+    await catch_up(follower, status)
     await follower.round()
     await follower.keep_pace()
-    for user_id in (1, 2):
-        await api.add(user_id, "A")
+    await api.add(1, "A")
+    status.fresh_at = boot_time() - 3 * SECOND
     with monkeypatch.context() as patch:
         patch.setattr("segmentd.replica.renewal.WORK_SECONDS", 0)
         await follower.round()
     waiting = asyncio.create_task(follower.keep_pace())
-    for _ in range(3):
-        await asyncio.sleep(0)
     await follower.keep_pace(patience_s=0.1)
     assert not waiting.done()
 
-    await follower.round()
-    await waiting
-    status.fresh_at -= 3 * SECOND
-    waiting = asyncio.create_task(follower.keep_pace())
-    await follower.keep_pace(patience_s=0.1)
-    assert not waiting.done()
+    await follower.round()  # it ends the walk that began while the state was old
     await follower.round()
     await waiting

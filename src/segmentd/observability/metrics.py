@@ -52,7 +52,7 @@ class Fallen(StrEnum):
     """What became of a hot read that the replica could not answer at once."""
 
     DATABASE = "database"
-    OLDER = "older"
+    REPLICA = "replica"
     REFUSED = "refused"
 
 

@@ -36,9 +36,7 @@ REST_ROUNDS: Final = 3
 LONGEST_REST_SECONDS: Final = 0.05
 # While a replica is being built, the present one is told so often who changed.
 WHILE_BUILDING_SECONDS: Final = 1.0
-# Bulk changes wait while more users than this are behind, or the replica is older: the age of hot reads then
-# stays below five seconds, and few of them ask the database.
-PACE_USERS: Final = 20_000
+# Bulk changes wait while any state in the replica is older: so the age of hot reads stays below five seconds.
 PACE_AGE_SECONDS: Final = 2.5
 PACE_POLL_SECONDS: Final = 0.02
 LONGEST_PACE_SECONDS: Final = 5.0
@@ -88,7 +86,7 @@ class Follower:
         """Brings the replica up to date, or builds one. Raises Unavailable, lmdb.Error.
 
         After so many changes that they take longer than half a second, the replica is fresh all the same: it
-        knows of which users the database has to be asked, and later rounds write their states.
+        knows whose states are old, and later rounds write the new ones.
         """
         if self._store is None:
             await self._resume()
@@ -101,13 +99,12 @@ class Follower:
     async def keep_pace(self, patience_s: float = LONGEST_PACE_SECONDS) -> None:
         """For bulk changes between two batches: returns when the replica has kept up with them.
 
-        That is when it is fresh and few users are behind; at the latest after so many seconds. A replica that
-        is built for the first time holds nobody up.
+        That is when no answer from it is older than a few seconds; at the latest after so many seconds. A
+        replica that is built for the first time holds nobody up.
         """
         give_up = time.monotonic() + patience_s
-        while self._store is not None and time.monotonic() < give_up:
-            age = self._status.age()
-            if age is None or (age <= PACE_AGE_SECONDS * 1_000_000 and self._status.behind <= PACE_USERS):
+        while self._renewal is not None and time.monotonic() < give_up:
+            if boot_time() - self._renewal.oldest <= PACE_AGE_SECONDS * 1_000_000:
                 return
             await asyncio.sleep(PACE_POLL_SECONDS)
 
@@ -121,7 +118,7 @@ class Follower:
             async with replication.reading(self._database) as reading:
                 position = await reading.position()
                 offset = await _clock_offset(reading)
-                version = await follow(store, reading, position)
+                version = await follow(store, reading, position, self._status.fresh_at)
                 self._status.behind = store.behind()
                 self._publish(begun, offset)
                 if self._status.behind > max(SMALLEST_REBUILD, int(REBUILD_SHARE * store.users())):
@@ -179,7 +176,8 @@ class Follower:
         self._renewal = Renewal(found, self._status)
         self._status.behind = found.behind()
         if found.path != serving:
-            self._status.fresh_at = self._status.complete_at = 0  # they were another replica's
+            self._status.fresh_at = 0  # it was another replica's, or of another start of the machine
+            found.forget_times()
             # It is not fresh, so nobody reads it yet. But it has to get own writes from now on: the next
             # round may not see them.
             self._status.serving = self._number
@@ -212,18 +210,15 @@ class Follower:
             async with replication.reading(self._database) as reading:
                 position = await reading.position()
                 offset = await _clock_offset(reading)
-                version = await follow(store, reading, position)
+                await follow(store, reading, position, 0)
         except BaseException:
             self._status.filling = 0
             store.delete()
             raise
         old, self._store, self._number = self._store, store, number
         self._renewal = Renewal(store, self._status)
-        self._status.complete_at = 0
         self._status.behind = store.behind()
         self._publish(begun, offset)
-        if not self._status.behind:
-            self._status.note_complete(begun, version)
         self._status.filling = 0
         if old is not None:
             old.delete()

@@ -2,9 +2,10 @@
 
 The segments of one moment with the users of another would be a state that never was: a user who was excluded
 before a percentage began would be in. So the segments come with every user who changed: with their states,
-or, if they are many, with a note that the database has to be asked of them until their states are written.
+or, if they are many, with marks that say until when the states in the replica were right.
 """
 
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from segmentd.domain.identifiers import UserId
@@ -15,19 +16,23 @@ from segmentd.replica.store import Store
 from segmentd.storage.replication import Position, Reading
 from segmentd.storage.snapshots import Snapshot, Window
 
-# So many changed users are written at once, in a millisecond or two, and nobody has to be asked of.
+# So many changed users are written at once, in a millisecond or two.
 FEW_USERS: Final = 500
 # A process that changed a segment leaves more than this to the follower: it takes some tenths of a second.
 MOST_USERS_OF_A_PROCESS: Final = 100_000
 
 
-async def follow(store: Store, reading: Reading, position: Position) -> int:
+async def follow(store: Store, reading: Reading, position: Position, fresh_at: int) -> int:
     """Brings the replica to the moment of the reading; returns the version of the segments.
 
-    Afterwards the database has to be asked only of those users whom the replica names. Raises Unusable.
+    Afterwards all of it is of that moment, but for the users whom it names: their states are of the boot time
+    `fresh_at`. Raises Unusable.
     """
-    window = _missed_by(store, position)
-    few = await _changed_users(store, reading, window)
+
+    def mark(outdated: Sequence[bytes], settled: Sequence[bytes]) -> None:
+        store.mark(outdated, settled, fresh_at)
+
+    few = await _changed_users(reading, _missed_by(store, position), mark)
     version = await reading.catalog_version()
     catalog = await _catalog(reading, version) if version != store.catalog_version else None
     store.put(await reading.states(few) if few else (), facts_of(position), catalog)
@@ -43,7 +48,16 @@ async def show_catalog(store: Store, reading: Reading, position: Position) -> No
     version = await reading.catalog_version()
     if version == store.catalog_version:
         return
-    few = await _changed_users(store, reading, window, version)
+    marked = 0
+
+    def mark(outdated: Sequence[bytes], _: Sequence[bytes]) -> None:
+        nonlocal marked
+        marked += len(outdated)
+        if marked > MOST_USERS_OF_A_PROCESS:
+            raise Unusable("too many users changed")
+        store.mark_in_need(outdated, version)
+
+    few = await _changed_users(reading, window, mark)
     store.put(await reading.states(few) if few else (), catalog=await _catalog(reading, version))
 
 
@@ -75,23 +89,18 @@ def facts_of(position: Position) -> list[tuple[bytes, bytes]]:
 
 
 async def _changed_users(
-    store: Store, reading: Reading, window: Window, needed: int | None = None
+    reading: Reading, window: Window, mark: Callable[[Sequence[bytes], Sequence[bytes]], None]
 ) -> list[UserId]:
-    """Those who changed, if they are few; else none, and they are marked in the replica.
-
-    Another process than the follower says which version of the segments their states need.
-    """
+    """Those who changed, if they are few; else nobody, and all are marked: the outdated and the settled."""
     few: list[bytes] = []
-    marked = 0
+    many = False
     async for outdated, settled in reading.changed_users(window):
-        if not marked and len(few) + len(outdated) + len(settled) <= FEW_USERS:
+        many = many or len(few) + len(outdated) + len(settled) > FEW_USERS
+        if many:
+            mark([*few, *outdated], settled)
+            few = []
+        else:
             few += (*outdated, *settled)
-            continue
-        store.mark((*few, *outdated), settled, needed)
-        marked += len(few) + len(outdated) + len(settled)
-        few = []
-        if needed is not None and marked > MOST_USERS_OF_A_PROCESS:
-            raise Unusable("too many users changed")
     return [UserId(KEY.unpack(key)[0]) for key in few]
 
 

@@ -1,6 +1,7 @@
 """The parts of this node that use cases work with: reads from its replica, and writes shown in it."""
 
-from collections.abc import Awaitable, Callable, Collection, Sequence
+import math
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Generic, NamedTuple, TypeVar
 
@@ -57,93 +58,94 @@ class Node(NamedTuple):
     async def read(
         self, replicated: Replicated[Found], stored: Callable[[], Awaitable[Found]]
     ) -> Answer[Found]:
-        """Answers from the replica, or from the database if the replica cannot.
+        """Answers from the replica, or from the database if the replica is too old.
 
-        If the database cannot answer either, the replica as it is does, as long as its age is allowed. Raises
-        Unavailable.
+        For a user who changed, and whose state is not written yet, the state of before is an answer too, as
+        long as its age is allowed. Raises Unavailable.
         """
 
-        async def ask(_: Collection[int]) -> Answer[Found]:
+        async def ask(_: Outdated | None) -> Answer[Found]:
             return Answer(0, await self.fallback.ask(stored))
 
         return await self._read(replicated, ask)
 
     async def look_up(self, user_ids: Sequence[UserId], stored: Stored) -> Answer[Slugs]:
-        """As `read`, for many users; of those who changed just now the database is asked alone.
+        """As `read`, for many users; the database is asked only of those for whom the replica is too old.
 
         Raises Unavailable, AnswerTooLarge.
         """
 
-        async def replicated(replica: Replica, older: int | None) -> Slugs:
-            return await replica.segments_of_many(user_ids, older)
-
-        async def ask(outdated: Collection[int]) -> Answer[Slugs]:
-            if (answer := await self._look_up_in_both(user_ids, outdated, stored)) is not None:
+        async def ask(outdated: Outdated | None) -> Answer[Slugs]:
+            if outdated and (answer := await self._look_up_in_both(user_ids, outdated, stored)) is not None:
                 return answer
             return Answer(0, await self.fallback.ask(partial(stored, user_ids)))
 
-        return await self._read(replicated, ask)
+        return await self._read(_segments_of(user_ids), ask)
 
     async def _read(
-        self, replicated: Replicated[Found], ask: Callable[[Collection[int]], Awaitable[Answer[Found]]]
+        self, replicated: Replicated[Found], ask: Callable[[Outdated | None], Awaitable[Answer[Found]]]
     ) -> Answer[Found]:
-        outdated: Collection[int] = ()
+        outdated: Outdated | None = None
         try:
-            age = self.replica.age()
-            if age is not None:
-                try:
-                    return Answer(age, await replicated(self.replica, None))
-                except Outdated as error:
-                    outdated = error.user_ids
-                except Unusable:
-                    pass
+            if (found := await self._from_replica(self.replica.age(), replicated)) is not None:
+                return found
+        except Outdated as error:
+            outdated = error
+        except Unusable:
+            pass
+        try:
             answer = await ask(outdated)
         except Unavailable:
-            older = await self._read_older(replicated)
-            self.metrics.fell_back(Fallen.REFUSED if older is None else Fallen.OLDER)
-            if older is None:
+            if (stale := await self._read_stale(replicated)) is None:
+                self.metrics.fell_back(Fallen.REFUSED)
                 raise
-            return older
+            self.metrics.fell_back(Fallen.REPLICA)
+            return stale
         self.metrics.fell_back(Fallen.DATABASE)
         return answer
 
+    async def _from_replica(
+        self, age: int | None, replicated: Replicated[Found], bound_seconds: float | None = None
+    ) -> Answer[Found] | None:
+        """An answer of this age; of another where the states of before answer. Raises Outdated, Unusable."""
+        if age is None:
+            return None
+        try:
+            return Answer(age, await replicated(self.replica, None))
+        except Outdated as outdated:
+            if (older := self.replica.older(outdated, bound_seconds)) is None:
+                raise
+            return Answer(older.age, await replicated(self.replica, older.version))
+
+    async def _read_stale(self, replicated: Replicated[Found]) -> Answer[Found] | None:
+        """While the database does not answer: from the replica, if its age is allowed."""
+        try:
+            bound_seconds = math.inf if self.serve_stale else None
+            return await self._from_replica(self.age_of_reads(), replicated, bound_seconds)
+        except Unusable:
+            return None
+
     async def _look_up_in_both(
-        self, user_ids: Sequence[UserId], outdated: Collection[int], stored: Stored
+        self, user_ids: Sequence[UserId], outdated: Outdated, stored: Stored
     ) -> Answer[Slugs] | None:
-        """Of outdated users the database is asked, the replica of the others; None if that is impossible."""
-        asked = [user_id for user_id in dict.fromkeys(user_ids) if user_id in outdated]
-        others = [user_id for user_id in user_ids if user_id not in outdated]
-        if not asked or not others:
+        """The database is asked of users whose state is too old; None if that is of no use."""
+        too_old = {user_id for user_id in outdated.since if self.replica.older(outdated.of(user_id)) is None}
+        asked = [user_id for user_id in dict.fromkeys(user_ids) if user_id in too_old]
+        others = [user_id for user_id in user_ids if user_id not in too_old]
+        if not others:
             return None
         found = dict(zip(asked, await self.fallback.ask(partial(stored, asked)), strict=True))
-        if (age := self.replica.age()) is None:
-            return None
         try:
-            found |= zip(others, await self.replica.segments_of_many(others), strict=True)
-        except Unusable:  # more users changed meanwhile
+            answer = await self._from_replica(self.replica.age(), _segments_of(others))
+        except Unusable:  # more users changed meanwhile, or the segments did
+            answer = None
+        if answer is None:
             return None
-        answer = [found[user_id] for user_id in user_ids]
-        if sum(map(len, answer)) > LARGEST_LOOKUP_BYTES:
+        found |= zip(others, answer.found, strict=True)
+        slugs = [found[user_id] for user_id in user_ids]
+        if sum(map(len, slugs)) > LARGEST_LOOKUP_BYTES:
             raise AnswerTooLarge(LARGEST_LOOKUP_BYTES)
-        return Answer(age, answer)
-
-    async def _read_older(self, replicated: Replicated[Found]) -> Answer[Found] | None:
-        """From the replica as it is; None if the age of that is unknown, or not allowed."""
-        try:
-            if self.serve_stale and (age := self.replica.age_if_any()) is not None:
-                return Answer(age, await replicated(self.replica, None))
-        except Outdated:
-            pass
-        except Unusable:
-            return None
-        version, age = (
-            self.replica.status.complete_version,
-            self.replica.age_of_all(bounded=not self.serve_stale),
-        )
-        try:
-            return None if age is None else Answer(age, await replicated(self.replica, version))
-        except Unusable:
-            return None
+        return Answer(answer.age, slugs)
 
     def show_users(self, writes: Sequence[tuple[UserId, OwnWrite]]) -> None:
         """Shows committed writes of users, here at once and on the other nodes soon."""
@@ -154,3 +156,10 @@ class Node(NamedTuple):
         """Shows committed changes of segments. An error makes reads slower and does not undo the change."""
         await self.replica.show_segments(database)
         self.notifier.notify()
+
+
+def _segments_of(user_ids: Sequence[UserId]) -> Replicated[Slugs]:
+    async def replicated(replica: Replica, older: int | None) -> Slugs:
+        return await replica.segments_of_many(user_ids, older)
+
+    return replicated

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from typing import Final, NamedTuple
+from typing import Final
 
 from segmentd.background import end
 from segmentd.domain.identifiers import UserId
@@ -20,42 +20,36 @@ WORK_SECONDS: Final = 0.5
 TakeBatch = Callable[[int, int], list[int]]
 
 
-class _Pass(NamedTuple):
-    """A walk over all users who are outdated; whoever became outdated before it began is done at its end."""
-
-    fresh_at: int
-    version: int
-    place: int
-
-
 class Renewal:
     """Renews one replica; it remembers between two rounds how far it came."""
 
     def __init__(self, store: Store, status: ReplicaStatus) -> None:
         self._store = store
         self._status = status
-        self._pass: _Pass | None = None
+        self._place = 0
+        self._begun = 0
+        self.oldest = 0
+        """A boot time at which the states of all users were right, or of a later one; 0: unknown."""
 
     async def work(self, reading: Reading, version: int) -> None:
         """Writes for half a second, or until nobody is behind.
 
         `version` is that of the segments in the reading; the replica was brought to its moment.
         """
-        give_up = time.monotonic() + WORK_SECONDS
-        begun = self._pass or _Pass(self._status.fresh_at, version, 0)
+        if not self._place:
+            self._begun = self._status.fresh_at
         if self._store.behind():
-            walk = self._walk(reading, version, self._store.outdated_after, begun.place, give_up)
-            if (place := await walk) is not None:
-                self._pass = begun._replace(place=place)
+            give_up = time.monotonic() + WORK_SECONDS
+            outdated, settled = self._store.outdated_after, self._store.settled_after
+            self._place = await self._walk(reading, version, outdated, self._place, give_up)
+            if self._place:
                 return
-            await self._walk(reading, version, self._store.settled_after, 0, give_up)
-        self._pass = None
-        self._status.note_complete(begun.fresh_at, begun.version)
+            await self._walk(reading, version, settled, 0, give_up)
+        # Whoever was outdated when this walk over all users began is not any more.
+        self.oldest = self._begun
 
-    async def _walk(
-        self, reading: Reading, version: int, take: TakeBatch, place: int, give_up: float
-    ) -> int | None:
-        """Renews users from a place on; returns the place that it reached in time, None at the end.
+    async def _walk(self, reading: Reading, version: int, take: TakeBatch, place: int, give_up: float) -> int:
+        """Renews users from a place on; returns the place that it reached in time, 0 at the end.
 
         PostgreSQL reads each batch while the one before is being written.
         """
@@ -78,7 +72,7 @@ class Renewal:
                 self._status.behind = self._store.behind()
         finally:
             await end(asking)
-        return place if take(place, 1) else None
+        return place if take(place, 1) else 0
 
 
 def _ask(reading: Reading, user_ids: list[int]) -> asyncio.Task[Sequence[UserState]]:

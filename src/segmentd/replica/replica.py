@@ -4,7 +4,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar
 
 import lmdb
 import psycopg
@@ -12,6 +12,7 @@ import structlog
 
 from segmentd.domain.decisions import Decision, Decisions
 from segmentd.domain.errors import Unavailable
+from segmentd.replica.behind import Outdated
 from segmentd.replica.catalog import Catalog
 from segmentd.replica.files import Unusable
 from segmentd.replica.lookup import Lookup
@@ -26,6 +27,8 @@ from segmentd.storage.replication import OwnWrite
 
 MICROSECONDS: Final = 1_000_000
 
+Found = TypeVar("Found")
+
 _log = structlog.get_logger(__name__)
 
 
@@ -38,6 +41,13 @@ class ReplicaMeasures(NamedTuple):
     """How many users have a state in it; None if there is no replica."""
     users_behind: int
     """How many users changed whose states are not written yet."""
+
+
+class Older(NamedTuple):
+    """That states of before may be shown: their age in whole seconds, and the version of their segments."""
+
+    age: int
+    version: int
 
 
 class Point(NamedTuple):
@@ -83,17 +93,32 @@ class Replica:
         age = self.status.age()
         return None if age is None else age // MICROSECONDS
 
-    def age_of_all(self, *, bounded: bool) -> int | None:
-        """The age of the oldest state in the replica, in whole seconds; None if that is unknown.
+    def older(self, outdated: Outdated, bound_seconds: float | None = None) -> Older | None:
+        """With what age the states of before may answer for users who changed; None if they may not."""
+        ages = [self.status.age_of(since) for since in outdated.since.values()]
+        known = [age for age in ages if age is not None]
+        bound = self._bound if bound_seconds is None else bound_seconds * MICROSECONDS
+        if len(known) < len(ages) or (max(known) > bound and not self.has_no_bound):
+            return None
+        return Older(max(known) // MICROSECONDS, outdated.version)
 
-        If it is to be bounded: None above the bound too.
+    def answer(self, read: Callable[[int, int | None], Found]) -> Found | None:
+        """What `read` makes of an age and a version of `Older`; None if the replica may not answer.
+
+        Raises Unusable, Outdated.
         """
-        age = self.status.age_of_all()
-        return None if age is None or (bounded and age > self._bound) else age // MICROSECONDS
+        age = self.age()
+        if age is None:
+            return None
+        try:
+            return read(age, None)
+        except Outdated as outdated:
+            if (older := self.older(outdated)) is None:
+                raise
+            return read(older.age, older.version)
 
     # Reads of what holds now; call them only if there is an age. Each raises Unusable, and Outdated if the
-    # replica does not know yet how a user changed. With an `older` version of the segments they show the
-    # state of before; then the age is that of all states.
+    # replica does not know yet how a user changed. With the version of `Older` they show the state of before.
 
     def segments(self, user_id: int, older: int | None = None) -> list[bytes]:
         """The slugs that the user is in, as JSON strings."""

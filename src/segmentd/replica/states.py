@@ -25,6 +25,12 @@ def version_of(state: bytes) -> int:
     return head >> _COUNT_BITS
 
 
+def is_as_new(state: bytes, other: bytes) -> bool:
+    """Whether a state is of the same version of the user as another, or of a later one."""
+    # The version is in the upper bits of the first word.
+    return state[: _HEAD.size] >= other[: _HEAD.size] or version_of(state) == version_of(other)
+
+
 def words_of(state: bytes) -> tuple[int, ...]:
     """The word of each override, by segment id."""
     count = _HEAD.unpack_from(state)[0] & ((1 << _COUNT_BITS) - 1)

@@ -10,7 +10,7 @@ from typing import Final, Self
 from segmentd.shared_memory import SharedMemory, boot_word
 
 _CLOCK: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
-_WORDS: Final = 10
+_WORDS: Final = 8
 
 
 def boot_time() -> int:
@@ -34,8 +34,6 @@ class ReplicaStatus:
     - behind: users who changed and whose states are not written yet
     - made: the number of the latest replica; no number is used twice, as a removed replica may still be open
     - boot: the start of the machine in which this was written; 0: the system has no id for it
-    - complete_at: the states of all users are of this time, or of a later one; 0: unknown
-    - complete_version: the version of the segments at that time
     """
 
     def __init__(self, memory: SharedMemory) -> None:
@@ -74,7 +72,7 @@ class ReplicaStatus:
 
     def clear(self) -> None:
         """Shows that there is no replica."""
-        self.fresh_at = self.serving = self.filling = self.spoilt_at = self.behind = self.complete_at = 0
+        self.fresh_at = self.serving = self.filling = self.spoilt_at = self.behind = 0
 
     @property
     def fresh_at(self) -> int:
@@ -139,26 +137,6 @@ class ReplicaStatus:
     def made(self, value: int) -> None:
         self._view[6] = value
 
-    @property
-    def complete_at(self) -> int:
-        """The boot time of the oldest state of any user, or an earlier one; 0 if that is unknown."""
-        return self._view[8]
-
-    @complete_at.setter
-    def complete_at(self, value: int) -> None:
-        self._view[8] = value
-
-    @property
-    def complete_version(self) -> int:
-        """The version of the segments at that time."""
-        return self._view[9]
-
-    def note_complete(self, at: int, version: int) -> None:
-        """The states of all users are of this time or of a later one, when the segments had this version."""
-        self._view[8] = 0  # while the two words do not match
-        self._view[9] = version
-        self._view[8] = at
-
     def age(self) -> int | None:
         """How old the replica is, in microseconds; None if there is no usable one."""
         fresh_at = self._view[0]
@@ -166,12 +144,11 @@ class ReplicaStatus:
             return None
         return boot_time() - fresh_at
 
-    def age_of_all(self) -> int | None:
-        """How old the states of all users are at most, in microseconds; None if that is unknown."""
-        complete_at = self._view[8]
-        if self.age() is None or complete_at <= self._view[4]:
+    def age_of(self, since: int) -> int | None:
+        """How old a state is that was right at this boot time, in microseconds; None if it is of no use."""
+        if since == 0 or since <= self._view[4] or self.age() is None:
             return None
-        return boot_time() - min(complete_at, self._view[0])
+        return boot_time() - min(since, self._view[0])
 
     def now(self) -> int:
         """PostgreSQL's clock, in microseconds since 1970."""

@@ -13,13 +13,13 @@ from typing import Final, NamedTuple
 import msgspec
 
 from segmentd.domain.decisions import Decision, Decisions
-from segmentd.replica.behind import ids_after
+from segmentd.replica.behind import Mark, ids_after
 from segmentd.replica.catalog import Catalog, CatalogState
 from segmentd.replica.environment import Environment
 from segmentd.replica.files import Unusable
 from segmentd.replica.keys import KEY, Transaction
 from segmentd.replica.lookup import Lookup
-from segmentd.replica.states import next_end, version_of
+from segmentd.replica.states import is_as_new, next_end
 from segmentd.storage.replication import OwnWrite
 from segmentd.storage.snapshots import Snapshot
 
@@ -125,7 +125,7 @@ class Store(Environment):
             return self._behind.count(transaction)
 
     def outdated_after(self, user_id: int, limit: int) -> list[int]:
-        """Up to so many users with higher ids of whom the database has to be asked."""
+        """Up to so many users with higher ids whose states may be wrong."""
         with self._env.begin() as transaction:
             return ids_after(transaction, self._behind.outdated, user_id, limit)
 
@@ -152,16 +152,26 @@ class Store(Environment):
             if changed or catalog is not None:
                 self._notes.add(transaction, [] if catalog is not None else changed)
 
-    def mark(
-        self, outdated: Iterable[bytes], settled: Iterable[bytes] = (), needed: int | None = None
-    ) -> None:
-        """Notes users, by ids of 8 bytes, who changed and whose states are not written yet.
+    def mark(self, outdated: Iterable[bytes], settled: Iterable[bytes], fresh_at: int) -> None:
+        """For the follower: marks users, by ids of 8 bytes, who changed and whose states are not written yet.
 
-        Somebody else than the follower says with which version of the segments the new states go.
+        Until that boot time their states were right; 0: that is unknown.
         """
         with self._env.begin(write=True) as transaction:
-            self._behind.add(transaction, outdated, settled, needed)
+            present = self._catalog_version_in(transaction)
+            self._behind.add(transaction, outdated, settled, Mark(fresh_at, present))
+            self._put_head(transaction, present)
+
+    def mark_in_need(self, outdated: Iterable[bytes], version: int) -> None:
+        """For other processes: marks users whose states need this version of the segments, or a later one."""
+        with self._env.begin(write=True) as transaction:
+            self._behind.add_in_need(transaction, outdated, version)
             self._put_head(transaction, self._catalog_version_in(transaction))
+
+    def forget_times(self) -> None:
+        """After a start of the machine: no state of a marked user may be shown any more."""
+        with self._env.begin(write=True) as transaction:
+            self._behind.forget_times(transaction)
 
     def renew(self, user_ids: Iterable[int], states: Iterable[tuple[int, bytes]], version: int) -> None:
         """Writes the states of users, unless the stored ones are newer: they are no longer outdated.
@@ -195,7 +205,7 @@ class Store(Environment):
                     self._behind.is_outdated(transaction, key)
                     or not self._snapshot_in(transaction).saw(write.xid)
                     if present is None
-                    else version_of(write.state) >= version_of(present)
+                    else is_as_new(write.state, present)
                 )
                 if newer:
                     transaction.put(key, write.state)
@@ -224,9 +234,9 @@ class Store(Environment):
             self._head = version
         if head.endswith(_SOMEBODY_OUTDATED, KEY.size):
             if older is None:
-                self._behind.check(transaction, keys)
+                self._behind.check(transaction, keys, KEY.unpack(version)[0])
             elif KEY.pack(older) != version:
-                raise Unusable("the segments changed since the users' states were complete")
+                raise Unusable("the segments changed since these states were right")
 
     def _put_catalog(self, transaction: Transaction, catalog: CatalogState) -> None:
         if catalog.version >= self._catalog_version_in(transaction):
@@ -253,7 +263,7 @@ def _put_states(transaction: Transaction, states: Iterable[tuple[int, bytes]]) -
     for user_id, state in states:
         key = KEY.pack(user_id)
         present = transaction.get(key)
-        if present is None or (state != present and version_of(state) >= version_of(present)):
+        if present is None or (state != present and is_as_new(state, present)):
             transaction.put(key, state)
             changed.append(key)
     return changed

@@ -21,6 +21,7 @@ from segmentd.domain.errors import SegmentdError
 from segmentd.domain.identifiers import INT64_MAX, UserId, UserIdValue
 from segmentd.domain.memberships import UsersOfLookup
 from segmentd.observability.metrics import Metrics
+from segmentd.replica.behind import Outdated
 from segmentd.replica.files import Unusable
 from segmentd.replica.replica import Replica
 
@@ -124,7 +125,12 @@ class HotCalls:
         try:
             # Every role may read, so every known caller is admitted; the framework answers the refusals.
             self._authenticator.admit(question.authorization)
-            slugs = self._replica.segments(user_id)
+            try:
+                slugs = self._replica.segments(user_id)
+            except Outdated as outdated:
+                if (older := self._replica.older(outdated)) is None:
+                    return None
+                age, slugs = older.age, self._replica.segments(user_id, older.version)
         except (SegmentdError, Unusable):
             return None
         body = b'{"user_id":%d,"segments":[%b]}' % (user_id, b",".join(slugs))
@@ -137,7 +143,13 @@ class HotCalls:
             return None
         try:
             self._authenticator.admit(question.authorization)
-            found = await self._replica.segments_of_many(question.user_ids)
+            try:
+                found = await self._replica.segments_of_many(question.user_ids)
+            except Outdated as outdated:
+                if (older := self._replica.older(outdated)) is None:
+                    return None
+                age = older.age
+                found = await self._replica.segments_of_many(question.user_ids, older.version)
         except (SegmentdError, Unusable):
             return None
         return self._answer(question, lookup_body(question.user_ids, found), age)

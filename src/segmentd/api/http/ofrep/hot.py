@@ -7,6 +7,7 @@ for the plain case.
 
 import re
 from collections.abc import Iterable, Mapping
+from functools import partial
 from http import HTTPStatus
 from typing import Final
 
@@ -140,9 +141,8 @@ class Evaluations:
 
     def answer(self, path: bytes, noted: Mapping[bytes, bytes], body: bytes) -> Evaluated | None:
         """Answers a POST to this path, as it was sent, with these headers of `noted`."""
-        age = self._replica.age()
         user_id = self._user_id(noted, body)
-        if age is None or user_id is None or user_id > INT64_MAX:
+        if user_id is None or user_id > INT64_MAX:
             return None
         key = None if path == _FLAGS else _KEY.fullmatch(path)
         if key is None and path != _FLAGS:
@@ -153,8 +153,10 @@ class Evaluations:
         try:
             # Every role may read, so every known caller is admitted; the framework answers the refusals.
             self._authenticator.admit(noted.get(AUTHORIZATION) or bearer(noted.get(API_KEY)))
-            return (
-                self._one(key[1], user_id, noted, age, more) if key else self._all(user_id, noted, age, more)
+            return self._replica.answer(
+                partial(self._one, key[1], user_id, noted, more)
+                if key
+                else partial(self._all, user_id, noted, more)
             )
         except (SegmentdError, Unusable):
             return None
@@ -184,9 +186,15 @@ class Evaluations:
             return None
 
     def _one(
-        self, slug: bytes, user_id: UserId, noted: Mapping[bytes, bytes], age: int, more: Headers
+        self,
+        slug: bytes,
+        user_id: UserId,
+        noted: Mapping[bytes, bytes],
+        more: Headers,
+        age: int,
+        older: int | None,
     ) -> Evaluated | None:
-        decision = self._replica.decision(slug, user_id)
+        decision = self._replica.decision(slug, user_id, older)
         if decision is None:
             return None
         body = written_flag(b'"%b"' % slug, Decision(decision))
@@ -194,9 +202,9 @@ class Evaluations:
         return Evaluated(body, age, request_id, self._flag, FLAG, more=more)
 
     def _all(
-        self, user_id: UserId, noted: Mapping[bytes, bytes], age: int, more: Headers
+        self, user_id: UserId, noted: Mapping[bytes, bytes], more: Headers, age: int, older: int | None
     ) -> Evaluated | None:
-        decisions = self._replica.decisions(user_id)
+        decisions = self._replica.decisions(user_id, older)
         flags = self._writer.prepared(decisions)
         answer = flags.answer(user_id, decisions.codes, self._links, self._prefix)
         etag = answer.etag
