@@ -144,7 +144,9 @@ async def test_every_operation_names_its_problems(document: Json) -> None:
         if name != "get /livez":
             assert "503" in refusals, name
         if "requestBody" in operation:
-            assert {"400", "413", "415", "422"} <= refusals.keys(), name
+            # A list may have any size, and what is wrong in it is said by the import.
+            of_json = set() if name == "post /api/v1/imports" else {"400", "413"}
+            assert {"415", "422"} | of_json <= refusals.keys(), name
         else:
             assert "400" not in refusals, name
         if operation.get("parameters"):
