@@ -14,6 +14,7 @@ from segmentd.domain.memberships import Cause, Operation
 from segmentd.domain.reports import Status
 from segmentd.domain.segments import PercentValue
 from segmentd.domain.texts import DescriptionValue, NameValue, ReasonValue
+from tests.support.rows import Rows
 
 
 @pytest.fixture
@@ -37,9 +38,6 @@ def one_of(checks: list[str], start: str) -> set[str]:
 @pytest.mark.parametrize(
     ("start", "values"),
     [
-        ("membership_events: CHECK ((operation = ", {*Operation}),
-        # What a percentage does to its users is computed, and stored nowhere.
-        ("membership_events: CHECK ((cause = ", {*Cause} - {Cause.ROLLOUT}),
         ("audit_log: CHECK ((operation = ", {*AuditOperation}),
         ("tokens: CHECK ((role = ", {*Role}),
         ("tokens: CHECK ((name <> ", {*RESERVED_NAMES}),
@@ -62,6 +60,21 @@ def test_the_longest_texts_are_those_that_postgresql_takes(checks: list[str]) ->
     assert f"users: CHECK ((length(name) <= {bounds(NameValue).max_length}))" in checks
     assert f"segments: CHECK ((length(description) <= {bounds(DescriptionValue).max_length}))" in checks
     assert f"membership_events: CHECK ((length(reason) <= {bounds(ReasonValue).max_length}))" in checks
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("event_operation", {*Operation}),
+        # What a percentage does to its users is computed, and stored nowhere.
+        ("event_cause", {*Cause} - {Cause.ROLLOUT}),
+    ],
+)
+def test_the_values_of_an_event_are_those_of_an_enum_of_postgresql(
+    rows: Rows, name: str, values: set[str]
+) -> None:
+    found = rows.column("SELECT enumlabel FROM pg_enum WHERE enumtypid = to_regtype(%s)", name)
+    assert {*found} == values
 
 
 def test_a_slug_and_a_percentage_are_those_that_postgresql_takes(checks: list[str]) -> None:

@@ -174,8 +174,15 @@ class GroupedChanges:
         apply: Callable[[Sequence[Wanted]], Awaitable[Sequence[Outcome | Locked]]],
     ) -> None:
         outcomes: Sequence[Outcome | Locked] = [Unavailable(_STOPPING) for _ in group]
+        applying = asyncio.ensure_future(apply([waiting.wanted for waiting in group]))
+        for waiting in group:
+            waiting.outcome.add_done_callback(partial(_end_without_requests, applying, group))
         try:
-            outcomes = await apply([waiting.wanted for waiting in group])
+            outcomes = await applying
+        except asyncio.CancelledError:
+            # Either nobody waits for these changes any more, and they are undone; or this line ends.
+            if (line := asyncio.current_task()) is None or line.cancelling():
+                raise
         except Unavailable as error:
             outcomes = [type(error)(error.detail, **error.extra) for _ in group]
         except Exception as error:  # noqa: BLE001 - it is raised for each of these changes
@@ -203,8 +210,7 @@ class GroupedChanges:
                 self._pass_on(waiting)
                 continue
             self._alone += 1
-            task = self._own(self._wait_for_lock(waiting))
-            waiting.outcome.add_done_callback(partial(_end_with_request, task))
+            self._own(self._wait_for_lock(waiting))
 
     async def _wait_for_lock(self, waiting: _Waiting) -> None:
         try:
@@ -269,7 +275,9 @@ class GroupedChanges:
         return task
 
 
-def _end_with_request(task: asyncio.Task[None], outcome: asyncio.Future[Outcome]) -> None:
-    """A wait for a lock can be long, and it is for this request alone."""
-    if outcome.cancelled():
-        task.cancel()
+def _end_without_requests(
+    applying: asyncio.Future[Any], group: Sequence[_Waiting], _: asyncio.Future[Outcome]
+) -> None:
+    """Undoes changes that no request waits for: a wait for a lock can be long."""
+    if all(waiting.outcome.cancelled() for waiting in group):
+        applying.cancel()

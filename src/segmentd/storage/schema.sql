@@ -1195,14 +1195,15 @@ CREATE OR REPLACE FUNCTION segments_after_changes(p_user_ids bigint[], p_ats tim
 -- are those of domain/decisions.py.
 CREATE OR REPLACE FUNCTION decided(p_included boolean, p_threshold bigint, p_user_id bigint, p_salt bigint)
     RETURNS integer
-    LANGUAGE sql IMMUTABLE PARALLEL SAFE
-    RETURN CASE
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+    SELECT CASE
         WHEN p_included THEN 4
         WHEN NOT p_included THEN 3
         WHEN p_threshold IS NULL THEN 0
         WHEN bucket(p_user_id, p_salt) < p_threshold THEN 2
         ELSE 1
-    END;
+    END
+$$;
 
 -- The override of a user and a segment that holds at `p_at`, or at the latest change of the catalog where that is
 -- later; null: there is none.
@@ -2500,7 +2501,7 @@ $$;
 CREATE OR REPLACE FUNCTION import_line(p_number bigint, p_line bigint) RETURNS text
     LANGUAGE plpgsql STABLE AS $$
 DECLARE
-    found text;
+    line text;
 BEGIN
     EXECUTE format(
         $sql$
@@ -2510,8 +2511,8 @@ BEGIN
         $sql$,
         'import_blocks_' || p_number, p_line, p_line
     )
-    INTO found;
-    RETURN coalesce(found, '');
+    INTO line;
+    RETURN coalesce(line, '');
 END
 $$;
 
@@ -2900,4 +2901,4 @@ CREATE OR REPLACE FUNCTION member_as_json(
 INSERT INTO schema_migrations (number, name) VALUES
     (1, '0001_tables.sql');
 INSERT INTO schema_functions (digest, version) VALUES
-    ('ef88f648c1c2677c75d1431927a53ddb1af85bd6924cc26f9e6b87237c2b9703', '0.1.0');
+    ('59dbe9b9f8707055840a9d0966e9e335c1c02ce729f9b4e8d8722b2b17e033c8', '0.1.0');

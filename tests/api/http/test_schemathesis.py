@@ -131,7 +131,12 @@ def test_requests_that_fit_the_document_are_answered_as_it_says(operation: AnyOp
 
 @pytest.mark.parametrize(
     "operation",
-    [operation for operation in OPERATIONS if operation.body or [*operation.iter_parameters()]],
+    [
+        operation
+        for operation in OPERATIONS
+        # Any bytes are the body of an import: what is wrong with them is in the import.
+        if operation.label != "POST /api/v1/imports" and (operation.body or [*operation.iter_parameters()])
+    ],
     ids=lambda operation: operation.label,
 )
 def test_requests_that_do_not_fit_the_document_are_refused_as_it_says(

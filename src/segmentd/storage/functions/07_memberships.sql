@@ -187,14 +187,15 @@ CREATE OR REPLACE FUNCTION segments_after_changes(p_user_ids bigint[], p_ats tim
 -- are those of domain/decisions.py.
 CREATE OR REPLACE FUNCTION decided(p_included boolean, p_threshold bigint, p_user_id bigint, p_salt bigint)
     RETURNS integer
-    LANGUAGE sql IMMUTABLE PARALLEL SAFE
-    RETURN CASE
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+    SELECT CASE
         WHEN p_included THEN 4
         WHEN NOT p_included THEN 3
         WHEN p_threshold IS NULL THEN 0
         WHEN bucket(p_user_id, p_salt) < p_threshold THEN 2
         ELSE 1
-    END;
+    END
+$$;
 
 -- The override of a user and a segment that holds at `p_at`, or at the latest change of the catalog where that is
 -- later; null: there is none.

@@ -454,7 +454,7 @@ $$;
 CREATE OR REPLACE FUNCTION import_line(p_number bigint, p_line bigint) RETURNS text
     LANGUAGE plpgsql STABLE AS $$
 DECLARE
-    found text;
+    line text;
 BEGIN
     EXECUTE format(
         $sql$
@@ -464,8 +464,8 @@ BEGIN
         $sql$,
         'import_blocks_' || p_number, p_line, p_line
     )
-    INTO found;
-    RETURN coalesce(found, '');
+    INTO line;
+    RETURN coalesce(line, '');
 END
 $$;
 

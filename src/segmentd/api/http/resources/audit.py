@@ -19,8 +19,8 @@ class AuditBody(Struct, frozen=True):
     on_behalf_of: str | None
     operation: AuditOperation
     subject: str | None
-    before: Mapping[str, str | int | float | None] | None
-    after: Mapping[str, str | int | float | None] | None
+    before: Mapping[str, str | float | None] | None
+    after: Mapping[str, str | float | None] | None
 
     @classmethod
     def of(cls, entry: AuditEntry) -> "AuditBody":
