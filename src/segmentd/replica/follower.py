@@ -34,7 +34,7 @@ SMALLEST_REBUILD: Final = 50_000
 # (docs/decisions/0034); but never for longer than this.
 REST_ROUNDS: Final = 3
 LONGEST_REST_SECONDS: Final = 0.05
-# While a replica is being built, the present one is told so often who changed.
+# While a replica is being built, the present one learns at this interval which users changed.
 WHILE_BUILDING_SECONDS: Final = 1.0
 # Bulk changes wait while any state in the replica is older: so the age of hot reads stays below five seconds.
 PACE_AGE_SECONDS: Final = 2.5

@@ -45,7 +45,7 @@ class Renewal:
             if self._place:
                 return
             await self._walk(reading, version, settled, 0, give_up)
-        # Whoever was outdated when this walk over all users began is not any more.
+        # The users who were outdated when this walk over all users began are not outdated any more.
         self.oldest = self._begun
 
     async def _walk(self, reading: Reading, version: int, take: TakeBatch, place: int, give_up: float) -> int:

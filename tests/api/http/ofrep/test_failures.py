@@ -1,4 +1,4 @@
-"""Every refusal below /ofrep/ has OFREP's form and one of its few statuses, whoever refuses."""
+"""Every refusal below /ofrep/, by any part of the service, has OFREP's form and one of its few statuses."""
 
 import asyncio
 import json

@@ -275,7 +275,7 @@ async def test_ids_of_a_sample_are_strings_where_strings_are_asked_for(api: Api)
 
 @dataclass
 class Crowd:
-    """Users of one segment, of whom some are pinned, some for a while, some excluded, and some gone."""
+    """Users of one segment: pinned for good, pinned with a term, excluded, and deleted."""
 
     api: Api
     clock: Clock
