@@ -42,7 +42,15 @@ async def list_after(database: Database, after: UserId | None, limit: int) -> Se
     """Up to `limit` living users with ids above `after`, in their order. Raises Unavailable."""
     return await database.all(
         User,
-        "SELECT id, name, registered_at FROM users WHERE deleted_at IS NULL AND id > %s ORDER BY id LIMIT %s",
+        # OFFSET 0: a look-up for each user of the page. Deleted users are not walked over.
+        "SELECT u.id, u.name, u.registered_at"
+        " FROM ("
+        "  SELECT k.user_id FROM known_users k WHERE k.user_id > %s ORDER BY k.user_id LIMIT %s"
+        ") k"
+        " CROSS JOIN LATERAL ("
+        "  SELECT u.id, u.name, u.registered_at FROM users u WHERE u.id = k.user_id OFFSET 0"
+        ") u"
+        " ORDER BY k.user_id",
         [after or 0, limit],
     )
 

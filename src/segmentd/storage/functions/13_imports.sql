@@ -433,23 +433,6 @@ BEGIN
 END
 $$;
 
--- Bad rows that were good when they were checked.
-CREATE OR REPLACE FUNCTION note_import_refusals(p_import imports, p_batch import_decision[]) RETURNS void
-    LANGUAGE plpgsql AS $$
-DECLARE
-    refused bigint := (SELECT sum(b.rows) FROM unnest(p_batch) b WHERE b.refusal IS NOT NULL);
-BEGIN
-    IF refused > 0 THEN
-        INSERT INTO import_errors (import_number, line, detail, text)
-        SELECT p_import.number, b.line, b.refusal, import_line(p_import.number, b.line)
-        FROM unnest(p_batch) b
-        WHERE b.refusal IS NOT NULL AND b.rows > 0
-        ON CONFLICT DO NOTHING;
-        UPDATE imports SET invalid_rows = invalid_rows + refused WHERE number = p_import.number;
-    END IF;
-END
-$$;
-
 -- The text of one line of an import, as it is shown of a bad row.
 CREATE OR REPLACE FUNCTION import_line(p_number bigint, p_line bigint) RETURNS text
     LANGUAGE plpgsql STABLE AS $$
@@ -469,104 +452,129 @@ BEGIN
 END
 $$;
 
--- A dry run's first differences, and more of them.
-CREATE OR REPLACE FUNCTION more_differences(p_sample jsonb, p_outcomes import_outcome[]) RETURNS jsonb
-    LANGUAGE sql IMMUTABLE AS $$
-    SELECT p_sample || coalesce(jsonb_agg(
-        jsonb_build_object('user_id', d.user_id, 'segment', d.slug, 'outcome', d.outcome)
-        ORDER BY d.user_id, d.slug COLLATE "C"
-    ), '[]')
-    FROM (
-        SELECT o.user_id, o.slug, o.outcome
-        FROM unnest(p_outcomes) o
-        WHERE o.outcome <> 'unchanged'
-        ORDER BY o.user_id, o.slug COLLATE "C"
-        LIMIT greatest(0, 100 - jsonb_array_length(p_sample))
-    ) d
-$$;
-
--- Some decisions of an import, in the order of users, and why one of them cannot be applied any more.
-CREATE OR REPLACE FUNCTION next_import_decisions(p_import imports, p_rows integer) RETURNS SETOF import_decision
+-- The rows of one batch: those of the users after `applied_to`, about so many; all rows of a user are in one batch, so
+-- that they are one change. Arrays without a name of users in it have one element for each decision that can be made,
+-- in the order of users; `places` are those of its user in `user_ids`. `refused`: the rows that were good when they were
+-- checked, and cannot be applied any more; `of_deleted` is the first line among them whose segment was deleted.
+-- `last_user` is null where no rows are left.
+CREATE OR REPLACE FUNCTION next_import_rows(
+    p_import imports, p_rows integer, p_at timestamptz,
+    OUT last_user bigint, OUT users bigint, OUT refused bigint, OUT of_deleted bigint,
+    OUT user_ids bigint[], OUT places integer[], OUT slugs text[], OUT adds boolean[], OUT untils timestamptz[],
+    OUT ttl_seconds bigint[]
+)
     LANGUAGE plpgsql STABLE AS $$
 DECLARE
     decisions text := quote_ident('import_decisions_' || p_import.number);
-    last_user bigint;
 BEGIN
-    -- All rows of a user are in one batch, so that they are one change.
     EXECUTE format(
         'SELECT user_id FROM %s WHERE NOT is_bad AND user_id > $1 ORDER BY user_id OFFSET $2 LIMIT 1', decisions
     )
     INTO last_user USING p_import.applied_to, p_rows - 1;
-    RETURN QUERY EXECUTE format(
+    EXECUTE format(
         $sql$
-        SELECT d.user_id, s.slug, d.adds, d.until, d.ttl_seconds, d.line, d.rows,
-            CASE
-                WHEN s.deleted_at IS NOT NULL THEN 'the segment was deleted before the row was applied'
-                WHEN d.until <= $3 THEN 'the term ended before the row was applied'
-            END,
-            s.deleted_at IS NOT NULL
-        FROM %s d
-        JOIN segments s ON s.id = d.segment_id
-        WHERE NOT d.is_bad AND d.user_id > $1 AND d.user_id <= $2
-        ORDER BY d.user_id
+        SELECT max(d.user_id), count(DISTINCT d.user_id), sum(d.rows) FILTER (WHERE NOT d.is_good),
+               min(d.line) FILTER (WHERE d.is_deleted),
+               array_agg(d.user_id) FILTER (WHERE d.is_good AND d.is_first), array_agg(d.place) FILTER (WHERE d.is_good),
+               array_agg(d.slug) FILTER (WHERE d.is_good), array_agg(d.adds) FILTER (WHERE d.is_good),
+               array_agg(d.until) FILTER (WHERE d.is_good), array_agg(d.ttl_seconds) FILTER (WHERE d.is_good)
+        FROM (
+            SELECT r.*, (dense_rank() OVER of_good)::integer AS place,
+                   lag(r.user_id) OVER of_good IS DISTINCT FROM r.user_id AS is_first
+            FROM (
+                SELECT d.*, s.slug, s.deleted_at IS NOT NULL AS is_deleted,
+                       s.deleted_at IS NULL AND (d.until > $3) IS NOT FALSE AS is_good
+                FROM %s d
+                JOIN segments s ON s.id = d.segment_id
+                WHERE NOT d.is_bad AND d.user_id > $1 AND d.user_id <= $2
+            ) r
+            WINDOW of_good AS (PARTITION BY r.is_good ORDER BY r.user_id)
+        ) d
         $sql$,
         decisions
     )
-    USING p_import.applied_to, coalesce(last_user, 9223372036854775807),
-          greatest(clock_instant(), (SELECT c.last_at FROM catalog c));
+    INTO last_user, users, refused, of_deleted, user_ids, places, slugs, adds, untils, ttl_seconds
+    USING p_import.applied_to, coalesce(last_user, 9223372036854775807), p_at;
 END
 $$;
 
--- Makes the changes of a batch, whose decisions come in the order of users.
-CREATE OR REPLACE FUNCTION make_import_changes(p_import imports, p_batch import_decision[]) RETURNS import_outcome[]
+-- Notes the rows of a batch that were good when they were checked.
+CREATE OR REPLACE FUNCTION note_import_refusals(p_import imports, p_last_user bigint, p_at timestamptz) RETURNS void
     LANGUAGE plpgsql AS $$
-DECLARE
-    user_ids bigint[] := ARRAY(SELECT DISTINCT b.user_id FROM unnest(p_batch) b ORDER BY b.user_id);
-    people integer := cardinality(user_ids);
 BEGIN
-    RETURN (
-        SELECT array_agg(ROW (b.user_id, b.slug, b.outcome)::import_outcome)
-        FROM change_memberships(
-            user_ids,
-            array_fill(p_import.ordered_by, ARRAY [people]),
-            array_fill(p_import.reason, ARRAY [people]),
-            array_fill(p_import.on_behalf_of, ARRAY [people]),
-            ARRAY(SELECT dense_rank() OVER (ORDER BY b.user_id) FROM unnest(p_batch) b)::integer[],
-            ARRAY(SELECT b.slug FROM unnest(p_batch) b),
-            ARRAY(SELECT b.adds FROM unnest(p_batch) b),
-            ARRAY(SELECT b.until FROM unnest(p_batch) b),
-            ARRAY(SELECT b.ttl_seconds FROM unnest(p_batch) b),
-            true
-        ) c
-        CROSS JOIN LATERAL unnest(p_batch, c.outcomes)
-             AS b (user_id, slug, adds, until, ttl_seconds, line, rows, refusal, deleted, outcome)
-    );
+    EXECUTE format(
+        $sql$
+        INSERT INTO import_errors (import_number, line, detail, text)
+        SELECT $1, d.line,
+               CASE WHEN s.deleted_at IS NOT NULL THEN 'the segment was deleted before the row was applied'
+                    ELSE 'the term ended before the row was applied' END,
+               import_line($1, d.line)
+        FROM %I d
+        JOIN segments s ON s.id = d.segment_id
+        WHERE NOT d.is_bad AND d.user_id > $2 AND d.user_id <= $3 AND d.rows > 0
+          AND (s.deleted_at IS NOT NULL OR d.until <= $4)
+        ON CONFLICT DO NOTHING
+        $sql$,
+        'import_decisions_' || p_import.number
+    )
+    USING p_import.number, p_import.applied_to, p_last_user, p_at;
 END
 $$;
 
--- What the changes of a batch would do now; changes nothing. What is due counts as done, as a change would settle it.
-CREATE OR REPLACE FUNCTION foresee_import_changes(p_batch import_decision[]) RETURNS import_outcome[]
+-- What these decisions would do now; changes nothing. What is due counts as done, as a change would settle it.
+CREATE OR REPLACE FUNCTION foresee_changes(
+    p_user_ids bigint[], p_places integer[], p_slugs text[], p_adds boolean[], p_untils timestamptz[],
+    p_ttl_seconds bigint[]
+) RETURNS text[]
     LANGUAGE sql STABLE
     SET plan_cache_mode = force_generic_plan
     SET enable_seqscan = off
     SET enable_hashjoin = off
     SET enable_mergejoin = off
 AS $$
-    SELECT array_agg(ROW (
-        b.user_id, b.slug,
+    SELECT array_agg(
         change_outcome(
-            b.adds, coalesce(b.until, p.at + b.ttl_seconds * interval '1 second'),
-            coalesce(m.included, bucket(b.user_id, s.salt) < r.threshold, false), m.included IS NOT NULL, m.until,
-            r.threshold
+            w.adds, coalesce(w.until, p.at + w.ttl_seconds * interval '1 second'),
+            coalesce(m.included, bucket(p_user_ids[w.place], s.salt) < r.threshold, false), m.included IS NOT NULL,
+            m.until, r.threshold
         )
-    )::import_outcome)
+        ORDER BY w.number
+    )
     FROM present p
-    CROSS JOIN unnest(p_batch) b
-    JOIN segments s ON s.slug = b.slug AND s.deleted_at IS NULL
-    LEFT JOIN rollouts r ON r.segment_id = s.id AND r.ended_at IS NULL
-    LEFT JOIN memberships m
-           ON m.user_id = b.user_id AND m.segment_id = s.id AND m.ended_at IS NULL
+    CROSS JOIN unnest(p_places, p_slugs, p_adds, p_untils, p_ttl_seconds)
+         WITH ORDINALITY AS w (place, slug, adds, until, ttl_seconds, number)
+    -- OFFSET 0: as in change_memberships.
+    LEFT JOIN LATERAL (
+        SELECT s.id, s.salt FROM segments s WHERE s.slug = w.slug AND s.deleted_at IS NULL OFFSET 0
+    ) s ON true
+    LEFT JOIN LATERAL (
+        SELECT r.threshold FROM rollouts r WHERE r.segment_id = s.id AND r.ended_at IS NULL OFFSET 0
+    ) r ON true
+    LEFT JOIN LATERAL (
+        SELECT m.included, m.until
+        FROM memberships m
+        WHERE m.user_id = p_user_ids[w.place] AND m.segment_id = s.id AND m.ended_at IS NULL
           AND (m.until IS NULL OR m.until > p.at)
+        OFFSET 0
+    ) m ON true
+$$;
+
+-- A dry run's first differences, and more of them.
+CREATE OR REPLACE FUNCTION more_differences(
+    p_sample jsonb, p_user_ids bigint[], p_places integer[], p_slugs text[], p_outcomes text[]
+) RETURNS jsonb
+    LANGUAGE sql IMMUTABLE AS $$
+    SELECT p_sample || coalesce(jsonb_agg(
+        jsonb_build_object('user_id', d.user_id, 'segment', d.slug, 'outcome', d.outcome)
+        ORDER BY d.user_id, d.slug COLLATE "C"
+    ), '[]')
+    FROM (
+        SELECT p_user_ids[o.place] AS user_id, o.slug, o.outcome
+        FROM unnest(p_places, p_slugs, p_outcomes) AS o (place, slug, outcome)
+        WHERE o.outcome <> 'unchanged'
+        ORDER BY o.place, o.slug COLLATE "C"
+        LIMIT greatest(0, 100 - jsonb_array_length(p_sample))
+    ) d
 $$;
 
 -- Applies about so many rows of an import, together with its progress: both or neither.
@@ -577,11 +585,11 @@ CREATE OR REPLACE FUNCTION apply_import_batch(
     LANGUAGE plpgsql AS $$
 DECLARE
     i imports;
+    at timestamptz;
+    batch record;
+    people integer;
+    outcomes text[];
     refusal text;
-    batch import_decision[];
-    good import_decision[];
-    outcomes import_outcome[];
-    done record;
 BEGIN
     PERFORM pg_advisory_xact_lock_shared(catalog_lock());
     -- Until the batch is done, a caller who cancels the import waits.
@@ -591,13 +599,13 @@ BEGIN
     IF i.status IS DISTINCT FROM 'applying' THEN
         RETURN;
     END IF;
-    SELECT array_agg(d ORDER BY d.user_id) INTO batch FROM next_import_decisions(i, p_rows) d;
+    at := greatest(clock_instant(), (SELECT c.last_at FROM catalog c));
+    batch := next_import_rows(i, p_rows, at);
     refusal := import_refusal(i);
-    IF refusal IS NULL AND NOT i.skip_invalid THEN
-        SELECT format('Line %s: %s.', b.line, b.refusal) INTO refusal
-        FROM unnest(batch) b WHERE b.refusal IS NOT NULL AND b.deleted ORDER BY b.line LIMIT 1;
+    IF refusal IS NULL AND NOT i.skip_invalid AND batch.of_deleted IS NOT NULL THEN
+        refusal := format('Line %s: the segment was deleted before the row was applied.', batch.of_deleted);
     END IF;
-    IF refusal IS NOT NULL OR batch IS NULL THEN
+    IF refusal IS NOT NULL OR batch.last_user IS NULL THEN
         status := CASE WHEN refusal IS NULL THEN 'done' ELSE 'failed' END;
         PERFORM end_import(
             p_number, status,
@@ -605,26 +613,38 @@ BEGIN
         );
         RETURN;
     END IF;
-    PERFORM note_import_refusals(i, batch);
-
-    good := ARRAY(SELECT b FROM unnest(batch) b WHERE b.refusal IS NULL);
-    outcomes := CASE WHEN cardinality(good) = 0 THEN NULL WHEN i.dry_run THEN foresee_import_changes(good)
-                     ELSE make_import_changes(i, good) END;
-    SELECT count(*) FILTER (WHERE o.outcome = 'added') AS added, count(*) FILTER (WHERE o.outcome = 'removed') AS removed,
-           count(*) FILTER (WHERE o.outcome = 'updated') AS updated,
-           count(*) FILTER (WHERE o.outcome = 'unchanged') AS unchanged,
-           (SELECT count(DISTINCT b.user_id) FROM unnest(batch) b) AS users,
-           (SELECT max(b.user_id) FROM unnest(batch) b) AS last_user
-    INTO done
-    FROM unnest(outcomes) o;
+    IF batch.refused > 0 THEN
+        PERFORM note_import_refusals(i, batch.last_user, at);
+    END IF;
+    IF i.dry_run THEN
+        outcomes := foresee_changes(
+            batch.user_ids, batch.places, batch.slugs, batch.adds, batch.untils, batch.ttl_seconds
+        );
+    ELSIF batch.user_ids IS NOT NULL THEN
+        people := cardinality(batch.user_ids);
+        SELECT c.outcomes
+        INTO outcomes
+        FROM change_memberships(
+            batch.user_ids,
+            array_fill(i.ordered_by, ARRAY [people]),
+            array_fill(i.reason, ARRAY [people]),
+            array_fill(i.on_behalf_of, ARRAY [people]),
+            batch.places, batch.slugs, batch.adds, batch.untils, batch.ttl_seconds, true
+        ) c;
+    END IF;
+    SELECT batch.users, count(*) FILTER (WHERE o.outcome = 'added'), count(*) FILTER (WHERE o.outcome = 'removed'),
+           count(*) FILTER (WHERE o.outcome = 'updated'), count(*) FILTER (WHERE o.outcome = 'unchanged')
+    INTO users, added, removed, updated, unchanged
+    FROM unnest(outcomes) AS o (outcome);
     UPDATE imports m
-    SET applied_to = done.last_user, applied_users = m.applied_users + done.users, added = m.added + done.added,
-        removed = m.removed + done.removed, updated = m.updated + done.updated,
-        unchanged = m.unchanged + done.unchanged,
-        sample = CASE WHEN m.dry_run THEN more_differences(m.sample, outcomes) ELSE m.sample END
+    SET applied_to = batch.last_user, applied_users = m.applied_users + apply_import_batch.users,
+        added = m.added + apply_import_batch.added, removed = m.removed + apply_import_batch.removed,
+        updated = m.updated + apply_import_batch.updated, unchanged = m.unchanged + apply_import_batch.unchanged,
+        invalid_rows = m.invalid_rows + coalesce(batch.refused, 0)::bigint,
+        sample = CASE WHEN m.dry_run THEN more_differences(
+            m.sample, batch.user_ids, batch.places, batch.slugs, outcomes
+        ) ELSE m.sample END
     WHERE m.number = p_number;
-    SELECT done.users, done.added, done.removed, done.updated, done.unchanged
-    INTO users, added, removed, updated, unchanged;
 END
 $$;
 

@@ -30,14 +30,12 @@ CREATE TABLE users (
     last_at       timestamptz NOT NULL
 ) WITH (fillfactor = 85);
 
-CREATE INDEX users_living ON users (id) WHERE deleted_at IS NULL;
-
 -- The latest id that the service gave out or passed over (next_free_user_id).
 CREATE SEQUENCE assigned_user_ids AS bigint;
 
--- A user's lives: from a registration to the deletion, one after the other.
+-- A user's lives: from a registration to the deletion, one after the other. No foreign key (docs/decisions/0007).
 CREATE TABLE registrations (
-    user_id       bigint      NOT NULL REFERENCES users (id),
+    user_id       bigint      NOT NULL,
     registered_at timestamptz NOT NULL,
     ended_at      timestamptz CHECK (ended_at > registered_at),
     PRIMARY KEY (user_id, registered_at)
@@ -260,27 +258,6 @@ CREATE INDEX imports_under_way ON imports (ordered_by) WHERE finished_at IS NULL
 CREATE INDEX imports_storing ON imports (number) WHERE staged OR invalid_rows > 0;
 CREATE INDEX imports_by_end ON imports (finished_at) WHERE finished_at IS NOT NULL;
 CREATE INDEX imports_silent ON imports (heard_at) WHERE status = 'receiving';
-
--- What an import wants for one user and one segment, and why that cannot be applied any more, if so.
-CREATE TYPE import_decision AS (
-    user_id     bigint,
-    slug        text,
-    adds        boolean,
-    until       timestamptz,
-    ttl_seconds bigint,
-    -- Null and 0 for the removal of a user whom the list leaves out.
-    line        bigint,
-    rows        bigint,
-    refusal     text,
-    deleted     boolean
-);
-
--- What it did. `outcome`: added, removed, updated or unchanged.
-CREATE TYPE import_outcome AS (
-    user_id bigint,
-    slug    text,
-    outcome text
-);
 
 -- Rows of imports that cannot be applied: the line, what is wrong, and the beginning of its text.
 CREATE TABLE import_errors (
