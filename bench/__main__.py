@@ -12,7 +12,7 @@ from typing import Final
 import msgspec
 from rich.console import Console
 
-from bench import bulk, changing, evaluating, listing, reading, starting, writing
+from bench import bulk, changing, evaluating, grpc_reading, listing, reading, starting, writing
 from bench.chart import draw
 from bench.figures import Figure, Skipped
 from bench.lab import Lab, Plan
@@ -35,6 +35,7 @@ ROWS: Final[dict[str, Row]] = {
     "batch": reading.batch,
     "ofrep-single": evaluating.ofrep_single,
     "ofrep-bulk": evaluating.ofrep_bulk,
+    "grpc-read": grpc_reading.grpc_read,
     "growth": reading.growth,
     "metrics-cost": reading.metrics_cost,
     "memory": reading.memory,

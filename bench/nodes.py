@@ -49,6 +49,11 @@ class Node(NamedTuple):
         """The process ids of its HTTP workers."""
         return [pid for pid in _children(self.pid) if b"segmentd.serve.http_worker" in _command(pid)]
 
+    def grpc_worker(self) -> int:
+        """The process id of its gRPC worker."""
+        [pid] = [pid for pid in _children(self.pid) if b"segmentd.serve.grpc_worker" in _command(pid)]
+        return pid
+
     @contextmanager
     def paused(self) -> Iterator[None]:
         """Stops all its processes for a while, so that a reference has the machine for itself."""
@@ -83,8 +88,7 @@ def node(
         "serve",
         "--port",
         "0",
-        "--grpc-port",
-        "0",
+        *(() if "--grpc-port" in flags else ("--grpc-port", "0")),
         "--workers",
         str(workers),
         "--data-dir",

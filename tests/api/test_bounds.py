@@ -43,6 +43,7 @@ OWN = {
         "_LARGEST_ANSWER: Final = 64 * 2 ** 20",
         "_STREAMS_OF_CONNECTION: Final = 1000",
     },
+    "api/grpc/written.py": {"_MOST_REMEMBERED: Final = 100000"},
     "api/http/documented.py": {"pattern='^/problems/[a-z-]+$'"},
     "api/http/hot/calls.py": {"_LONGEST_LOOKUP: Final = 2 ** 16"},
     "api/http/hot/changes.py": {"_LONGEST_CHANGE: Final = 2 ** 16"},

@@ -7,6 +7,7 @@ from typing import Final
 import grpc
 
 from segmentd.api.grpc.calls import Calls, Limits
+from segmentd.api.grpc.hot import HotReads
 from segmentd.api.grpc.server import GrpcServer, ServerLimits
 from segmentd.background import background
 from segmentd.config import Settings
@@ -44,7 +45,9 @@ async def serve_grpc(assignment: Assignment, duty: Duty) -> None:
             use_cases = service(database, settings, node, metrics)
             limits = Limits(settings.max_requests, settings.request_seconds)
             calls = Calls(use_cases, authenticator, limits, metrics or Metrics(), tracing)
-            door = GrpcServer(calls, settings.public_url or assignment.http_url, _limits(settings), metrics)
+            hot = HotReads(node.replica, authenticator, tracing.headers if tracing else ())
+            url = settings.public_url or assignment.http_url
+            door = GrpcServer(calls, url, _limits(settings), metrics, hot)
             _listen(door.server, assignment.grpc_address, settings)
             async with use_cases.watching():
                 await door.server.start()

@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, NoReturn
 
 import grpc
 import structlog
@@ -40,6 +40,9 @@ _REFUSALS: Final = {
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
+Handler = Callable[[Any, Context], Awaitable[bytes]]
+"""Answers one message, of the method's own type, with another one as bytes."""
+
 _log = structlog.get_logger(__name__)
 
 
@@ -61,10 +64,13 @@ class Call(NamedTuple):
 
 
 class Method(NamedTuple):
-    """A method: its row in the table of roles, and what answers it, with one message or with many."""
+    """A method: its row in the table of roles, and what answers it, with one message or with many.
+
+    One message may come as the bytes that are sent.
+    """
 
     operation: str
-    answer: Callable[[Call, Any], Awaitable[Message]] | None = None
+    answer: Callable[[Call, Any], Awaitable[Message | bytes]] | None = None
     answers: Callable[[Call, Any], AsyncIterator[Message]] | None = None
 
 
@@ -94,20 +100,19 @@ class Calls:
         self._ids = RequestIds()
         self._running = 0
 
-    def unary(
-        self, path: str, method: Method, tally: Tally | None = None
-    ) -> Callable[[Message, Context], Awaitable[Message]]:
+    def unary(self, path: str, method: Method, tally: Tally | None = None) -> Handler:
         """The handler of a method with one answer; the tally, if any, counts those that are no error."""
         answer = method.answer
         if answer is None:
             raise TypeError(f"{path} has many answers")
 
-        async def handle(request: Message, context: Context) -> Message:
+        async def handle(request: Message, context: Context) -> bytes:
             with self._noted(path, context, tally) as noted:
                 try:
                     call = self._admitted(noted, method.operation)
                     async with asyncio.timeout(self._limits.seconds):
-                        return await answer(call, request)
+                        answered = await answer(call, request)
+                    return answered if isinstance(answered, bytes) else answered.SerializeToString()
                 except TimeoutError:
                     self._metrics.refused(Reason.TIMEOUT)
                     noted.refusal = refusal(
@@ -237,7 +242,7 @@ class _Noted:
         return _OK if self.refusal is None else self.refusal.problem.status
 
 
-async def _end(context: Context, noted: _Noted) -> Message:
+async def _end(context: Context, noted: _Noted) -> NoReturn:
     """Ends the call with its refusal; raises what ends the handler."""
     ended = noted.refusal or failure()
     metadata = ((REQUEST_ID, noted.request_id), (DETAILS, ended.details))

@@ -11,6 +11,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from segmentd.api.grpc import values
 from segmentd.api.grpc.calls import Call, Method
 from segmentd.api.grpc.generated import segmentd_pb2 as pb
+from segmentd.api.grpc.written import look_up_response
 from segmentd.domain.errors import Fault, Invalid, Unavailable
 from segmentd.domain.identifiers import UserId, UserIdValue
 from segmentd.domain.instants import Span
@@ -68,15 +69,11 @@ async def list_user_segments(call: Call, request: pb.ListUserSegmentsRequest) ->
     return await _segments(call, values.user_id(request.user_id))
 
 
-async def look_up(call: Call, request: pb.LookUpRequest) -> pb.LookUpResponse:
+async def look_up(call: Call, request: pb.LookUpRequest) -> bytes:
     """The segments of many users, in the order asked, from the node's replica."""
     user_ids = values.valid({"user_ids": [*request.user_ids]}, _Lookup, "").user_ids
     age, found = await call.service.look_up(user_ids)
-    users = [
-        pb.UserSegments(user_id=user_id, segments=slugs.decode()[1:-1].split('","') if slugs else ())
-        for user_id, slugs in zip(user_ids, found, strict=True)
-    ]
-    return pb.LookUpResponse(users=users, age=Duration(seconds=age))
+    return look_up_response(user_ids, found, age)
 
 
 async def watch_user_segments(

@@ -14,6 +14,7 @@ from grpc_reflection.v1alpha import reflection
 from segmentd.api.grpc import memberships, segments, users
 from segmentd.api.grpc.calls import Calls, Method
 from segmentd.api.grpc.generated.segmentd_pb2 import DESCRIPTOR
+from segmentd.api.grpc.hot import HotReads
 from segmentd.api.grpc.reports import Reports
 from segmentd.observability.metrics import Metrics
 
@@ -52,13 +53,20 @@ def services(url: str) -> Mapping[str, Mapping[str, Method]]:
 class GrpcServer:
     """A server, and its health."""
 
-    def __init__(self, calls: Calls, url: str, limits: ServerLimits, metrics: Metrics | None) -> None:
+    def __init__(
+        self,
+        calls: Calls,
+        url: str,
+        limits: ServerLimits,
+        metrics: Metrics | None,
+        hot: HotReads | None = None,
+    ) -> None:
         self.health = HealthServicer()
         self.server = grpc.aio.server(
             options=_options(limits), maximum_concurrent_rpcs=limits.most_calls + limits.most_streams
         )
         for service, methods in services(url).items():
-            self.server.add_generic_rpc_handlers((_handler(calls, service, methods, metrics),))
+            self.server.add_generic_rpc_handlers((_handler(calls, service, methods, metrics, hot),))
         health_pb2_grpc.add_HealthServicer_to_server(self.health, self.server)
         names = [f"{PACKAGE}.{service}" for service in DESCRIPTOR.services_by_name]
         reflection.enable_server_reflection([*names, HEALTH, reflection.SERVICE_NAME], self.server)
@@ -74,21 +82,26 @@ class GrpcServer:
 
 
 def _handler(
-    calls: Calls, service: str, methods: Mapping[str, Method], metrics: Metrics | None
+    calls: Calls,
+    service: str,
+    methods: Mapping[str, Method],
+    metrics: Metrics | None,
+    hot: HotReads | None,
 ) -> "grpc.GenericRpcHandler[Message, Message]":
     described = DESCRIPTOR.services_by_name[service].methods_by_name
     handlers = {}
     for name, method in methods.items():
         path = f"/{PACKAGE}.{service}/{name}"
         parse = message_factory.GetMessageClass(described[name].input_type).FromString
-        write = message_factory.GetMessageClass(described[name].output_type).SerializeToString
         if method.answers is not None:
+            write = message_factory.GetMessageClass(described[name].output_type).SerializeToString
             handlers[name] = grpc.unary_stream_rpc_method_handler(calls.stream(path, method), parse, write)
         else:
             tally = metrics.tally("POST", path, "200") if metrics is not None and path in HOT else None
-            handlers[name] = grpc.unary_unary_rpc_method_handler(
-                calls.unary(path, method, tally), parse, write
-            )
+            handle = calls.unary(path, method, tally)
+            if hot is not None and path == LIST_USER_SEGMENTS:
+                handle = hot.before(handle, tally)
+            handlers[name] = grpc.unary_unary_rpc_method_handler(handle, parse)
     return grpc.method_handlers_generic_handler(f"{PACKAGE}.{service}", handlers)
 
 
