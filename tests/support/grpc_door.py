@@ -104,6 +104,16 @@ class Reflected:
         return Answered(_json(answer), {} if described.server_streaming else trailing)
 
 
+def stub(channel: grpc.aio.Channel, method: str, answer: Any, *, streams: bool = False) -> Any:  # noqa: ANN401
+    """A method whose messages are the generated ones."""
+    make: Any = channel.unary_stream if streams else channel.unary_unary
+    return make(
+        f"/{PACKAGE}.{method}",
+        request_serializer=lambda message: message.SerializeToString(),
+        response_deserializer=answer.FromString,
+    )
+
+
 @asynccontextmanager
 async def grpc_door(
     service: Service, authenticator: Authenticator, limits: Limits | None = None

@@ -1,13 +1,11 @@
 """Every method answers as the HTTP door does: the same requests to two services, one by each door."""
 
 import re
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Final, NamedTuple
-
-import pytest
 
 from segmentd.api.grpc.server import services
 from segmentd.api.problems import HTTP_PROBLEMS, PROBLEMS
@@ -51,6 +49,13 @@ def _addition(each: Json) -> Json:
         return {"slug": each}
     terms = {"ttl": f"{each['ttl_seconds']}s"} if "ttl_seconds" in each else {"until": each["until"]}
     return {"slug": each["slug"], **terms}
+
+
+def changes(*each: tuple[int, Json], **rest: Json) -> Step:
+    """Changes of many users."""
+    body = {"changes": [{"user_id": user_id, **wanted} for user_id, wanted in each], **rest}
+    message = {"changes": [change(user_id, **wanted).message for user_id, wanted in each], **rest}
+    return Step("Memberships/ChangeManyUsers", message, "POST", "changes", body)
 
 
 def post(method: str, path: str, **body: Json) -> Step:
@@ -122,6 +127,20 @@ STEPS: Final = [
     change(1, add=["A", {"slug": "B", "ttl_seconds": 0}]),
     change(1, add=[{"slug": "B", "until": EARLY}]),
     change(0, add=["A"]),
+    changes(
+        (3, {"add": ["B"], "reason": "own"}),
+        (4, {"add": [{"slug": "B", "ttl_seconds": 3600}], "remove": ["A"]}),
+        reason="all",
+    ),
+    get(HISTORY, "users/3/history", user_id=3),
+    get(HISTORY, "users/4/history", user_id=4),
+    changes(),
+    changes((3, {"add": ["X"]}), (4, {"remove": ["B", "Y"]})),
+    changes((3, {"remove": ["B"]}), (3, {"add": ["B"]})),
+    changes((3, {"remove": ["B"]}), (0, {"add": ["B"]})),
+    changes((3, {"remove": ["B"]}), (4, {"add": [{"slug": "B", "ttl_seconds": 0}]})),
+    changes((3, {}), reason="x" * 501),
+    changes(*[(user_id, {"add": ["B"]}) for user_id in range(1, 1002)]),
     get("Memberships/ListUserSegments", "users/1/segments", user_id=1),
     get("Memberships/ListUserSegments", "users/0/segments", user_id=0),
     post(LOOK_UP, "lookup", user_ids=[2, 1, 1, 99]),
@@ -174,8 +193,8 @@ class Both:
         self.client = client
 
 
-@pytest.fixture
-async def both(postgres_url: str, template_database: str, tmp_path: Path) -> AsyncIterator[Both]:
+@asynccontextmanager
+async def both_doors(postgres_url: str, template_database: str, tmp_path: Path) -> AsyncIterator[Both]:
     async with AsyncExitStack() as stack:
         databases = []
         for _ in range(2):
@@ -215,7 +234,14 @@ def _text(value: str, numbers: dict[str, str]) -> str:
     return re.sub(r"[0-9a-f]{8}-[0-9a-f-]{27}|signature=.*", "varies", text)
 
 
-async def test_every_method_answers_as_the_http_door_does(both: Both) -> None:
+async def test_every_method_answers_as_the_http_door_does(
+    postgres_url: str, template_database: str, tmp_path: Path
+) -> None:
+    async with both_doors(postgres_url, template_database, tmp_path) as both:
+        await compare(both)
+
+
+async def compare(both: Both) -> None:
     seen: dict[str, set[str]] = {}
     over_http: dict[str, str] = {}
     over_grpc: dict[str, str] = {}
@@ -255,28 +281,32 @@ async def test_every_method_answers_as_the_http_door_does(both: Both) -> None:
     )
 
 
-@pytest.mark.parametrize(
-    ("message", "field"),
-    [
-        ({"user_id": 1, "add": [{"slug": "A"}, {"slug": "x y"}]}, "add[1].slug"),
-        ({"user_id": 1, "remove": ["A", "x y"]}, "remove[1]"),
-        ({"user_id": 1, "add": [{"slug": "A", "ttl": "0s"}]}, "add[0].ttl"),
-        ({"user_id": 1, "add": [{"slug": "A", "ttl": "1.5s"}]}, "add[0].ttl"),
-        ({"user_id": 1, "add": [{"slug": "A"}], "reason": "x" * 501}, "reason"),
-        ({"user_id": 0, "add": [{"slug": "A"}]}, "user_id"),
-    ],
-)
-async def test_a_bad_value_is_named_by_its_path(both: Both, message: Json, field: str) -> None:
-    refused = await both.client.call("Memberships/ChangeUserSegments", message)
-
-    assert isinstance(refused, Refused)
-    assert refused.code == "INVALID_ARGUMENT"
-    assert [*refused.fields] == [field]
+ONE: Final = "Memberships/ChangeUserSegments"
+MANY: Final = "Memberships/ChangeManyUsers"
+BAD_VALUES: Final[Sequence[tuple[str, Json, str]]] = [
+    (ONE, {"user_id": 1, "add": [{"slug": "A"}, {"slug": "x y"}]}, "add[1].slug"),
+    (ONE, {"user_id": 1, "remove": ["A", "x y"]}, "remove[1]"),
+    (ONE, {"user_id": 1, "add": [{"slug": "A", "ttl": "0s"}]}, "add[0].ttl"),
+    (ONE, {"user_id": 1, "add": [{"slug": "A", "ttl": "1.5s"}]}, "add[0].ttl"),
+    (ONE, {"user_id": 1, "add": [{"slug": "A"}], "reason": "x" * 501}, "reason"),
+    (ONE, {"user_id": 0, "add": [{"slug": "A"}]}, "user_id"),
+    (MANY, {"changes": []}, "changes"),
+    (MANY, {"changes": [{"user_id": 1, "remove": ["A"]}] * 2}, "changes[1].user_id"),
+    (MANY, {"changes": [{"user_id": 1, "add": [{"slug": "A", "ttl": "0s"}]}]}, "changes[0].add[0].ttl"),
+]
 
 
-async def test_each_call_has_a_request_id(both: Both) -> None:
-    own = await both.client.call("Segments/ListSegments", {}, x_request_id="mine")
-    made = await both.client.call("Segments/ListSegments")
+async def test_a_bad_value_is_named_by_its_path_and_each_call_has_a_request_id(
+    database: Database, tmp_path: Path
+) -> None:
+    use_cases = service(database, Settings(data_dir=str(tmp_path)))
+    async with grpc_door(use_cases, await open_to_all(database)) as client:
+        for method, message, field in BAD_VALUES:
+            refused = await client.call(method, message)
+            assert isinstance(refused, Refused)
+            assert (refused.code, [*refused.fields]) == ("INVALID_ARGUMENT", [field])
+        own = await client.call("Segments/ListSegments", {}, x_request_id="mine")
+        made = await client.call("Segments/ListSegments")
 
     assert isinstance(own, Answered)
     assert isinstance(made, Answered)

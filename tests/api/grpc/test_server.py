@@ -12,7 +12,6 @@ from typing import Any
 
 import grpc
 import httpx
-import psycopg
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -28,7 +27,7 @@ from segmentd.serve.wiring import service
 from segmentd.storage.database import Database
 from tests.support.client import Json
 from tests.support.door import open_to_all
-from tests.support.grpc_door import Refused, grpc_door
+from tests.support.grpc_door import Refused, grpc_door, stub
 from tests.support.postgres import new_database
 from tests.support.processes import Serving, eventually, is_alive, run, serving
 
@@ -78,15 +77,6 @@ def node(
         yield Node(running, port)
 
 
-def stub(channel: grpc.aio.Channel, method: str, answer: Any, *, streams: bool = False) -> Any:  # noqa: ANN401
-    make: Any = channel.unary_stream if streams else channel.unary_unary
-    return make(
-        f"/segmentd.v1.{method}",
-        request_serializer=lambda message: message.SerializeToString(),
-        response_deserializer=answer.FromString,
-    )
-
-
 def watch(channel: grpc.aio.Channel, user_id: int) -> Any:  # noqa: ANN401
     watching = stub(channel, "Memberships/WatchUserSegments", pb.UserSegments, streams=True)
     return watching(pb.WatchUserSegmentsRequest(user_id=user_id), timeout=60)
@@ -130,32 +120,6 @@ async def test_a_message_above_1_mib_is_refused(node: Node) -> None:
         with pytest.raises(grpc.aio.AioRpcError) as error:
             await create(pb.CreateSegmentRequest(slug="D", description="x" * 2**20), timeout=60)
         assert error.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-
-
-async def test_a_deadline_ends_the_statement(database_url: str, database: Database, tmp_path: Path) -> None:
-    use_cases = service(database, Settings(data_dir=str(tmp_path)))
-    waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'users'::regclass"
-    async with (
-        grpc_door(use_cases, await open_to_all(database)) as client,
-        await psycopg.AsyncConnection.connect(database_url, autocommit=True) as own,
-        grpc.aio.insecure_channel(client.address) as channel,
-    ):
-        async with own.transaction():
-            await own.execute("LOCK users")
-            register = stub(channel, "Users/RegisterUser", pb.User)
-            with pytest.raises(grpc.aio.AioRpcError) as error:
-                await register(pb.RegisterUserRequest(id=5), timeout=0.5)
-            assert error.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-
-            async def waits() -> int:
-                row = await (await own.execute(waiting)).fetchone()
-                return 0 if row is None else int(row[0])
-
-            async with asyncio.timeout(60):
-                while await waits():  # noqa: ASYNC110 - another process ends it
-                    await asyncio.sleep(0.05)
-        found = await (await own.execute("SELECT count(*) FROM users")).fetchone()
-        assert found == (0,)
 
 
 async def test_calls_beyond_the_limits_are_told_to_come_again(database: Database, tmp_path: Path) -> None:

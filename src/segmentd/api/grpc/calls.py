@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final, NamedTuple, NoReturn
 
@@ -10,11 +10,12 @@ import grpc
 import structlog
 from google.protobuf.message import Message
 
+from segmentd.api.grpc.departure import to_its_end
 from segmentd.api.grpc.statuses import DETAILS, Refusal, failure, refusal
 from segmentd.api.http.edge.request_ids import RequestIds
-from segmentd.api.roles import check
+from segmentd.api.roles import ROLES, check
 from segmentd.auth.authenticator import Authenticator
-from segmentd.domain.access import Actor, Principal, read_on_behalf_of
+from segmentd.domain.access import Actor, Principal, Role, read_on_behalf_of
 from segmentd.domain.errors import Fault, Invalid, Overloaded, SegmentdError, Unauthenticated, read
 from segmentd.observability.metrics import Metrics
 from segmentd.observability.metrics import Refusal as Reason
@@ -70,15 +71,19 @@ class Method(NamedTuple):
     """
 
     operation: str
-    answer: Callable[[Call, Any], Awaitable[Message | bytes]] | None = None
+    answer: Callable[[Call, Any], Coroutine[Any, Any, Message | bytes]] | None = None
     answers: Callable[[Call, Any], AsyncIterator[Message]] | None = None
 
 
 class Limits(NamedTuple):
-    """How many calls a process handles at once, streams not counted, and how long each may take."""
+    """How many calls a process handles at once, streams not counted, and how long each may take.
+
+    A change may take `grace` seconds more after its client has gone.
+    """
 
     most_calls: int = 512
     seconds: float = 70.0
+    grace: float = 1.0
 
 
 class Calls:
@@ -105,13 +110,15 @@ class Calls:
         answer = method.answer
         if answer is None:
             raise TypeError(f"{path} has many answers")
+        changes = ROLES[method.operation] is not Role.READER
 
         async def handle(request: Message, context: Context) -> bytes:
             with self._noted(path, context, tally) as noted:
                 try:
                     call = self._admitted(noted, method.operation)
                     async with asyncio.timeout(self._limits.seconds):
-                        answered = await answer(call, request)
+                        work = answer(call, request)
+                        answered = await (to_its_end(work, self._limits.grace) if changes else work)
                     return answered if isinstance(answered, bytes) else answered.SerializeToString()
                 except TimeoutError:
                     self._metrics.refused(Reason.TIMEOUT)
@@ -203,13 +210,12 @@ class Calls:
             return
         self._metrics.answered("POST", path, status, seconds)
         level = _log.warning if status >= _ERROR else _log.info
-        code = "OK" if noted.refusal is None else noted.refusal.code.name
         level(
             "request",
             method="POST",
             path=path,
             status=status,
-            code=code,
+            code=noted.code,
             milliseconds=round(seconds * 1000, 1),
         )
 
@@ -233,6 +239,13 @@ class _Noted:
     def begin_stream(self) -> None:
         """The first message of a stream was sent."""
         self.streaming_since = self.streaming_since or time.perf_counter()
+
+    @property
+    def code(self) -> str:
+        """The status of gRPC by its name."""
+        if self.is_gone:
+            return grpc.StatusCode.CANCELLED.name
+        return grpc.StatusCode.OK.name if self.refusal is None else self.refusal.code.name
 
     @property
     def status(self) -> int:

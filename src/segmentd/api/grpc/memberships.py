@@ -20,12 +20,15 @@ from segmentd.domain.memberships import (
     Because,
     Cause,
     Change,
+    Changed,
+    ChangesOfMany,
     Event,
     Membership,
     Operation,
     Source,
     TtlSeconds,
     TtlValue,
+    UserChange,
     UsersOfLookup,
 )
 from segmentd.domain.segments import shortest
@@ -62,6 +65,10 @@ REASONS: Final[Mapping[Because, pb.Because.ValueType]] = {
 
 class _Lookup(msgspec.Struct, frozen=True):
     user_ids: UsersOfLookup[UserIdValue]
+
+
+class _Changes(msgspec.Struct, frozen=True):
+    changes: ChangesOfMany[pb.ChangeUserSegmentsRequest]
 
 
 async def list_user_segments(call: Call, request: pb.ListUserSegmentsRequest) -> pb.UserSegments:
@@ -139,7 +146,39 @@ async def list_history(call: Call, request: pb.ListHistoryRequest) -> pb.ListHis
 async def change_user_segments(call: Call, request: pb.ChangeUserSegmentsRequest) -> pb.ChangedSegments:
     """Adds and removes segments of a user in one transaction."""
     user_id = values.user_id(request.user_id)
-    changed = await call.service.change_memberships(user_id, change_of(request), call.actor)
+    return _changed(await call.service.change_memberships(user_id, _change(request), call.actor))
+
+
+async def change_many_users(call: Call, request: pb.ChangeManyUsersRequest) -> pb.ChangeManyUsersResponse:
+    """Changes many users in one transaction, all or nothing; `reason` is for those that have none."""
+    given = values.valid({"changes": [*request.changes]}, _Changes, "").changes
+    reason = _reason(request, "")
+    changes = []
+    for index, each in enumerate(given):
+        within = f"changes/{index}/"
+        user_id = values.user_id(each.user_id, f"{within}user_id")
+        changes.append(UserChange(user_id, _change(each, within, reason)))
+    changed = await call.service.change_many(changes, call.actor)
+    return pb.ChangeManyUsersResponse(changes=map(_changed, changed))
+
+
+def _change(request: pb.ChangeUserSegmentsRequest, within: str = "", reason: Reason | None = None) -> Change:
+    own = _reason(request, within)
+    return Change(
+        [_addition(each, f"{within}add/{index}") for index, each in enumerate(request.add)],
+        [values.slug(slug, f"{within}remove/{index}") for index, slug in enumerate(request.remove)],
+        reason if own is None else own,
+    )
+
+
+def _reason(request: pb.ChangeUserSegmentsRequest | pb.ChangeManyUsersRequest, within: str) -> Reason | None:
+    if not request.HasField("reason"):
+        return None
+    found: Reason = values.valid(request.reason, ReasonValue, f"{within}reason")
+    return found
+
+
+def _changed(changed: Changed) -> pb.ChangedSegments:
     return pb.ChangedSegments(
         user_id=changed.user_id,
         segments=changed.segments,
@@ -147,18 +186,6 @@ async def change_user_segments(call: Call, request: pb.ChangeUserSegmentsRequest
         removed=changed.removed,
         updated=changed.updated,
         unchanged=changed.unchanged,
-    )
-
-
-def change_of(request: pb.ChangeUserSegmentsRequest, within: str = "") -> Change:
-    """The wanted change; `within` is the field that has the request. Raises Invalid."""
-    reason: Reason | None = None
-    if request.HasField("reason"):
-        reason = values.valid(request.reason, ReasonValue, f"{within}reason")
-    return Change(
-        [_addition(each, f"{within}add/{index}") for index, each in enumerate(request.add)],
-        [values.slug(slug, f"{within}remove/{index}") for index, slug in enumerate(request.remove)],
-        reason,
     )
 
 
@@ -224,4 +251,5 @@ METHODS: Final[Mapping[str, Method]] = {
     "ExplainMembership": Method("explain_membership", explain_membership),
     "ListHistory": Method("get_history", list_history),
     "ChangeUserSegments": Method("change_user_segments", change_user_segments),
+    "ChangeManyUsers": Method("change_many_users", change_many_users),
 }
