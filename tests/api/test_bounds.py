@@ -36,7 +36,6 @@ OWN = {
         "_ERROR: Final = 500",
         "most_calls: int = 512",
         "seconds: float = 70.0",
-        "grace: float = 1.0",
     },
     "api/grpc/memberships.py": {"_PATIENCE_S: Final = 3600.0"},
     "api/grpc/server.py": {
