@@ -29,7 +29,7 @@ from segmentd.observability.traces import Tracing
 from segmentd.reports.build import build
 from segmentd.reports.files import ReportFiles
 from segmentd.reports.room import claim_of
-from segmentd.storage import import_rows, import_work, reports, upkeep
+from segmentd.storage import feed, import_rows, import_work, reports, upkeep
 from segmentd.storage.database import Database
 from segmentd.storage.job_queue import IMPORTS_AT_ONCE, QUEUE_CONNECTIONS, REPORTS_AT_ONCE
 from segmentd.storage.sessions import Reachability, Session, reason_of
@@ -85,7 +85,11 @@ class Tasks:
         self._metrics = metrics or Metrics()
 
     async def settle(self) -> None:
-        """Writes the events of terms that ended and of memberships in deleted segments."""
+        """Writes the events of terms that ended and of memberships in deleted segments.
+
+        And notes after a fail-over where the timeline began, before PostgreSQL is restarted and forgets it.
+        """
+        await feed.note_timeline(self._database)
         terms = await upkeep.settle_due_terms(self._database)
         closed = await upkeep.settle_deleted_segments(self._database)
         self._metrics.settled(terms=terms, deletions=closed)

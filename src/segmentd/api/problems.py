@@ -49,6 +49,7 @@ PROBLEMS: Final[Mapping[type[errors.SegmentdError], Problem]] = {
     ),
     errors.Gone: Problem("gone", "Gone", 410, "NOT_FOUND"),
     errors.ReportExpired: Problem("report-expired", "Report expired", 410, "NOT_FOUND"),
+    errors.PositionExpired: Problem("position-expired", "Position expired", 410, "OUT_OF_RANGE"),
     errors.Denied: Problem("denied", "Denied", 403, "PERMISSION_DENIED"),
     errors.Unauthenticated: Problem("unauthenticated", "Not authenticated", 401, "UNAUTHENTICATED"),
     errors.Forbidden: Problem("forbidden", "Not allowed", 403, "PERMISSION_DENIED"),

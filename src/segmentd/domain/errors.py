@@ -5,7 +5,7 @@ SegmentdError
 ├── NotFound ─── SegmentNotFound, UserNotFound, ReportNotFound, ImportNotFound, TokenNotFound
 ├── Conflict ─── SegmentExists, SegmentHasPercentage, UserExists, TokenExists, ReportNotReady, ImportFinished,
 │                IdempotencyKeyReused, IdempotencyKeyInUse
-├── Gone ─────── ReportExpired
+├── Gone ─────── ReportExpired, PositionExpired
 ├── Denied ───── Unauthenticated, Forbidden, ForeignOrigin
 ├── AnswerTooLarge
 ├── TooManyRequests ─ TooManyReports, ReportStoreFull, TooManyImports, ImportStoreFull, TooManyExports
@@ -160,6 +160,10 @@ class Gone(SegmentdError):
 
 class ReportExpired(Gone):
     """The report's link has expired; order the report again."""
+
+
+class PositionExpired(Gone):
+    """What the position has not seen is not stored any more; begin again with after=begin."""
 
 
 class Denied(SegmentdError):

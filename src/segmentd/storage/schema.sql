@@ -88,6 +88,28 @@ CREATE TABLE rollouts (
 
 CREATE UNIQUE INDEX rollouts_open ON rollouts (segment_id) WHERE ended_at IS NULL;
 
+CREATE TYPE segment_operation AS ENUM ('created', 'renamed', 'percent', 'deleted');
+
+-- What those who follow the feed see of segments (functions/15_feed.sql). Append-only. A description is not in it.
+CREATE TABLE segment_events (
+    segment_id     bigint            NOT NULL REFERENCES segments (id),
+    at             timestamptz       NOT NULL,
+    -- Of one change of a segment the new name comes first, then the new percentage.
+    operation      segment_operation NOT NULL,
+    -- After the change; before it, if it is another.
+    slug           text              NOT NULL COLLATE "C",
+    slug_before    text              COLLATE "C",
+    percent_before numeric(7, 4),
+    percent_after  numeric(7, 4),
+    actor          text              NOT NULL,
+    xid            xid8              NOT NULL DEFAULT pg_current_xact_id(),
+    PRIMARY KEY (segment_id, at, operation)
+);
+
+CREATE INDEX segment_events_by_xid ON segment_events (xid);
+-- Whether another segment got the name of a deleted one.
+CREATE INDEX segment_events_renamed ON segment_events (slug, at) WHERE operation = 'renamed';
+
 -- One row. Every change of a segment or a rollout raises `version`. `last_at` is the time of the latest such change or
 -- of the latest cut-off of a report; the times of all later writes are after it (functions/01_time_locks_buckets.sql).
 CREATE TABLE catalog (
@@ -278,18 +300,36 @@ CREATE TABLE import_errors (
 );
 
 
--- Erasures of the last day, so that every node's replica applies them; upkeep removes older ones.
+-- Erasures of the last day, so that every node's replica applies them, and those who follow the feed see them; upkeep
+-- removes older ones.
 CREATE TABLE erasures (
-    user_id bigint      NOT NULL,
+    user_id      bigint      NOT NULL,
     -- Above all versions of the erased user's states, below those of a later user with this id.
-    version bigint      NOT NULL,
-    at      timestamptz NOT NULL,
-    xid     xid8        NOT NULL DEFAULT pg_current_xact_id(),
+    version      bigint      NOT NULL,
+    at           timestamptz NOT NULL,
+    -- The segments that were ever decided on for the user: the feed has the user leave each of them.
+    segment_ids  bigint[]    NOT NULL,
+    actor        text        NOT NULL,
+    on_behalf_of text,
+    xid          xid8        NOT NULL DEFAULT pg_current_xact_id(),
     PRIMARY KEY (user_id, version)
 );
 
 CREATE INDEX erasures_by_xid ON erasures (xid);
 CREATE INDEX erasures_by_time ON erasures (at);
+
+-- The transactions of erasures that were removed since. A position in the feed that has not seen one of them cannot be
+-- followed any more.
+CREATE TABLE forgotten_erasures (
+    xid xid8 PRIMARY KEY
+);
+
+-- Where each timeline of the write-ahead log began, as far as it is known: what a standby that became the primary has
+-- of the one before. Null: it was not noticed in time.
+CREATE TABLE timelines (
+    timeline bigint PRIMARY KEY,
+    began_at pg_lsn
+);
 
 
 -- API tokens; only the SHA-256 of the secret is stored. Rows are never removed: were the table empty again, access
@@ -541,6 +581,21 @@ CREATE OR REPLACE FUNCTION audited(p_segment living_segments) RETURNS jsonb
     )
 $$;
 
+-- Notes a change of a segment for the feed.
+CREATE OR REPLACE FUNCTION note_segment_event(
+    p_at timestamptz, p_operation segment_operation, p_before living_segments, p_after living_segments, p_actor text
+) RETURNS void
+    LANGUAGE sql AS $$
+    INSERT INTO segment_events (segment_id, at, operation, slug, slug_before, percent_before, percent_after, actor)
+    VALUES (
+        coalesce(p_after.id, p_before.id), p_at, p_operation, coalesce(p_after.slug, p_before.slug),
+        CASE WHEN p_operation = 'renamed' THEN p_before.slug END,
+        CASE WHEN p_operation <> 'renamed' THEN p_before.percent END,
+        CASE WHEN p_operation <> 'renamed' THEN p_after.percent END,
+        p_actor
+    )
+$$;
+
 -- Makes a segment. Raises unique_violation where a living one has the slug in any case.
 CREATE OR REPLACE FUNCTION create_segment(
     p_slug text, p_description text, p_percent numeric, p_salt bigint,
@@ -566,6 +621,7 @@ BEGIN
         INSERT INTO rollouts (segment_id, percent, started_at) VALUES (new_id, p_percent, now_at);
     END IF;
     SELECT * INTO created FROM living_segments s WHERE s.id = new_id;
+    PERFORM note_segment_event(now_at, 'created', NULL, created, p_actor);
     PERFORM note_in_audit_log(p_actor, p_on_behalf_of, 'segment-created', p_slug, NULL, audited(created));
     RETURN NEXT created;
 END
@@ -602,6 +658,12 @@ BEGIN
         INSERT INTO rollouts (segment_id, percent, started_at) VALUES (segment.id, p_percent, now_at);
     END IF;
     SELECT * INTO changed FROM living_segments s WHERE s.id = segment.id;
+    IF changed.slug <> segment.slug THEN
+        PERFORM note_segment_event(now_at, 'renamed', segment, changed, p_actor);
+    END IF;
+    IF changed.percent IS DISTINCT FROM segment.percent THEN
+        PERFORM note_segment_event(now_at, 'percent', segment, changed, p_actor);
+    END IF;
     IF changed IS DISTINCT FROM segment THEN
         PERFORM note_in_audit_log(
             p_actor, p_on_behalf_of, 'segment-changed', p_slug, audited(segment), audited(changed)
@@ -629,6 +691,7 @@ BEGIN
     now_at := raise_catalog();
     UPDATE segments s SET deleted_at = now_at WHERE s.id = old.id;
     UPDATE rollouts SET ended_at = now_at WHERE segment_id = old.id AND ended_at IS NULL;
+    PERFORM note_segment_event(now_at, 'deleted', old, NULL, p_actor);
     PERFORM note_in_audit_log(p_actor, p_on_behalf_of, 'segment-deleted', p_slug, audited(old), NULL);
     RETURN true;
 END
@@ -1553,17 +1616,22 @@ CREATE OR REPLACE FUNCTION erase_user(
     LANGUAGE plpgsql AS $$
 DECLARE
     old_version bigint;
+    decided_ids bigint[];
 BEGIN
     PERFORM pg_advisory_xact_lock_shared(catalog_lock());
     SELECT u.version INTO old_version FROM users u WHERE u.id = p_user_id FOR UPDATE;
     IF NOT FOUND THEN
         RETURN NULL;
     END IF;
+    decided_ids := ARRAY(
+        SELECT DISTINCT e.segment_id FROM membership_events e WHERE e.user_id = p_user_id ORDER BY e.segment_id
+    );
     DELETE FROM membership_events WHERE user_id = p_user_id;
     DELETE FROM memberships WHERE user_id = p_user_id;
     DELETE FROM registrations WHERE user_id = p_user_id;
     DELETE FROM users WHERE id = p_user_id;
-    INSERT INTO erasures (user_id, version, at) VALUES (p_user_id, old_version + 1, clock_instant());
+    INSERT INTO erasures (user_id, version, at, segment_ids, actor, on_behalf_of)
+    VALUES (p_user_id, old_version + 1, clock_instant(), decided_ids, p_actor, p_on_behalf_of);
     UPDATE reports r
     SET expires_at = greatest(clock_instant(), r.created_at + interval '1 microsecond'), user_id = NULL
     WHERE (r.user_id IS NULL OR r.user_id = p_user_id) AND r.expires_at > clock_instant();
@@ -2893,9 +2961,141 @@ CREATE OR REPLACE FUNCTION member_as_json(
 
 
 -----------------------------------------------------------------------------------------------------------------------
+-- functions/15_feed.sql
+
+-- The feed of changes: where a window may end, and which positions are still good (docs/decisions/0065).
+-- A position names a snapshot. What it has not seen are the events of the transactions from its `xmax` on and of those
+-- in its `xip` (storage/snapshots.py).
+
+-- For one who is far behind: where to end a window of about `p_most` changes. It has the transactions up to `last_xid`,
+-- without those that are `postponed`. Null: there are not more changes than that, so it ends at the present snapshot;
+-- also where `p_most` is null, and nobody asks.
+--
+-- Numbers of transactions do not tell their order: of two that changed one user, the one with the lower number may have
+-- come second. So whatever is in the window without all that came before it is postponed, until nothing is left of that:
+-- events of a user after an event, or an erasure, that is not in it; events after a change of a segment that is not in it;
+-- and changes of segments after a postponed event.
+CREATE OR REPLACE FUNCTION end_of_feed_window(
+    p_xmax xid8, p_xip xid8[], p_most integer, OUT last_xid xid8, OUT postponed xid8[]
+)
+    LANGUAGE plpgsql STABLE
+    SET plan_cache_mode = force_generic_plan
+    SET enable_seqscan = off
+    SET enable_hashjoin = off
+    SET enable_mergejoin = off
+AS $$
+DECLARE
+    -- A database that was restored has rows with numbers that are still to come.
+    upcoming CONSTANT xid8 := pg_snapshot_xmax(pg_current_snapshot());
+    segments_from timestamptz;
+    postponed_from timestamptz;
+    out_of_order xid8[];
+BEGIN
+    postponed := '{}';
+    IF p_most IS NULL THEN
+        RETURN;
+    END IF;
+    SELECT x.xid
+    INTO last_xid
+    FROM (
+        (SELECT e.xid FROM membership_events e
+         WHERE e.xid >= p_xmax AND e.xid < upcoming ORDER BY e.xid LIMIT p_most + 1)
+        UNION ALL
+        (SELECT s.xid FROM segment_events s
+         WHERE s.xid >= p_xmax AND s.xid < upcoming ORDER BY s.xid LIMIT p_most + 1)
+        UNION ALL
+        (SELECT d.xid FROM erasures d
+         WHERE d.xid >= p_xmax AND d.xid < upcoming ORDER BY d.xid LIMIT p_most + 1)
+    ) x
+    ORDER BY x.xid
+    OFFSET p_most
+    LIMIT 1;
+    IF last_xid IS NULL THEN
+        RETURN;
+    END IF;
+    LOOP
+        SELECT min(s.at)
+        INTO segments_from
+        FROM segment_events s
+        WHERE s.xid = ANY (postponed) OR (s.xid > last_xid AND s.xid < upcoming);
+        -- OFFSET 0: by the index on xid; for a minimum the planner would walk along the times of all events.
+        SELECT min(e.at)
+        INTO postponed_from
+        FROM (SELECT e.at FROM membership_events e WHERE e.xid = ANY (postponed) OFFSET 0) e;
+        WITH events AS MATERIALIZED (
+            SELECT e.user_id, e.at, e.xid FROM membership_events e WHERE e.xid >= p_xmax AND e.xid <= last_xid
+            UNION ALL
+            SELECT e.user_id, e.at, e.xid FROM membership_events e WHERE e.xid = ANY (p_xip)
+        )
+        SELECT array_agg(DISTINCT late.xid)
+        INTO out_of_order
+        FROM (
+            SELECT e.xid
+            FROM events e
+            -- The event before is enough: the one before that one is judged with it.
+            LEFT JOIN LATERAL (
+                SELECT b.xid
+                FROM membership_events b
+                WHERE b.user_id = e.user_id AND b.at < e.at
+                ORDER BY b.at DESC
+                LIMIT 1
+            ) before ON true
+            WHERE e.at > segments_from
+               OR before.xid > last_xid
+               OR before.xid = ANY (postponed)
+               OR EXISTS (
+                   SELECT
+                   FROM erasures d
+                   WHERE d.user_id = e.user_id AND (d.xid > last_xid OR d.xid = ANY (postponed))
+               )
+            UNION ALL
+            SELECT s.xid
+            FROM segment_events s
+            WHERE ((s.xid >= p_xmax AND s.xid <= last_xid) OR s.xid = ANY (p_xip))
+              AND (s.at > segments_from OR s.at > postponed_from)
+        ) late
+        WHERE late.xid <> ALL (postponed);
+        EXIT WHEN out_of_order IS NULL;
+        postponed := postponed || out_of_order;
+    END LOOP;
+END
+$$;
+
+-- The present timeline of the write-ahead log: 1, and one more with each standby that became the primary.
+CREATE OR REPLACE FUNCTION current_timeline() RETURNS bigint
+    LANGUAGE sql VOLATILE
+    RETURN ('x' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8))::bit(32)::bigint;
+
+-- Notes where this timeline began: where the replay of the log ended. PostgreSQL forgets that when it is restarted.
+CREATE OR REPLACE FUNCTION note_timeline() RETURNS void
+    LANGUAGE sql AS $$
+    INSERT INTO timelines (timeline, began_at)
+    SELECT current_timeline(), pg_last_wal_replay_lsn()
+    WHERE NOT EXISTS (SELECT FROM timelines t WHERE t.timeline = current_timeline())
+    ON CONFLICT DO NOTHING
+$$;
+
+-- Whether this database has all that a reader saw who was at this place of the log. After a fail-over, that is so if the
+-- next timeline began at this place or later, and all timelines since are known.
+CREATE OR REPLACE FUNCTION still_has(p_timeline bigint, p_place pg_lsn) RETURNS boolean
+    LANGUAGE sql VOLATILE AS $$
+    SELECT CASE
+        WHEN p_timeline = current_timeline() THEN p_place <= pg_current_wal_insert_lsn()
+        ELSE p_timeline < current_timeline()
+            AND p_place <= (SELECT t.began_at FROM timelines t WHERE t.timeline = p_timeline + 1)
+            AND current_timeline() - p_timeline = (
+                SELECT count(*)
+                FROM timelines t
+                WHERE t.timeline > p_timeline AND t.timeline <= current_timeline()
+            )
+    END
+$$;
+
+
+-----------------------------------------------------------------------------------------------------------------------
 -- What `segmentd migrate` notes
 
 INSERT INTO schema_migrations (number, name) VALUES
     (1, '0001_tables.sql');
 INSERT INTO schema_functions (digest, version) VALUES
-    ('12a658aa7da18858ab8d72c3930f1d87d496cefbcb575c0b00df6a192fc04a0a', '0.1.0');
+    ('c2237f8e403762146a330018664a55c8af951db9cd424c86bd710783927f65da', '0.1.0');

@@ -28,6 +28,15 @@ class Snapshot(NamedTuple):
         """Whether a reader under it saw what this transaction did, if that was committed at all."""
         return xid < self.xmax and xid not in self.xip
 
+    def covers(self, earlier: "Snapshot") -> bool:
+        """Whether a reader under it saw all that a reader under the other one did."""
+        return earlier.xmax <= self.xmax and not any(earlier.saw(xid) for xid in self.xip)
+
+    def up_to(self, last: int, postponed: Sequence[int]) -> "Snapshot":
+        """Of what it shows, the transactions up to `last` without the postponed ones."""
+        hidden = {*self.xip, *postponed}
+        return Snapshot(last + 1, sorted(xid for xid in hidden if xid <= last))
+
     def since(self, earlier: "Snapshot") -> "Window":
         """The transactions that this snapshot sees and an earlier one does not."""
         running = {*self.xip}

@@ -48,8 +48,18 @@ async def settle_deleted_segments(database: Database, batch_users: int = BATCH_U
 
 
 async def forget_erasures(database: Database) -> None:
-    """Removes the rows of erasures that every replica has applied. Raises Unavailable."""
-    await database.execute("DELETE FROM erasures WHERE at < clock_instant() - %s", [ERASURES_KEPT])
+    """Removes the rows of erasures that every replica has applied; the feed remembers which transactions.
+
+    Raises Unavailable.
+    """
+    await database.execute(
+        """
+        WITH forgotten AS (DELETE FROM erasures WHERE at < clock_instant() - %s RETURNING xid, segment_ids)
+        INSERT INTO forgotten_erasures SELECT xid FROM forgotten WHERE segment_ids <> '{}'
+        ON CONFLICT DO NOTHING
+        """,
+        [ERASURES_KEPT],
+    )
 
 
 async def make_partitions(database: Database) -> None:

@@ -53,6 +53,21 @@ CREATE OR REPLACE FUNCTION audited(p_segment living_segments) RETURNS jsonb
     )
 $$;
 
+-- Notes a change of a segment for the feed.
+CREATE OR REPLACE FUNCTION note_segment_event(
+    p_at timestamptz, p_operation segment_operation, p_before living_segments, p_after living_segments, p_actor text
+) RETURNS void
+    LANGUAGE sql AS $$
+    INSERT INTO segment_events (segment_id, at, operation, slug, slug_before, percent_before, percent_after, actor)
+    VALUES (
+        coalesce(p_after.id, p_before.id), p_at, p_operation, coalesce(p_after.slug, p_before.slug),
+        CASE WHEN p_operation = 'renamed' THEN p_before.slug END,
+        CASE WHEN p_operation <> 'renamed' THEN p_before.percent END,
+        CASE WHEN p_operation <> 'renamed' THEN p_after.percent END,
+        p_actor
+    )
+$$;
+
 -- Makes a segment. Raises unique_violation where a living one has the slug in any case.
 CREATE OR REPLACE FUNCTION create_segment(
     p_slug text, p_description text, p_percent numeric, p_salt bigint,
@@ -78,6 +93,7 @@ BEGIN
         INSERT INTO rollouts (segment_id, percent, started_at) VALUES (new_id, p_percent, now_at);
     END IF;
     SELECT * INTO created FROM living_segments s WHERE s.id = new_id;
+    PERFORM note_segment_event(now_at, 'created', NULL, created, p_actor);
     PERFORM note_in_audit_log(p_actor, p_on_behalf_of, 'segment-created', p_slug, NULL, audited(created));
     RETURN NEXT created;
 END
@@ -114,6 +130,12 @@ BEGIN
         INSERT INTO rollouts (segment_id, percent, started_at) VALUES (segment.id, p_percent, now_at);
     END IF;
     SELECT * INTO changed FROM living_segments s WHERE s.id = segment.id;
+    IF changed.slug <> segment.slug THEN
+        PERFORM note_segment_event(now_at, 'renamed', segment, changed, p_actor);
+    END IF;
+    IF changed.percent IS DISTINCT FROM segment.percent THEN
+        PERFORM note_segment_event(now_at, 'percent', segment, changed, p_actor);
+    END IF;
     IF changed IS DISTINCT FROM segment THEN
         PERFORM note_in_audit_log(
             p_actor, p_on_behalf_of, 'segment-changed', p_slug, audited(segment), audited(changed)
@@ -141,6 +163,7 @@ BEGIN
     now_at := raise_catalog();
     UPDATE segments s SET deleted_at = now_at WHERE s.id = old.id;
     UPDATE rollouts SET ended_at = now_at WHERE segment_id = old.id AND ended_at IS NULL;
+    PERFORM note_segment_event(now_at, 'deleted', old, NULL, p_actor);
     PERFORM note_in_audit_log(p_actor, p_on_behalf_of, 'segment-deleted', p_slug, audited(old), NULL);
     RETURN true;
 END

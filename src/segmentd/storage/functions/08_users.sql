@@ -93,17 +93,22 @@ CREATE OR REPLACE FUNCTION erase_user(
     LANGUAGE plpgsql AS $$
 DECLARE
     old_version bigint;
+    decided_ids bigint[];
 BEGIN
     PERFORM pg_advisory_xact_lock_shared(catalog_lock());
     SELECT u.version INTO old_version FROM users u WHERE u.id = p_user_id FOR UPDATE;
     IF NOT FOUND THEN
         RETURN NULL;
     END IF;
+    decided_ids := ARRAY(
+        SELECT DISTINCT e.segment_id FROM membership_events e WHERE e.user_id = p_user_id ORDER BY e.segment_id
+    );
     DELETE FROM membership_events WHERE user_id = p_user_id;
     DELETE FROM memberships WHERE user_id = p_user_id;
     DELETE FROM registrations WHERE user_id = p_user_id;
     DELETE FROM users WHERE id = p_user_id;
-    INSERT INTO erasures (user_id, version, at) VALUES (p_user_id, old_version + 1, clock_instant());
+    INSERT INTO erasures (user_id, version, at, segment_ids, actor, on_behalf_of)
+    VALUES (p_user_id, old_version + 1, clock_instant(), decided_ids, p_actor, p_on_behalf_of);
     UPDATE reports r
     SET expires_at = greatest(clock_instant(), r.created_at + interval '1 microsecond'), user_id = NULL
     WHERE (r.user_id IS NULL OR r.user_id = p_user_id) AND r.expires_at > clock_instant();

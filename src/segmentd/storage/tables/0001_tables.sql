@@ -79,6 +79,28 @@ CREATE TABLE rollouts (
 
 CREATE UNIQUE INDEX rollouts_open ON rollouts (segment_id) WHERE ended_at IS NULL;
 
+CREATE TYPE segment_operation AS ENUM ('created', 'renamed', 'percent', 'deleted');
+
+-- What those who follow the feed see of segments (functions/15_feed.sql). Append-only. A description is not in it.
+CREATE TABLE segment_events (
+    segment_id     bigint            NOT NULL REFERENCES segments (id),
+    at             timestamptz       NOT NULL,
+    -- Of one change of a segment the new name comes first, then the new percentage.
+    operation      segment_operation NOT NULL,
+    -- After the change; before it, if it is another.
+    slug           text              NOT NULL COLLATE "C",
+    slug_before    text              COLLATE "C",
+    percent_before numeric(7, 4),
+    percent_after  numeric(7, 4),
+    actor          text              NOT NULL,
+    xid            xid8              NOT NULL DEFAULT pg_current_xact_id(),
+    PRIMARY KEY (segment_id, at, operation)
+);
+
+CREATE INDEX segment_events_by_xid ON segment_events (xid);
+-- Whether another segment got the name of a deleted one.
+CREATE INDEX segment_events_renamed ON segment_events (slug, at) WHERE operation = 'renamed';
+
 -- One row. Every change of a segment or a rollout raises `version`. `last_at` is the time of the latest such change or
 -- of the latest cut-off of a report; the times of all later writes are after it (functions/01_time_locks_buckets.sql).
 CREATE TABLE catalog (
@@ -269,18 +291,36 @@ CREATE TABLE import_errors (
 );
 
 
--- Erasures of the last day, so that every node's replica applies them; upkeep removes older ones.
+-- Erasures of the last day, so that every node's replica applies them, and those who follow the feed see them; upkeep
+-- removes older ones.
 CREATE TABLE erasures (
-    user_id bigint      NOT NULL,
+    user_id      bigint      NOT NULL,
     -- Above all versions of the erased user's states, below those of a later user with this id.
-    version bigint      NOT NULL,
-    at      timestamptz NOT NULL,
-    xid     xid8        NOT NULL DEFAULT pg_current_xact_id(),
+    version      bigint      NOT NULL,
+    at           timestamptz NOT NULL,
+    -- The segments that were ever decided on for the user: the feed has the user leave each of them.
+    segment_ids  bigint[]    NOT NULL,
+    actor        text        NOT NULL,
+    on_behalf_of text,
+    xid          xid8        NOT NULL DEFAULT pg_current_xact_id(),
     PRIMARY KEY (user_id, version)
 );
 
 CREATE INDEX erasures_by_xid ON erasures (xid);
 CREATE INDEX erasures_by_time ON erasures (at);
+
+-- The transactions of erasures that were removed since. A position in the feed that has not seen one of them cannot be
+-- followed any more.
+CREATE TABLE forgotten_erasures (
+    xid xid8 PRIMARY KEY
+);
+
+-- Where each timeline of the write-ahead log began, as far as it is known: what a standby that became the primary has
+-- of the one before. Null: it was not noticed in time.
+CREATE TABLE timelines (
+    timeline bigint PRIMARY KEY,
+    began_at pg_lsn
+);
 
 
 -- API tokens; only the SHA-256 of the secret is stored. Rows are never removed: were the table empty again, access
