@@ -31,12 +31,11 @@ from segmentd.reports.files import ReportFiles
 from segmentd.reports.room import claim_of
 from segmentd.storage import feed, import_rows, import_work, reports, upkeep
 from segmentd.storage.database import Database
-from segmentd.storage.job_queue import IMPORTS_AT_ONCE, QUEUE_CONNECTIONS, REPORTS_AT_ONCE
-from segmentd.storage.sessions import Reachability, Session, reason_of
+from segmentd.storage.job_queue import IMPORTS_AT_ONCE, REPORTS_AT_ONCE, QueueConnector
+from segmentd.storage.sessions import reason_of
 
 SHORTEST_PAUSE_S: Final = 0.5
 LONGEST_PAUSE_S: Final = 5.0
-LONGEST_WAIT_S: Final = 3.0
 
 # How often a worker sends a heartbeat, and after how long without one other workers take over its jobs.
 HEARTBEAT_S: Final = 5.0
@@ -299,7 +298,7 @@ async def _keep_working(
     throttled = ThrottledLog(_log)
     async with background(stop.wait(), "wait for the stop") as stopping:
         while not stop.is_set():
-            working = asyncio.create_task(_work_once(queue, database_url, tasks, drain_seconds))
+            working = asyncio.create_task(_work_once(queue, database_url, tasks, stop, drain_seconds))
             async with background(_clock_step(), "wait for a step of the clock") as step:
                 # Reports have no schedule, and a restart would cut their builds off.
                 ends = [working, stopping, *([step] if queue is UPKEEP else [])]
@@ -334,9 +333,11 @@ def _clock_offset() -> float:
     return time.time() - time.monotonic()
 
 
-async def _work_once(queue: Queue, database_url: str, tasks: Tasks, drain_seconds: float) -> None:
+async def _work_once(
+    queue: Queue, database_url: str, tasks: Tasks, stop: asyncio.Event, drain_seconds: float
+) -> None:
     """Runs until it is cancelled; then lets running jobs end, for so many seconds."""
-    app = queue.app(_connector(database_url), tasks)
+    app = queue.app(QueueConnector(database_url, stop), tasks)
     async with app.open_async():
         if queue is UPKEEP:
             await tasks.maintain()  # its next tick may be almost an hour away
@@ -349,19 +350,6 @@ async def _work_once(queue: Queue, database_url: str, tasks: Tasks, drain_second
             update_heartbeat_interval=HEARTBEAT_S,
             stalled_worker_timeout=SILENT_S,
         )
-
-
-def _connector(database_url: str) -> PsycopgConnector:
-    return PsycopgConnector(
-        conninfo=database_url,
-        min_size=1,
-        max_size=QUEUE_CONNECTIONS,
-        # Short, so that a worker without a database stops soon after it is asked to.
-        timeout=LONGEST_WAIT_S,
-        reconnect_timeout=LONGEST_WAIT_S,
-        connection_class=Session,
-        kwargs={"application_name": "segmentd jobs", "reachability": Reachability()},
-    )
 
 
 def _reason(error: BaseException, what: str = "The report could not be made") -> str:

@@ -21,7 +21,7 @@ from tests.support.client import Api, Json
 from tests.support.clock import Clock
 from tests.support.doing import START
 from tests.support.importing import Importing, counts
-from tests.support.office import until, worker_process
+from tests.support.office import until
 from tests.support.rows import Rows, rows_of
 from tests.support.world import World, inhabited
 
@@ -337,35 +337,6 @@ async def test_the_tables_of_a_final_import_are_dropped_if_its_worker_died(
     await import_work.purge(lists.database)
 
     assert tables_of_imports(rows) == []
-
-
-# Crashes
-
-
-async def test_an_import_goes_on_by_itself_when_its_worker_is_killed(
-    lists: Importing, database_url: str, tmp_path: Path, rows: Rows
-) -> None:
-    begun = await lists.begin(users(*range(1, 3001)), segment="A")
-
-    async def has_begun() -> bool:
-        return bool((await lists.see(begun))["applied_users"])
-
-    # The first batch has its users; then the process is killed while it waits for the last user.
-    with psycopg.connect(database_url) as holder:
-        holder.execute("INSERT INTO users (id, registered_at, last_at) VALUES (3000, now(), now())")
-        with worker_process(database_url, tmp_path / "first"):
-            await until(has_begun)
-        holder.rollback()
-    rows.run("UPDATE procrastinate_workers SET last_heartbeat = last_heartbeat - interval '1 minute'")
-
-    async def is_done() -> bool:
-        return bool((await lists.see(begun))["status"] == "done")
-
-    with worker_process(database_url, tmp_path / "second"):
-        await until(is_done, 60)
-    done = await lists.see(begun)
-    assert (done["applied_users"], counts(done)) == (3000, (3000, 0, 0, 0))
-    assert rows("SELECT count(*), count(DISTINCT user_id) FROM membership_events") == [(3000, 3000)]
 
 
 # The same as the single call

@@ -1,10 +1,18 @@
 """The job queue's own tables, which procrastinate brings and segmentd migrates, and its connections."""
 
+import asyncio
+from contextlib import suppress
 from importlib import resources
-from typing import Final
+from typing import Any, Final, LiteralString
 
 import psycopg
+from procrastinate import PsycopgConnector
+from procrastinate.exceptions import ConnectorException
 from procrastinate.schema import SchemaManager
+from procrastinate.sql import queries
+from psycopg_pool import PoolClosed
+
+from segmentd.storage.sessions import Reachability, Session
 
 REPORTS_AT_ONCE: Final = 2
 # A build holds one connection for as long as it takes, and asks short questions by another.
@@ -17,6 +25,11 @@ QUEUE_CONNECTIONS: Final = 3
 # Connections of the queues, of reports and of imports: those open from the start, and those of full pools.
 LEAST_CONNECTIONS: Final = 3 * (1 + 1) + 2
 MOST_CONNECTIONS: Final = 3 * (QUEUE_CONNECTIONS + 1) + REPORT_CONNECTIONS + IMPORT_CONNECTIONS
+
+# How long a connection is waited for. A worker without a database stops soon after it is asked to.
+LONGEST_WAIT_S: Final = 3.0
+_PAUSE_S: Final = 1.0
+_ENDS_OF_JOBS: Final = (queries["finish_job"], queries["retry_job"])
 
 _NOTE: Final = "CREATE TABLE IF NOT EXISTS job_queue_migrations (name text PRIMARY KEY)"
 
@@ -48,3 +61,45 @@ async def install(connection: psycopg.AsyncConnection) -> int:
         for file in pending:
             await connection.execute("INSERT INTO job_queue_migrations VALUES (%s)", [file.name])
     return len(pending)
+
+
+class QueueConnector(PsycopgConnector):
+    """The access of a worker to the queue, which also notes how a job ended while the database was away.
+
+    Otherwise the job would count as running for as long as its worker lives, and keep its lock.
+    """
+
+    def __init__(self, database_url: str, stop: asyncio.Event) -> None:
+        super().__init__(
+            conninfo=database_url,
+            min_size=1,
+            max_size=QUEUE_CONNECTIONS,
+            timeout=LONGEST_WAIT_S,
+            reconnect_timeout=LONGEST_WAIT_S,
+            connection_class=Session,
+            kwargs={"application_name": "segmentd jobs", "reachability": Reachability()},
+        )
+        self._stop = stop
+
+    # As wide as the original.
+    async def execute_query_async(self, query: LiteralString, **arguments: Any) -> None:  # noqa: ANN401
+        """As the original; after an outage the end of a job is noted late, unless there is a stop before.
+
+        Raises ConnectorException.
+        """
+        repeated = False
+        while True:
+            try:
+                await super().execute_query_async(query, **arguments)
+            except ConnectorException as error:
+                cause = error.__cause__
+                if repeated and isinstance(cause, psycopg.errors.RaiseException):
+                    return  # it had been noted when the connection broke, or another worker has the job
+                is_away = isinstance(cause, psycopg.OperationalError) and not isinstance(cause, PoolClosed)
+                if query not in _ENDS_OF_JOBS or not is_away or self._stop.is_set():
+                    raise
+            else:
+                return
+            repeated = True
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._stop.wait(), _PAUSE_S)
