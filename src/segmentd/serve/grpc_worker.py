@@ -6,15 +6,16 @@ from typing import Final
 
 import grpc
 
-from segmentd.api.grpc.calls import Calls, Limits
+from segmentd.api.grpc.calls import Calls
 from segmentd.api.grpc.hot import HotReads
-from segmentd.api.grpc.server import GrpcServer, ServerLimits
+from segmentd.api.grpc.server import GrpcServer
 from segmentd.background import background
 from segmentd.config import Settings
 from segmentd.domain.errors import Unavailable
 from segmentd.observability.metrics import Metrics
 from segmentd.serve.child import Assignment, Duty, run_child
 from segmentd.serve.grpc_tls import credentials_of
+from segmentd.serve.limits import call_limits, server_limits
 from segmentd.serve.wiring import metrics_in, open_authenticator, open_node, open_tracing, sampling, service
 from segmentd.service import Service
 from segmentd.storage.database import Database
@@ -43,11 +44,11 @@ async def serve_grpc(assignment: Assignment, duty: Duty) -> None:
             ) as authenticator,
         ):
             use_cases = service(database, settings, node, metrics)
-            limits = Limits(settings.max_requests, settings.request_seconds)
+            limits = call_limits(settings)
             calls = Calls(use_cases, authenticator, limits, metrics or Metrics(), tracing)
             hot = HotReads(node.replica, authenticator, tracing.headers if tracing else ())
             url = settings.public_url or assignment.http_url
-            door = GrpcServer(calls, url, _limits(settings), metrics, hot)
+            door = GrpcServer(calls, url, server_limits(settings), metrics, hot)
             _listen(door.server, assignment.grpc_address, settings)
             async with use_cases.watching():
                 await door.server.start()
@@ -78,16 +79,6 @@ async def _show_health(door: GrpcServer, use_cases: Service) -> None:
         else:
             await door.set_ready(ready=True)
         await asyncio.sleep(LOOK_EVERY_S)
-
-
-def _limits(settings: Settings) -> ServerLimits:
-    return ServerLimits(
-        most_calls=settings.max_requests,
-        most_streams=settings.max_streams,
-        most_connections=settings.max_connections,
-        metadata_bytes=settings.max_header_bytes,
-        idle_seconds=settings.keep_alive_seconds,
-    )
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from segmentd.api.http.app import create_app
 from segmentd.api.http.edge.addresses import Addresses
 from segmentd.api.http.edge.cors import Cors
-from segmentd.api.http.edge.middleware import RequestLimits, RequestMiddleware
+from segmentd.api.http.edge.middleware import RequestMiddleware
 from segmentd.api.http.edge.request_ids import RequestIds
 from segmentd.api.http.edge.send_buffer import Room
 from segmentd.api.http.hot.calls import HotCalls
@@ -16,6 +16,7 @@ from segmentd.config import Settings
 from segmentd.domain.addresses import networks, public_address
 from segmentd.observability.metrics import Metrics
 from segmentd.replica.replica import Replica
+from segmentd.serve.limits import request_limits
 from segmentd.service import Service
 
 
@@ -40,7 +41,7 @@ def http_door(
     middleware = RequestMiddleware(
         HotChanges(app, use_cases, authenticator),
         ids,
-        RequestLimits(settings.max_requests, settings.request_seconds),
+        request_limits(settings),
         measured,
         room,
         cors,

@@ -8,15 +8,14 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Final
 
-from segmentd.api.http.edge.connection import ConnectionLimits
 from segmentd.api.http.edge.tracing import trace_requests
 from segmentd.api.http.hot.protocol import HotProtocol
 from segmentd.background import background
-from segmentd.config import Settings
 from segmentd.serve.child import Assignment, Duty, run_child
 from segmentd.serve.connection_queue import EndedHere
 from segmentd.serve.http_door import cors_of, http_door
 from segmentd.serve.http_server import Server, uvicorn_config
+from segmentd.serve.limits import connection_limits
 from segmentd.serve.wiring import metrics_in, open_authenticator, open_node, open_tracing, sampling, service
 from segmentd.service import Service
 from segmentd.storage.database import Database
@@ -62,7 +61,7 @@ async def serve_http(assignment: Assignment, duty: Duty) -> None:
             protocol = HotProtocol.answering_by(
                 hot_path.calls, tracing.headers if tracing else (), hot_path.evaluations
             ).within(
-                _limits(settings),
+                connection_limits(settings),
                 metrics.refused if metrics else None,
                 cors=cors_of(settings),
                 ended=ended.add,
@@ -98,16 +97,6 @@ async def _leave(use_cases: Service, leaving: asyncio.Event) -> None:
 async def _end_streams(use_cases: Service, stop: asyncio.Event) -> None:
     await stop.wait()
     use_cases.end_watching()
-
-
-def _limits(settings: Settings) -> ConnectionLimits:
-    return ConnectionLimits(
-        max_header_bytes=settings.max_header_bytes,
-        receive_seconds=settings.receive_seconds,
-        send_seconds=settings.send_seconds,
-        keep_alive_seconds=settings.keep_alive_seconds,
-        least_bytes_per_second=settings.least_bytes_per_second,
-    )
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from segmentd.api.http.edge.request_ids import RequestIds
 from segmentd.auth.authenticator import Authenticator
 from segmentd.domain.errors import SegmentdError
 from segmentd.observability.tally import Tally
+from segmentd.replica.behind import Outdated
 from segmentd.replica.files import Unusable
 from segmentd.replica.replica import Replica
 
@@ -42,27 +43,28 @@ class HotReads:
         return handle
 
     def _read(self, user_id: int, context: Context) -> bytes | None:
-        if user_id <= 0 or self._replica.age() is None:
+        age = self._replica.age()
+        if user_id <= 0 or age is None:
             return None
         given: dict[str, str | bytes] = {}
         for name, value in context.invocation_metadata() or ():
             if name in self._unusual or (name == AUTHORIZATION and name in given):
                 return None
             given[name] = value
-
-        def read(age: int, older: int | None) -> bytes:
-            return user_segments(user_id, self._replica.segments(user_id, older), age)
-
         try:
             # Every role may read, so every known caller is admitted; the general handler answers refusals.
             self._authenticator.admit(_bytes(given.get(AUTHORIZATION)))
-            answer = self._replica.answer(read)
+            try:
+                slugs = self._replica.segments(user_id)
+            except Outdated as outdated:
+                if (older := self._replica.older(outdated)) is None:
+                    return None
+                age, slugs = older.age, self._replica.segments(user_id, older.version)
         except (SegmentdError, Unusable):
             return None
-        if answer is not None:
-            request_id = self._ids.id(_bytes(given.get(REQUEST_ID)))
-            context.set_trailing_metadata(((REQUEST_ID, request_id.decode()),))
-        return answer
+        request_id = self._ids.id(_bytes(given.get(REQUEST_ID)))
+        context.set_trailing_metadata(((REQUEST_ID, request_id.decode()),))
+        return user_segments(user_id, slugs, age)
 
 
 def _bytes(value: str | bytes | None) -> bytes | None:

@@ -1,6 +1,7 @@
 """Answers with the segments of users as bytes: a message for each would take longer than finding them."""
 
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import Final
 
 from google.protobuf.duration_pb2 import Duration
@@ -9,6 +10,7 @@ from segmentd.api.grpc.generated import segmentd_pb2 as pb
 
 # Slugs whose bytes are remembered; beyond, all are forgotten.
 _MOST_REMEMBERED: Final = 100_000
+_USER_ID: Final = bytes([pb.UserSegments.USER_ID_FIELD_NUMBER << 3])
 _USERS: Final = bytes([pb.LookUpResponse.USERS_FIELD_NUMBER << 3 | 2])
 
 
@@ -27,18 +29,23 @@ _field: Final = _Fields().__getitem__
 
 def user_segments(user_id: int, slugs: Sequence[bytes], age: int) -> bytes:
     """A UserSegments; slugs are JSON strings, the age is in seconds."""
-    head = pb.UserSegments(user_id=user_id, age=Duration(seconds=age)).SerializeToString()
-    return b"".join([head, *map(_field, slugs)])  # a message may have its fields in any order
+    # A message may have its fields in any order.
+    return b"".join([_USER_ID, _varint(user_id), *map(_field, slugs), _aged(age)])
 
 
 def look_up_response(user_ids: Iterable[int], found: Iterable[bytes], age: int) -> bytes:
     """A LookUpResponse; for each user the slugs as JSON strings, with commas between."""
     parts = [pb.LookUpResponse(age=Duration(seconds=age)).SerializeToString()]
     for user_id, slugs in zip(user_ids, found, strict=True):
-        head = pb.UserSegments(user_id=user_id).SerializeToString()
-        user = b"".join([head, *map(_field, slugs.split(b","))]) if slugs else head
+        fields = map(_field, slugs.split(b",") if slugs else ())
+        user = b"".join([_USER_ID, _varint(user_id), *fields])
         parts += (_USERS, _varint(len(user)), user)
     return b"".join(parts)
+
+
+@lru_cache
+def _aged(age: int) -> bytes:
+    return pb.UserSegments(age=Duration(seconds=age)).SerializeToString()
 
 
 def _varint(number: int) -> bytes:

@@ -41,13 +41,15 @@ def user_in(path: str) -> UserId | None:
     return UserId(int(text)) if _PLAIN_ID.fullmatch(text) else None
 
 
-def noted(headers: Iterable[tuple[bytes, bytes]], unusual: Collection[bytes] = ()) -> Noted | None:
-    """The headers that matter here; None if one is `unusual`, or is there twice."""
+def noted(
+    headers: Iterable[tuple[bytes, bytes]], unusual: Collection[bytes] = (), which: Collection[bytes] = _NOTED
+) -> Noted | None:
+    """The headers that matter, `which`; None if one is `unusual`, or is there twice."""
     found: dict[bytes, bytes] = {}
     for name, value in headers:
         if name in unusual or name in found:
             return None
-        if name in _NOTED:
+        if name in which:
             found[name] = value
     return found
 

@@ -6,7 +6,7 @@ for the plain case.
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from functools import partial
 from http import HTTPStatus
 from typing import Final
@@ -17,6 +17,7 @@ from segmentd.api.http.edge.cors import Cors, Headers
 from segmentd.api.http.edge.guard import API_KEY, AUTHORIZATION, bearer
 from segmentd.api.http.edge.request_ids import HEADER, RequestIds
 from segmentd.api.http.edge.send_buffer import SMALL_ANSWER, Room
+from segmentd.api.http.hot.plain import Noted, noted
 from segmentd.api.http.ofrep.answers import PRIVATE, is_named
 from segmentd.api.http.ofrep.event_links import EventLinks
 from segmentd.api.http.ofrep.failures import FLAGS
@@ -129,17 +130,12 @@ class Evaluations:
         self._flags = tallied.tally("POST", FLAGS, "200")
         self._unchanged = tallied.tally("POST", FLAGS, "304")
 
-    def noted(self, headers: Iterable[tuple[bytes, bytes]]) -> Mapping[bytes, bytes] | None:
+    @staticmethod
+    def noted(headers: Iterable[tuple[bytes, bytes]]) -> Noted | None:
         """The headers that matter here; None if one is unusual, or is there twice."""
-        noted: dict[bytes, bytes] = {}
-        for name, value in headers:
-            if name in _UNUSUAL or name in noted:
-                return None
-            if name in NOTED:
-                noted[name] = value
-        return noted
+        return noted(headers, _UNUSUAL, NOTED)
 
-    def answer(self, path: bytes, noted: Mapping[bytes, bytes], body: bytes) -> Evaluated | None:
+    def answer(self, path: bytes, noted: Noted, body: bytes) -> Evaluated | None:
         """Answers a POST to this path, as it was sent, with these headers of `noted`."""
         user_id = self._user_id(noted, body)
         if user_id is None or user_id > INT64_MAX:
@@ -161,7 +157,7 @@ class Evaluations:
         except (SegmentdError, Unusable):
             return None
 
-    def _headers_about_origin(self, noted: Mapping[bytes, bytes]) -> Headers | None:
+    def _headers_about_origin(self, noted: Noted) -> Headers | None:
         """None for a page that the framework has to judge."""
         origin = noted.get(_ORIGIN)
         if origin is None:
@@ -170,7 +166,7 @@ class Evaluations:
             return None
         return self._cors.headers([(_ORIGIN, origin)])
 
-    def _user_id(self, noted: Mapping[bytes, bytes], body: bytes) -> UserId | None:
+    def _user_id(self, noted: Noted, body: bytes) -> UserId | None:
         # An escape, or a key that stands twice, is for a reader that looks more closely.
         if (
             noted.get(b"content-type") not in _JSON
@@ -189,7 +185,7 @@ class Evaluations:
         self,
         slug: bytes,
         user_id: UserId,
-        noted: Mapping[bytes, bytes],
+        noted: Noted,
         more: Headers,
         age: int,
         older: int | None,
@@ -202,7 +198,7 @@ class Evaluations:
         return Evaluated(body, age, request_id, self._flag, FLAG, more=more)
 
     def _all(
-        self, user_id: UserId, noted: Mapping[bytes, bytes], more: Headers, age: int, older: int | None
+        self, user_id: UserId, noted: Noted, more: Headers, age: int, older: int | None
     ) -> Evaluated | None:
         decisions = self._replica.decisions(user_id, older)
         flags = self._writer.prepared(decisions)
