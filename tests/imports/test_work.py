@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 from typing import LiteralString
@@ -40,6 +41,14 @@ async def lists(api: Api, database: Database) -> Importing:
     await api.create("A")
     await api.create("B")
     return Importing(api, database)
+
+
+# The events before the segment C, and those of the batches up to the one with this user.
+BEFORE_AND_IN_HAND: LiteralString = """
+    SELECT count(*) FILTER (WHERE e.at < (SELECT created_at FROM segments WHERE slug = 'C')),
+           count(*) FILTER (WHERE e.xid <= (SELECT xid FROM membership_events WHERE user_id = %s))
+    FROM membership_events e
+"""
 
 
 def users(*numbers: int) -> str:
@@ -145,6 +154,33 @@ async def test_who_joins_after_the_check_stays_when_a_list_replaces_the_members(
     await lists.finish(begun)
 
     assert await lists.members("A") == [2, 3]
+
+
+async def test_a_segment_that_is_created_meanwhile_waits_for_the_batch_in_hand_alone(
+    lists: Importing, rows: Rows, database_url: str
+) -> None:
+    begun = await lists.begin(users(*range(1, 6 * LEAST)), segment="A")
+    with closing(psycopg.connect(database_url)) as holder:
+        held = 2 * LEAST  # the last user of the second batch
+        holder.execute("INSERT INTO users (id, registered_at, last_at) VALUES (%s, now(), now())", [held])
+        finishing = asyncio.create_task(lists.finish(begun))
+        await until(lambda: has_locks(rows, "transactionid", 1))
+        creating = asyncio.create_task(lists.api.create("C"))
+        await until(lambda: has_locks(rows, "advisory", 1))
+    assert (await finishing)["status"] == "done"
+    await creating
+
+    [(before, in_hand)] = rows(BEFORE_AND_IN_HAND, held)
+    assert held <= before == in_hand < 6 * LEAST - 1
+
+
+async def has_locks(rows: Rows, kind: str, waiting: int) -> bool:
+    """Whether so many transactions of this test wait for a lock of this kind."""
+    return rows.column(
+        "SELECT count(*) FROM pg_stat_activity a JOIN pg_locks l USING (pid)"
+        " WHERE a.datname = current_database() AND l.locktype = %s AND NOT l.granted",
+        kind,
+    ) == [waiting]
 
 
 async def test_an_import_of_a_renamed_segment_goes_on(lists: Importing) -> None:

@@ -58,6 +58,7 @@ class World:
             DELETE FROM users;
             DELETE FROM rollouts;
             DELETE FROM imports;
+            DELETE FROM segment_events;
             DELETE FROM segments;
             UPDATE catalog SET last_at = '-infinity';
         """)

@@ -41,6 +41,8 @@ IMPORT_KEPT: Final = timedelta(days=30)
 # Of the bad rows in one page of imports; beyond, the page ends.
 PAGE_BYTES: Final = 2**20
 
+_LAST: Final = 2**63 - 1
+
 _IMPORT: Final[LiteralString] = "SELECT * FROM shown_imports"
 
 
@@ -211,11 +213,11 @@ async def list_before(database: Database, before: ImportNumber | None, limit: in
         "    l.number > (SELECT min(number) FROM imports) AS has_older"
         "  FROM ("
         "    SELECT * FROM shown_imports"
-        "    WHERE %(before)s::bigint IS NULL OR number < %(before)s"
+        "    WHERE number < %(before)s"
         "    ORDER BY number DESC LIMIT %(limit)s"
         "  ) l"
         ") sized WHERE size < %(most)s ORDER BY number DESC",
-        {"before": before, "limit": limit, "most": PAGE_BYTES},
+        {"before": _LAST if before is None else before, "limit": limit, "most": PAGE_BYTES},
     )
     return Some(found, bool(found) and found[-1].has_older)
 

@@ -458,6 +458,50 @@ async def test_a_body_that_breaks_off_is_a_failed_import(
     assert tables_of_imports(rows) == []
 
 
+# Bounds
+
+
+async def test_a_caller_has_so_many_imports_under_way_at_once(
+    lists: Importing, database: Database, tmp_path: Path
+) -> None:
+    bounded = Settings(data_dir=str(tmp_path), imports_per_caller=1)
+    async with Api(await open_door(service(database, bounded), database)) as api:
+        few = Importing(api, database)
+        first = await few.begin("1\n", segment="A")
+        refused = await few.send("2\n", segment="A")
+        assert problem(refused) == (429, "too-many-imports")
+        assert "1 of your imports are not done yet" in refused.json()["detail"]
+        assert int(refused.headers["Retry-After"]) >= 1
+        await few.finish(first)
+        assert (await few.bring("2\n", segment="A"))["status"] == "done"
+    assert await lists.members("A") == [1, 2]
+
+
+async def test_the_rows_of_all_imports_take_so_much_room(
+    lists: Importing, database: Database, rows: Rows, tmp_path: Path
+) -> None:
+    async def streamed() -> AsyncIterator[bytes]:
+        yield b"1\n"
+        yield b"%s\n" % (b"x" * 60_000) * 20
+
+    bounded = Settings(data_dir=str(tmp_path), import_store_bytes=2**20)
+    async with Api(await open_door(service(database, bounded), database)) as api:
+        tight = Importing(api, database)
+        announced = await tight.send(b"1\n" * 2**20, segment="A")
+        assert problem(announced) == (429, "import-store-full")
+        failed = (await tight.send(streamed(), segment="A")).json()
+        assert (failed["status"], failed["rows"]) == ("failed", 0)
+        assert "1048576 bytes" in failed["detail"]
+        # Each takes a quarter at least.
+        begun = [await tight.begin("1\n", segment="A") for _ in range(4)]
+        assert problem(await tight.send("1\n", segment="A")) == (429, "import-store-full")
+        for each in begun:
+            await tight.finish(each)
+        assert (await tight.bring("2\n", segment="A"))["status"] == "done"
+    assert await lists.members("A") == [1, 2]
+    assert tables_of_imports(rows) == []
+
+
 # The same list again
 
 
