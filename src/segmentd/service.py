@@ -332,6 +332,17 @@ class Service:
         with self._database.span(CHANGE):
             return await self._changes.change(Wanted(user_id, change, actor))
 
+    def begin_change(
+        self, user_id: UserId, change: Change, actor: Actor
+    ) -> asyncio.Future[Changed | Exception]:
+        """As `change_memberships`, for a caller without a task; cancel what is not wanted any more.
+
+        Raises Invalid, Overloaded, Unavailable; the future has these and others as its result.
+        """
+        change.check()
+        self._database.check()
+        return self._changes.begin(Wanted(user_id, change, actor))
+
     async def change_many(self, changes: Sequence[UserChange], actor: Actor) -> Sequence[Changed]:
         """Changes different users in one transaction, all or nothing. Raises Invalid, SegmentNotFound."""
         check_together(changes)

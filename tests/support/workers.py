@@ -181,7 +181,9 @@ class _Duty:
         authenticator = await stack.enter_async_context(
             open_authenticator(access_url, chosen, Path(folder), may_be_open=True, rate_key=b"key")
         )
-        door, _ = http_door(service(database, chosen, node), chosen, authenticator, node.replica, Metrics())
+        door, _, _ = http_door(
+            service(database, chosen, node), chosen, authenticator, node.replica, Metrics()
+        )
         self._now = _Opened(stack, node, door)
 
     async def close(self) -> None:

@@ -106,6 +106,16 @@ class GroupedChanges:
 
     async def change(self, wanted: Wanted) -> Changed:
         """Applies a change. Raises its error; Overloaded where too many wait; Unavailable."""
+        outcome = await self.begin(wanted)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    def begin(self, wanted: Wanted) -> asyncio.Future[Outcome]:
+        """Begins a change, whose outcome comes; who does not want it any more cancels the future.
+
+        Raises Overloaded where too many wait.
+        """
         later = self._later.get(wanted.user_id)
         if self._waiting >= self._limits.waiting or (later and len(later) >= self._limits.of_a_user):
             raise Overloaded("Too many changes wait for their turn; try again shortly.")
@@ -119,10 +129,7 @@ class GroupedChanges:
         else:
             later.append(waiting)
         self._look_soon(loop)
-        outcome = await waiting.outcome
-        if isinstance(outcome, Exception):
-            raise outcome
-        return outcome
+        return waiting.outcome
 
     async def end(self) -> None:
         """Ends what is under way. Changes that still wait fail with Unavailable."""

@@ -3,11 +3,13 @@
 from segmentd.api.http.app import create_app
 from segmentd.api.http.edge.addresses import Addresses
 from segmentd.api.http.edge.cors import Cors
+from segmentd.api.http.edge.in_progress import InProgress
 from segmentd.api.http.edge.middleware import RequestMiddleware
 from segmentd.api.http.edge.request_ids import RequestIds
 from segmentd.api.http.edge.send_buffer import Room
 from segmentd.api.http.hot.calls import HotCalls
 from segmentd.api.http.hot.changes import HotChanges
+from segmentd.api.http.hot.direct_changes import DirectChanges
 from segmentd.api.http.hot.path import HotPath
 from segmentd.api.http.ofrep.event_links import EventLinks
 from segmentd.api.http.ofrep.hot import Evaluations
@@ -26,8 +28,8 @@ def http_door(
     authenticator: Authenticator,
     replica: Replica,
     metrics: Metrics | None,
-) -> tuple[HotPath, RequestMiddleware]:
-    """The hot path, and the request middleware behind it, in front of the framework's application."""
+) -> tuple[HotPath, InProgress, DirectChanges]:
+    """The hot path in front of the framework's application, its requests, and the short way of changes."""
     cors = cors_of(settings)
     addresses = Addresses(
         None if settings.public_url is None else public_address(settings.public_url),
@@ -58,7 +60,10 @@ def http_door(
         links=links,
         prefix=addresses.public.prefix if addresses.public else "",
     )
-    return HotPath(middleware, calls, evaluations), middleware
+    changes = DirectChanges(
+        use_cases, authenticator, ids, middleware.in_progress, measured, settings.request_seconds
+    )
+    return HotPath(middleware, calls, evaluations), middleware.in_progress, changes
 
 
 def cors_of(settings: Settings) -> Cors:

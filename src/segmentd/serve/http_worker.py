@@ -56,10 +56,16 @@ async def serve_http(assignment: Assignment, duty: Duty) -> None:
             ) as authenticator,
         ):
             use_cases = service(database, settings, node, metrics, export_database)
-            hot_path, middleware = http_door(use_cases, settings, authenticator, node.replica, metrics)
+            hot_path, in_progress, changes = http_door(
+                use_cases, settings, authenticator, node.replica, metrics
+            )
             app = hot_path if tracing is None else trace_requests(hot_path, tracing)
             protocol = HotProtocol.answering_by(
-                hot_path.calls, tracing.headers if tracing else (), hot_path.evaluations
+                hot_path.calls,
+                tracing.headers if tracing else (),
+                hot_path.evaluations,
+                # A change that shall have a span goes the longer way.
+                changes if tracing is None else None,
             ).within(
                 connection_limits(settings),
                 metrics.refused if metrics else None,
@@ -70,7 +76,7 @@ async def serve_http(assignment: Assignment, duty: Duty) -> None:
                 uvicorn_config(app, protocol),
                 queue,
                 duty.report_ready,
-                middleware.cut_off,
+                in_progress.cut_off,
                 settings.shutdown_seconds,
             )
             async with (

@@ -271,7 +271,7 @@ async def door_for(
         secret = await new_token(database, str(uuid4()), Role.EDITOR)
         await authenticator.look()
         use_cases = service(database, settings, node)
-        door, _ = http_door(use_cases, settings, authenticator, node.replica, Metrics())
+        door, _, _ = http_door(use_cases, settings, authenticator, node.replica, Metrics())
         async with Api(door) as api:
             api.headers.update(bearer(secret))
             yield api

@@ -51,7 +51,7 @@ async def door(database: Database, api: Api, tmp_path: Path) -> AsyncIterator[Do
     async with open_node(database, settings, tmp_path / "node") as node:
         authenticator = await open_to_all(database)
         use_cases = service(database, settings, node)
-        hot_path, _ = http_door(use_cases, settings, authenticator, node.replica, metrics)
+        hot_path, _, _ = http_door(use_cases, settings, authenticator, node.replica, metrics)
         async with Api(hot_path) as client:
             client.headers["Accept-Encoding"] = "identity"  # compressed, many would be small
             yield Door(hot_path, client, metrics)

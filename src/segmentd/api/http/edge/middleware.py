@@ -12,39 +12,24 @@ from litestar.types import ASGIApp, HTTPScope, Message, Receive, Scope, Send
 from litestar.types.asgi_types import HTTPResponseBodyEvent, HTTPResponseStartEvent, ReceiveMessage
 
 from segmentd.api.http.edge.cors import ALL_METHODS, Cors, Headers, value_of
+from segmentd.api.http.edge.in_progress import CLIENT_GONE, Ended, InProgress
 from segmentd.api.http.edge.problem_documents import document, head
 from segmentd.api.http.edge.request_ids import HEADER, RequestIds
 from segmentd.api.http.edge.send_buffer import SMALL_ANSWER, Bound, Room, SharedBytes
 from segmentd.api.http.edge.streamed import STREAMED
 from segmentd.api.http.ofrep.failures import is_below_ofrep
 from segmentd.api.problems import HTTP_PROBLEMS, Problem, problem_of
-from segmentd.domain.errors import Overloaded, Unavailable
+from segmentd.domain.errors import Overloaded
 from segmentd.observability.metrics import Metrics, Refusal
 
 # Monitoring asks for these, above all under overload, so they are never refused.
 _ALWAYS_ANSWERED: Final = frozenset({"/livez", "/readyz", "/readyz/hot-reads", "/metrics"})
-_ERROR: Final = 500
 _METHOD_NOT_ALLOWED: Final = 405
-# No client gets this status; it is for the log and the metrics.
-_CLIENT_GONE: Final = 499
-_REFUSALS: Final = {
-    "unauthenticated": Refusal.UNAUTHENTICATED,
-    "forbidden": Refusal.FORBIDDEN,
-    "too-many-requests": Refusal.RATE_LIMIT,
-    "too-many-reports": Refusal.TOO_MANY_REPORTS,
-    "report-store-full": Refusal.REPORT_STORE_FULL,
-    "too-many-imports": Refusal.TOO_MANY_IMPORTS,
-    "import-store-full": Refusal.IMPORT_STORE_FULL,
-    "too-many-exports": Refusal.TOO_MANY_EXPORTS,
-}
 _READS: Final = frozenset({"GET", "HEAD"})
 _LOOKUP: Final = "/api/v1/lookup"
 EVENT_STREAM: Final = b"text/event-stream; charset=utf-8"
 _END: Final[HTTPResponseBodyEvent] = {"type": "http.response.body", "body": b"", "more_body": False}
 _OVERLOADED: Final = problem_of(Overloaded)
-
-_log = structlog.get_logger(__name__)
-
 
 # The framework caches the last thousand addresses and queries in parsed form. These limits bound the cache;
 # queries of 16,000 parameters would take gigabytes.
@@ -73,9 +58,9 @@ class RequestMiddleware:
     ) -> None:
         self._app = app
         self._ids = ids
-        self._limits = limits
+        self._seconds = limits.seconds
         self._metrics = metrics
-        self._running: set[_Answer] = set()
+        self.in_progress = InProgress(limits.most_requests, metrics)
         self._unsent = (room or Room()).unsent
         self._cors = cors or Cors()
 
@@ -96,38 +81,31 @@ class RequestMiddleware:
         if scope["method"] == "HEAD":
             # The framework has no routes for HEAD: it is a GET without the body.
             asked = {**scope, "method": "GET"}
-        answer.begins_stream = partial(self._leave_aside, answer)
-        self._running.add(answer)
-        self._metrics.requests_in_progress.inc()
+        answer.begins_stream = partial(self.in_progress.remove, answer)
+        self.in_progress.add(answer)
         try:
             await self._limited(asked, receive, answer)
         finally:
             if "path_template" in asked:  # what the framework calls the route
                 scope["path_template"] = asked["path_template"]
-            if answer in self._running:
-                self._leave_aside(answer)
+            if answer in self.in_progress:
+                self.in_progress.remove(answer)
             if answer.has_no_room:
                 self._unsent.say()
                 self._metrics.refused(Refusal.UNSENT_BYTES)
-            self._note(scope, answer.status, (answer.streaming_since or time.perf_counter()) - begun)
-
-    def _leave_aside(self, answer: "_Answer") -> None:
-        """From now on it is no request in progress: it is done, or a stream, which has its own bound."""
-        self._running.discard(answer)
-        self._metrics.requests_in_progress.dec()
-
-    async def cut_off(self) -> None:
-        """Answers all requests in progress that have no answer yet, because the process has to end."""
-        detail = "The service stopped before the request was done; try again shortly."
-        refusals = [
-            answer.refuse(detail, problem_of(Unavailable))
-            for answer in self._running
-            if answer.status is None
-        ]
-        await asyncio.gather(*refusals)
+            ended = Ended(
+                scope["method"],
+                scope["path"],
+                scope.get("path_template"),
+                answer.status,
+                (answer.streaming_since or time.perf_counter()) - begun,
+                scope["state"].get("problem"),
+                _is_read(scope),
+            )
+            self.in_progress.note(ended)
 
     async def _limited(self, scope: HTTPScope, receive: Receive, answer: "_Answer") -> None:
-        if len(self._running) > self._limits.most_requests and scope["path"] not in _ALWAYS_ANSWERED:
+        if self.in_progress.is_exceeded and scope["path"] not in _ALWAYS_ANSWERED:
             self._metrics.refused(Refusal.OVERLOAD)
             await answer.refuse("This process has too many requests to work on; try again shortly.")
             return
@@ -143,9 +121,9 @@ class RequestMiddleware:
             await answer.reply(204, options)
             return
         try:
-            async with asyncio.timeout(self._limits.seconds) as answer.limit:
+            async with asyncio.timeout(self._seconds) as answer.limit:
                 streams = (scope["method"], scope["path"]) in STREAMED
-                receiving = answer.receiving(receive, self._limits.seconds if streams else None)
+                receiving = answer.receiving(receive, self._seconds if streams else None)
                 await self._app(scope, receiving, answer)
         except TimeoutError:
             if answer.status is not None or not answer.limit.expired():
@@ -161,21 +139,6 @@ class RequestMiddleware:
         if scope["path"] == "*":
             return ((b"allow", ALL_METHODS),)
         return self._cors.preflight([*scope["headers"]])
-
-    def _note(self, scope: HTTPScope, status: int | None, seconds: float) -> None:
-        shown = status or _CLIENT_GONE
-        if (problem := scope["state"].get("problem")) in _REFUSALS:
-            self._metrics.refused(_REFUSALS[problem])
-        self._metrics.answered(scope["method"], scope.get("path_template"), shown, seconds)
-        level = _log.warning if shown >= _ERROR else _log.debug if _is_read(scope) else _log.info
-        # Without the query: in links of reports it has the signature.
-        level(
-            "request",
-            method=scope["method"],
-            path=scope["path"],
-            status=shown,
-            milliseconds=round(seconds * 1000, 1),
-        )
 
 
 class _Answer:
@@ -248,7 +211,7 @@ class _Answer:
         await self._send(message)
 
     async def _start(self, begin: HTTPResponseStartEvent) -> None:
-        self.status = _CLIENT_GONE if self._client_gone else begin["status"]
+        self.status = CLIENT_GONE if self._client_gone else begin["status"]
         begin["headers"] = [*self._of_every, *begin["headers"]]
         if self.status == _METHOD_NOT_ALLOWED:
             begin["headers"] = [(name, _with_head(name, value)) for name, value in begin["headers"]]

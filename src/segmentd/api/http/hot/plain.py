@@ -22,7 +22,8 @@ Noted = Mapping[bytes, bytes]
 _UNUSUAL_WITH_A_BODY: Final = frozenset({b"content-encoding", b"origin", b"sec-fetch-site"})
 ACTS_FOR: Final = ON_BEHALF_OF.lower().encode()
 EXPECT: Final = b"expect"
-_NOTED: Final = frozenset({AUTHORIZATION, b"content-type", HEADER, ACTS_FOR, EXPECT}) | _UNUSUAL_WITH_A_BODY
+NOTED: Final = frozenset({AUTHORIZATION, b"content-type", HEADER, ACTS_FOR, EXPECT}) | _UNUSUAL_WITH_A_BODY
+"""The headers that matter in a request with a body."""
 
 # The framework checks everything else about ids.
 _PLAIN_ID: Final = re.compile(USER_ID_DIGITS)
@@ -42,7 +43,7 @@ def user_in(path: str) -> UserId | None:
 
 
 def noted(
-    headers: Iterable[tuple[bytes, bytes]], unusual: Collection[bytes] = (), which: Collection[bytes] = _NOTED
+    headers: Iterable[tuple[bytes, bytes]], unusual: Collection[bytes] = (), which: Collection[bytes] = NOTED
 ) -> Noted | None:
     """The headers that matter, `which`; None if one is `unusual`, or is there twice."""
     found: dict[bytes, bytes] = {}

@@ -1,4 +1,4 @@
-"""Answers hot reads and evaluations in uvicorn's protocol: half of their cost would be an ASGI call.
+"""Answers hot reads, evaluations and changes in uvicorn's protocol: half of their cost would be an ASGI call.
 
 This answers a complete plain request at once, if it is all that was received and no earlier request is in
 progress. Every other byte goes to uvicorn's parser, unchanged (docs/decisions/0021).
@@ -7,7 +7,7 @@ progress. Every other byte goes to uvicorn's parser, unchanged (docs/decisions/0
 import re
 import time
 from collections.abc import Collection, Sequence
-from typing import ClassVar, Final
+from typing import ClassVar, Final, cast
 
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
@@ -16,8 +16,10 @@ from segmentd.api.http.edge.framing import USUAL_HOST, is_host
 from segmentd.api.http.edge.guard import AUTHORIZATION
 from segmentd.api.http.edge.request_ids import HEADER
 from segmentd.api.http.hot.calls import Answer, HotCalls, Question
+from segmentd.api.http.hot.direct_changes import DirectChanges, Headers, PendingChange
 from segmentd.api.http.hot.plain import AFTER_ID, BEFORE_ID
-from segmentd.api.http.hot.posts import PlainPosts
+from segmentd.api.http.hot.plain import NOTED as NOTED_IN_CHANGES
+from segmentd.api.http.hot.posts import PlainPost, PlainPosts
 from segmentd.api.http.ofrep.failures import BELOW
 from segmentd.api.http.ofrep.hot import NOTED, Evaluated, Evaluations
 from segmentd.domain.identifiers import USER_ID_DIGITS, UserId
@@ -39,6 +41,7 @@ PLAIN: Final = re.compile(
 
 _NAMES: Final = (AUTHORIZATION, HEADER, b"origin")
 _EVALUATION: Final = f"POST {BELOW}".encode()
+_CHANGE: Final = f"POST {BEFORE_ID}".encode()
 
 
 class HotProtocol(LimitedProtocol):
@@ -49,14 +52,21 @@ class HotProtocol(LimitedProtocol):
     noted: ClassVar[re.Pattern[bytes]]
     """The headers, with their values, that the hot path needs."""
     evaluations: ClassVar[Evaluations | None] = None
+    changes: ClassVar[DirectChanges | None] = None
     posts: ClassVar[PlainPosts]
 
     _headers: Sequence[tuple[bytes, bytes]] | None = None
     _head = b""
+    # The change that is under way.
+    _pending: PendingChange | None = None
 
     @classmethod
     def answering_by(
-        cls, calls: HotCalls, unusual: Collection[str] = (), evaluations: Evaluations | None = None
+        cls,
+        calls: HotCalls,
+        unusual: Collection[str] = (),
+        evaluations: Evaluations | None = None,
+        changes: DirectChanges | None = None,
     ) -> type["HotProtocol"]:
         """The protocol of a server whose hot calls these answer, unless a header is unusual."""
         names = b"|".join([*_NAMES, *(re.escape(name).encode() for name in unusual)])
@@ -69,7 +79,8 @@ class HotProtocol(LimitedProtocol):
                 "unusual": frozenset(name.encode() for name in unusual),
                 "noted": re.compile(rb"\r\n(?i:(%b)):[ \t]*([^\r\n]*)" % names),
                 "evaluations": evaluations,
-                "posts": PlainPosts({*NOTED, *(name.encode() for name in unusual)}),
+                "changes": changes,
+                "posts": PlainPosts({*NOTED, *NOTED_IN_CHANGES, *(name.encode() for name in unusual)}),
             },
         )
 
@@ -88,16 +99,50 @@ class HotProtocol(LimitedProtocol):
                     if calls.reads is not None:
                         calls.reads.add(time.perf_counter_ns() - begun)
                     return
-        elif small and data.startswith(_EVALUATION) and not self._is_busy() and self._evaluate(data):
+        elif small and data.startswith(b"POST ") and not self._is_busy() and self._take_post(data):
             return
         super().data_received(data)
 
-    def _evaluate(self, data: bytes) -> bool:
-        """Answers a plain evaluation; says whether it was one."""
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._pending is not None:
+            self._pending.abandon()
+        super().connection_lost(exc)
+
+    def _change(self, post: PlainPost) -> bool:
+        pending = None if self.changes is None else self.changes.begin(post, self._answer_change)
+        if pending is None:
+            return False
+        self._pending = pending
+        # Whatever the client sends meanwhile waits, as behind any other request.
+        self.cycle = cast("RequestResponseCycle", pending)
+        return True
+
+    def _answer_change(self, status_line: bytes, headers: Headers, body: bytes) -> None:
+        pending, self._pending = self._pending, None
+        lines = b"".join([b"%b: %b\r\n" % header for header in headers])
+        self.transport.write(b"%b%b%b\r\n%b" % (status_line, self._server_lines(), lines, body))
+        self._written += len(body)
+        if pending is not None and not pending.keep_alive:
+            self.transport.close()
+        self.on_response_complete()
+
+    def _take_post(self, data: bytes) -> bool:
+        """Answers a plain evaluation, or begins a plain change; says whether it was one."""
+        if data.startswith(_CHANGE):
+            take = self._change
+        elif data.startswith(_EVALUATION):
+            take = self._evaluate
+        else:
+            return False
+        post = self.posts.read(data)
+        usual = post is not None and all(name not in self.unusual for name, _ in post.headers)
+        return post is not None and usual and take(post)
+
+    def _evaluate(self, post: PlainPost) -> bool:
         begun = time.perf_counter_ns()
-        evaluations, post = self.evaluations, self.posts.read(data)
-        noted = None if evaluations is None or post is None else evaluations.noted(post.headers)
-        if evaluations is None or post is None or noted is None or not self.unusual.isdisjoint(noted):
+        evaluations = self.evaluations
+        noted = None if evaluations is None else evaluations.noted(post.headers)
+        if evaluations is None or noted is None:
             return False
         answer = evaluations.answer(post.path, noted, post.body)
         if answer is None:
@@ -118,12 +163,15 @@ class HotProtocol(LimitedProtocol):
         cycle: RequestResponseCycle | None = self.cycle
         return self._parsing or self.flow.write_paused or (cycle is not None and not cycle.response_complete)
 
-    def _answer(self, answer: Answer | Evaluated) -> None:
+    def _server_lines(self) -> bytes:
         headers = self.server_state.default_headers
         if headers is not self._headers:  # uvicorn makes new ones once a second, with the date
             self._headers = headers
             self._head = b"".join([b"%b: %b\r\n" % header for header in headers])
-        encoded = answer.encoded(self._head)
+        return self._head
+
+    def _answer(self, answer: Answer | Evaluated) -> None:
+        encoded = answer.encoded(self._server_lines())
         self.transport.write(encoded)
         self._written += len(encoded)
         self._answered_at = self.loop.time()
