@@ -67,11 +67,16 @@ class Wire:
         )
         self._config.load()
 
-    async def say(self, pieces: Iterable[bytes], *, apart: bool = False) -> bytes:
-        """What is answered to the pieces; `apart`: the application runs between two of them."""
+    def connect(self) -> tuple[LimitedProtocol, Transport, ServerState]:
+        """A new connection."""
         state, transport = ServerState(), Transport()
         protocol = self._protocol(self._config, state, {})
         protocol.connection_made(transport)
+        return protocol, transport, state
+
+    async def say(self, pieces: Iterable[bytes], *, apart: bool = False) -> bytes:
+        """What is answered to the pieces; `apart`: the application runs between two of them."""
+        protocol, transport, state = self.connect()
         for piece in pieces:
             while transport.paused and state.tasks:  # noqa: ASYNC110 - uvicorn sets no event
                 await asyncio.sleep(0)

@@ -11,7 +11,7 @@ from typing import Final
 import pytest
 from structlog.testing import capture_logs
 
-from segmentd.api.http.edge.connection import ConnectionLimits
+from segmentd.api.http.edge.connection import ConnectionLimits, LimitedProtocol
 from segmentd.api.http.edge.in_progress import InProgress
 from segmentd.api.http.edge.request_ids import RequestIds
 from segmentd.api.http.hot.calls import HotCalls
@@ -30,8 +30,9 @@ from segmentd.service import Service
 from segmentd.storage.database import Database
 from tests.support.accepting import accepting
 from tests.support.client import Api
-from tests.support.door import OPEN, middleware
+from tests.support.door import OPEN, middleware, open_to_all
 from tests.support.tokens import new_token
+from tests.support.wire import Wire
 
 LIMITS: Final = ConnectionLimits(
     max_header_bytes=32_768, receive_seconds=20, send_seconds=30, keep_alive_seconds=5
@@ -87,8 +88,11 @@ class Connection:
 class Doors:
     """Two servers of one service: with the short way, and the framework alone."""
 
-    def __init__(self, changes: Counting, database: Database, ports: tuple[int, int]) -> None:
+    def __init__(
+        self, changes: Counting, protocol: type[LimitedProtocol], database: Database, ports: tuple[int, int]
+    ) -> None:
         self.changes = changes
+        self.protocol = protocol
         self.database = database
         self._ports = ports
         self._connections: list[Connection] = []
@@ -117,11 +121,6 @@ class Doors:
         assert answers[0] == answers[1]
         return answers[0], took[0]
 
-    def kept_open(self, connection: Connection) -> Connection:
-        """The connection, which `close` does not close."""
-        self._connections.remove(connection)
-        return connection
-
     def close(self) -> None:
         for connection in self._connections:
             connection.close()
@@ -149,12 +148,11 @@ async def opened(
     parts = (served, authenticator, RequestIds(), InProgress(most_requests, Metrics()), Metrics(), seconds)
     changes = Counting(*parts)
     calls = HotCalls(node.replica, authenticator, RequestIds(), Metrics())
-    protocols = [HotProtocol.answering_by(calls, ["traceparent"], None, way) for way in (changes, None)]
-    addresses = [
-        await stack.enter_async_context(accepting(framework, protocol.within(LIMITS)))
-        for protocol in protocols
+    protocols = [
+        HotProtocol.answering_by(calls, ["traceparent"], None, way).within(LIMITS) for way in (changes, None)
     ]
-    doors = Doors(changes, database, (addresses[0][1], addresses[1][1]))
+    addresses = [await stack.enter_async_context(accepting(framework, protocol)) for protocol in protocols]
+    doors = Doors(changes, protocols[0], database, (addresses[0][1], addresses[1][1]))
     stack.callback(doors.close)
     return doors
 
@@ -339,15 +337,21 @@ async def test_a_stop_lets_a_change_end_and_closes_its_connection(database: Data
     async with AsyncExitStack() as stack:
         endless = Endless()
         doors = await opened(stack, database, tmp_path, use_cases=endless)
-        connection = doors.kept_open(await under_way(doors, endless))
-        stopping = asyncio.create_task(stack.aclose())
-        asyncio.get_running_loop().call_later(
-            0.1, endless.begun[0].set_result, Changed(UserId(1000), [], [], [], [], [])
-        )
+        protocol, transport, _ = Wire(
+            doors.protocol, middleware(endless, await open_to_all(database))
+        ).connect()
+        protocol.data_received(request())
+        protocol.leave()
+        assert not transport.is_closing()
 
-        assert b'"user_id":1000' in await connection.end()
-        await stopping
-        connection.close()
+        endless.begun[0].set_result(Changed(UserId(1000), [], [], [], [], []))
+        while not transport.is_closing():  # noqa: ASYNC110 - as soon as the loop has run its callbacks
+            await asyncio.sleep(0)
+
+    assert b"\r\nconnection: close\r\n" in transport.written
+    assert transport.written.endswith(
+        b'{"user_id":1000,"segments":[],"added":[],"removed":[],"updated":[],"unchanged":[]}'
+    )
 
 
 async def test_too_many_requests_are_refused_by_the_framework_s_door(

@@ -7,6 +7,7 @@ id, counts against the limits, is refused at a stop, and has its metrics and its
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from http import HTTPStatus
 from typing import Any, ClassVar, Final, cast
 
 from litestar.types import HTTPScope
@@ -133,7 +134,7 @@ class PendingChange:
             return
         if isinstance(outcome, Changed):
             body = self._changes.encoded(outcome)
-            self._answer(200, ((b"content-type", b"application/json"), length_of(body)), body)
+            self._answer(HTTPStatus.OK, ((b"content-type", b"application/json"), length_of(body)), body)
             return
         scope = self._scope()
         refused = refusal(scope, outcome) if isinstance(outcome, SegmentdError) else failure(scope, outcome)
@@ -165,7 +166,7 @@ class PendingChange:
         seconds = (time.perf_counter_ns() - self._begun) / 1e9
         self._changes.in_progress.note(
             Ended("POST", self._path, USER_SEGMENTS, self.status, seconds, problem),
-            self._changes.tally if self.status == 200 else None,  # noqa: PLR2004 - a success
+            self._changes.tally if self.status == HTTPStatus.OK else None,
             **self._bound,
         )
 

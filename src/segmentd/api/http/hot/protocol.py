@@ -118,11 +118,14 @@ class HotProtocol(LimitedProtocol):
         return True
 
     def _answer_change(self, status_line: bytes, headers: Headers, body: bytes) -> None:
-        pending, self._pending = self._pending, None
+        ends = self._pending is not None and not self._pending.keep_alive
+        self._pending = None
         lines = b"".join([b"%b: %b\r\n" % header for header in headers])
+        if ends:
+            lines += b"connection: close\r\n"
         self.transport.write(b"%b%b%b\r\n%b" % (status_line, self._server_lines(), lines, body))
         self._written += len(body)
-        if pending is not None and not pending.keep_alive:
+        if ends:
             self.transport.close()
         self.on_response_complete()
 
