@@ -1,4 +1,4 @@
-"""Imports whose processes are killed: what came whole is applied once, what broke off changes nothing."""
+"""Imports by real processes: the memory that they take, and what is there after each of them was killed."""
 
 import itertools
 import os
@@ -19,6 +19,7 @@ from segmentd.storage import embedded
 from tests.support.client import Json
 from tests.support.processes import PATIENCE_S, Serving, eventually, serving
 
+MOST_PRIVATE_BYTES: Final = 16 * 2**20
 USERS: Final = 700  # more than a batch
 # More than is stored at once.
 CHUNK: Final = b"".join(b"%d\n" % number for number in range(1_000_000, 1_160_000))
@@ -161,3 +162,38 @@ def test_killed_processes_lose_no_row_of_an_import_and_apply_none_twice(node: No
     assert found == (3 * USERS, 3 * USERS)
     assert node.sql("SELECT count(*) FROM imports WHERE detail LIKE 'The process that received%'") == [(3,)]
     eventually(lambda: not node.sql(LEFT))
+
+
+def private_bytes(pid: int) -> int:
+    """The memory of a process that is no file's."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon"))
+
+
+@pytest.mark.parametrize("megabytes", [40, pytest.param(1000, marks=pytest.mark.proof, id="proof")])
+def test_a_large_body_takes_little_memory_and_its_sender_may_wait_for_the_end(
+    database_url: str, tmp_path: Path, megabytes: int
+) -> None:
+    highest = 0
+
+    def body() -> Iterator[bytes]:
+        nonlocal highest
+        yield b"user_id;note\n"
+        for number in range(1, 1 + 40 * megabytes):
+            yield b"%d;%s\n" % (number, b"x" * 25_000)
+            highest = max(highest, private_bytes(worker))
+
+    with serving("--database-url", database_url, cwd=tmp_path) as service:
+        [worker] = service.ready().workers()
+        with service.client() as client:
+            client.post("segments", json={"slug": "A"}).raise_for_status()
+            query = {"segment": "A", "dry_run": "true"}
+            headers = {"Content-Type": "text/csv", "Prefer": "wait=50"}
+            for content in (b"1\n", body()):  # the first time, everything takes memory for good
+                before = private_bytes(worker)
+                answer = client.post("imports", params=query, content=content, headers=headers)
+                assert (answer.status_code, answer.json()["status"]) == (200, "done")
+        assert answer.headers["Preference-Applied"] == "wait=50"
+        assert answer.json()["added"] == 40 * megabytes
+        assert highest - before < MOST_PRIVATE_BYTES
+        assert service.stop() == (0, "")
