@@ -12,7 +12,18 @@ from typing import Final
 import msgspec
 from rich.console import Console
 
-from bench import bulk, changing, evaluating, grpc_reading, listing, reading, starting, writing
+from bench import (
+    beside_import,
+    bulk,
+    changing,
+    evaluating,
+    grpc_reading,
+    listing,
+    mass,
+    reading,
+    starting,
+    writing,
+)
 from bench.chart import draw
 from bench.figures import Figure, Skipped
 from bench.lab import Lab, Plan
@@ -39,6 +50,7 @@ ROWS: Final[dict[str, Row]] = {
     "growth": reading.growth,
     "metrics-cost": reading.metrics_cost,
     "memory": reading.memory,
+    "mass-change": mass.mass_change,
     "create-rollout": writing.create_rollout,
     "freshness": writing.freshness,
     "write": changing.write,
@@ -47,6 +59,7 @@ ROWS: Final[dict[str, Row]] = {
     "write-segments": changing.write_segments,
     "export": listing.exports,
     "import": listing.imports,
+    "import-reads": beside_import.beside_import,
 }
 
 

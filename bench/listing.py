@@ -20,6 +20,7 @@ from bench.nodes import Node
 from bench.programs import BenchError, postgres_program
 from segmentd.domain.exports import ExportOrder
 from segmentd.domain.identifiers import Slug
+from segmentd.domain.imports import Status
 from segmentd.storage.database import Database
 from segmentd.storage.exports import HOLD_TO_MERGES, copy_of, export_snapshot, find
 
@@ -34,15 +35,24 @@ _LEFT_BEHIND: Final[dict[LiteralString, LiteralString]] = {
 }
 _IMPORT_SECONDS: Final = 7200.0
 _LOOK_EVERY_SECONDS: Final = 0.05
-_IMPORTED: Final = "imported"
+IMPORTED: Final = "imported"
 _EXPORTED: Final = "exported"
 _PIECE_BYTES: Final = 1 << 18
 
 
-class _Import(msgspec.Struct, frozen=True):
+class Import(msgspec.Struct, frozen=True):
+    """What the rows look at of an import."""
+
     id: str
-    status: str
+    status: Status
+    applied_users: int
     added: int
+
+    @classmethod
+    def of(cls, connection: HTTPConnection, import_id: str) -> "Import":
+        """As it is now."""
+        answer = sent(connection, "GET", f"/api/v1/imports/{import_id}")
+        return msgspec.json.decode(answer.read(), type=cls)
 
 
 def imports(lab: Lab) -> Iterator[Figure]:
@@ -51,8 +61,8 @@ def imports(lab: Lab) -> Iterator[Figure]:
     ours: list[float] = []
     theirs: list[float] = []
     url, copy = lab.migrated("bench_import"), lab.migrated("bench_copy")
-    with lab.node_on(url, "node of imports") as node, _connected(node) as connection:
-        _made(connection, {"slug": _IMPORTED})
+    with lab.node_on(url, "node of imports") as node, connected(node) as connection:
+        made(connection, {"slug": IMPORTED})
         for number in range(lab.plan.rounds):
             first = 1 + number * rows
             lab.say(f"import: {rows:,} rows, round {number + 1}")
@@ -80,20 +90,20 @@ def exports(lab: Lab) -> Iterator[Figure]:
     ours: list[float] = []
     theirs: list[float] = []
     lines = 0
-    with _connected(lab.node) as connection:
-        _made(connection, {"slug": _EXPORTED, "percent": 50})
+    with connected(lab.node) as connection:
+        made(connection, {"slug": _EXPORTED, "percent": 50})
         for number in range(lab.plan.rounds):
             lab.say(f"export: COPY, round {number + 1}")
             statement = asyncio.run(_export_statement(url))
             theirs.append(copied(psql, url, statement, _as_options(HOLD_TO_MERGES)))
             lab.say(f"export: segmentd, round {number + 1}")
             begun = time.perf_counter()
-            answer = _sent(connection, "GET", f"/api/v1/segments/{_EXPORTED}/export")
+            answer = sent(connection, "GET", f"/api/v1/segments/{_EXPORTED}/export")
             lines = 0
             while piece := answer.read(_PIECE_BYTES):
                 lines += piece.count(b"\n")
             ours.append(time.perf_counter() - begun)
-        _sent(connection, "DELETE", f"/api/v1/segments/{_EXPORTED}").read()
+        sent(connection, "DELETE", f"/api/v1/segments/{_EXPORTED}").read()
     if not 0.4 * lab.plan.size < lines < 0.6 * lab.plan.size:
         raise BenchError(f"the export has {lines} lines of half of {lab.plan.size} users")
     yield Figure(
@@ -109,27 +119,33 @@ def exports(lab: Lab) -> Iterator[Figure]:
     )
 
 
-def _connected(node: Node) -> "closing[HTTPConnection]":
+def connected(node: Node) -> "closing[HTTPConnection]":
+    """A connection to a node."""
     return closing(HTTPConnection(*node.address, timeout=_IMPORT_SECONDS))
 
 
-def _made(connection: HTTPConnection, segment: Mapping[str, object]) -> None:
-    _sent(connection, "POST", "/api/v1/segments", msgspec.json.encode(segment)).read()
+def made(connection: HTTPConnection, segment: Mapping[str, object]) -> None:
+    """Makes a segment. Raises BenchError."""
+    sent(connection, "POST", "/api/v1/segments", msgspec.json.encode(segment)).read()
 
 
 def _imported(connection: HTTPConnection, first: int, rows: int) -> float:
     """Seconds from the first byte of a list until its import is done. Raises BenchError."""
-    body = "".join(f"{number}\n" for number in range(first, first + rows)).encode()
     begun = time.perf_counter()
-    answer = _sent(connection, "POST", f"/api/v1/imports?segment={_IMPORTED}", body, "text/csv")
-    state = msgspec.json.decode(answer.read(), type=_Import)
-    while state.status not in {"done", "failed", "canceled"}:
+    state = import_begun(connection, first, rows)
+    while not state.status.final:
         time.sleep(_LOOK_EVERY_SECONDS)
-        answer = _sent(connection, "GET", f"/api/v1/imports/{state.id}")
-        state = msgspec.json.decode(answer.read(), type=_Import)
-    if (state.status, state.added) != ("done", rows):
+        state = Import.of(connection, state.id)
+    if (state.status, state.added) != (Status.DONE, rows):
         raise BenchError(f"the import ended as {state.status} with {state.added} of {rows} added")
     return time.perf_counter() - begun
+
+
+def import_begun(connection: HTTPConnection, first: int, rows: int) -> Import:
+    """Sends a list of users; its import once all rows are there."""
+    body = "".join(f"{number}\n" for number in range(first, first + rows)).encode()
+    answer = sent(connection, "POST", f"/api/v1/imports?segment={IMPORTED}", body, "text/csv")
+    return msgspec.json.decode(answer.read(), type=Import)
 
 
 def _copied_rows(url: str, copy: str, folder: Path, first: int, rows: int) -> float:
@@ -173,13 +189,14 @@ def _as_options(settings: str) -> str:
     return " ".join(f"-c {pair.replace(' ', '')}" for pair in pairs if pair)
 
 
-def _sent(
+def sent(
     connection: HTTPConnection,
     method: str,
     path: str,
     body: bytes | None = None,
     kind: str = "application/json",
 ) -> HTTPResponse:
+    """The answer to a request, which has to be a success. Raises BenchError."""
     connection.request(method, path, body, {} if body is None else {"Content-Type": kind})
     answer = connection.getresponse()
     if answer.status >= 300:  # noqa: PLR2004 - not a success
