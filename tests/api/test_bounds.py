@@ -41,7 +41,11 @@ OWN = {
     "api/grpc/server.py": {
         "_LARGEST_MESSAGE: Final = 2 ** 20",
         "_LARGEST_ANSWER: Final = 64 * 2 ** 20",
-        "_STREAMS_OF_CONNECTION: Final = 1000",
+        "_EARLY_PINGS: Final = 4",
+        "calls_of_connection: int = 1000",
+        "ping_after_seconds: float = 60.0",
+        "answer_seconds: float = 20.0",
+        "ping_every_seconds: float = 10.0",
     },
     "api/grpc/written.py": {"_MOST_REMEMBERED: Final = 100000"},
     "api/http/documented.py": {"pattern='^/problems/[a-z-]+$'"},

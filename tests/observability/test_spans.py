@@ -20,6 +20,7 @@ from tests.support.asgi import JSON, Request, ask
 from tests.support.client import Api
 from tests.support.collector import Collector
 from tests.support.door import hot_path, middleware, open_door, open_to_all
+from tests.support.grpc_door import grpc_door
 from tests.support.office import Office
 
 CALLER: Final = "0af7651916cd43dd8448eb211c80319c"
@@ -81,6 +82,25 @@ async def test_the_trace_of_the_caller_goes_on(
     assert (request.trace, request.parent) == (CALLER, CALLERS_SPAN)
     assert {span.trace for span in collector.below(request)} == {CALLER}
     assert not [span for span in collector.spans if "users" in span.name], "its caller records nothing"
+
+
+async def test_a_call_over_grpc_is_a_span_named_by_its_method_in_the_trace_of_its_caller(
+    traced: Database, tracing: Tracing, collector: Collector, tmp_path: Path
+) -> None:
+    use_cases = service(traced, Settings(data_dir=str(tmp_path)))
+    async with grpc_door(use_cases, await open_to_all(traced), tracing=tracing) as client:
+        parent = f"00-{CALLER}-{CALLERS_SPAN}-01"
+        await client.call("Segments/CreateSegment", {"slug": "A"}, traceparent=parent)
+        await client.call("Segments/GetSegment", {"slug": "X"})
+    tracing.close()
+
+    call = collector.named("POST /segmentd.v1.Segments/CreateSegment")
+    assert (call.kind, call.trace, call.parent, call.failed) == ("SERVER", CALLER, CALLERS_SPAN, False)
+    assert call.attributes["network.protocol.version"] == "2"
+    assert {span.trace for span in collector.below(call)} == {CALLER}
+    refused = collector.named("POST /segmentd.v1.Segments/GetSegment")
+    assert refused.attributes["http.response.status_code"] == "404"
+    assert (refused.parent, len(collector.below(refused))) == ("", 1)
 
 
 async def test_a_report_is_built_in_a_span_above_its_transactions(

@@ -16,6 +16,7 @@ from segmentd.api.grpc.calls import Calls, Limits
 from segmentd.api.grpc.server import GrpcServer, ServerLimits
 from segmentd.auth.authenticator import Authenticator
 from segmentd.observability.metrics import Metrics
+from segmentd.observability.traces import Tracing
 from segmentd.service import Service
 from tests.support.client import ORIGIN, Json
 
@@ -115,23 +116,40 @@ def stub(channel: grpc.aio.Channel, method: str, answer: Any, *, streams: bool =
 
 
 @asynccontextmanager
+async def open_server(
+    service: Service,
+    authenticator: Authenticator,
+    limits: Limits | None = None,
+    server_limits: ServerLimits = LIMITS,
+    tracing: Tracing | None = None,
+) -> AsyncIterator[grpc.aio.Server]:
+    """A server that listens nowhere yet."""
+    calls = Calls(service, authenticator, limits or Limits(), Metrics(), tracing)
+    server = GrpcServer(calls, ORIGIN, server_limits, None).server
+    try:
+        yield server
+    finally:
+        await server.stop(0)
+
+
+@asynccontextmanager
 async def grpc_door(
-    service: Service, authenticator: Authenticator, limits: Limits | None = None
+    service: Service,
+    authenticator: Authenticator,
+    limits: Limits | None = None,
+    server_limits: ServerLimits = LIMITS,
+    tracing: Tracing | None = None,
 ) -> AsyncIterator[Reflected]:
     """The door while the context lives."""
-    calls = Calls(service, authenticator, limits or Limits(), Metrics())
-    door = GrpcServer(calls, ORIGIN, LIMITS, None)
-    port = door.server.add_insecure_port("127.0.0.1:0")
-    await door.server.start()
-    try:
+    async with open_server(service, authenticator, limits, server_limits, tracing) as server:
+        port = server.add_insecure_port("127.0.0.1:0")
+        await server.start()
         client = await asyncio.to_thread(Reflected, f"127.0.0.1:{port}")
         client.connect()
         try:
             yield client
         finally:
             await client.close()
-    finally:
-        await door.server.stop(0)
 
 
 def _json(message: Message) -> Json:

@@ -1,4 +1,4 @@
-"""TLS of the gRPC door."""
+"""Where the gRPC door listens, with TLS or without."""
 
 from pathlib import Path
 
@@ -6,6 +6,14 @@ import grpc
 
 from segmentd.config import Settings
 from segmentd.domain.errors import StartupFailed
+
+
+def listen(server: grpc.aio.Server, address: str, settings: Settings) -> int:
+    """Gives the server an address and returns the port. Raises StartupFailed."""
+    credentials = credentials_of(settings)
+    if credentials is None:
+        return server.add_insecure_port(address)
+    return server.add_secure_port(address, credentials)
 
 
 def credentials_of(settings: Settings) -> grpc.ServerCredentials | None:

@@ -4,17 +4,14 @@ import asyncio
 from pathlib import Path
 from typing import Final
 
-import grpc
-
 from segmentd.api.grpc.calls import Calls
 from segmentd.api.grpc.hot import HotReads
 from segmentd.api.grpc.server import GrpcServer
 from segmentd.background import background
-from segmentd.config import Settings
 from segmentd.domain.errors import Unavailable
 from segmentd.observability.metrics import Metrics
 from segmentd.serve.child import Assignment, Duty, run_child
-from segmentd.serve.grpc_tls import credentials_of
+from segmentd.serve.grpc_tls import listen
 from segmentd.serve.limits import call_limits, server_limits
 from segmentd.serve.wiring import metrics_in, open_authenticator, open_node, open_tracing, sampling, service
 from segmentd.service import Service
@@ -49,7 +46,7 @@ async def serve_grpc(assignment: Assignment, duty: Duty) -> None:
             hot = HotReads(node.replica, authenticator, tracing.headers if tracing else ())
             url = settings.public_url or assignment.http_url
             door = GrpcServer(calls, url, server_limits(settings), metrics, hot)
-            _listen(door.server, assignment.grpc_address, settings)
+            listen(door.server, assignment.grpc_address, settings)
             async with use_cases.watching():
                 await door.server.start()
                 async with background(_show_health(door, use_cases), "show whether the service is ready"):
@@ -60,14 +57,6 @@ async def serve_grpc(assignment: Assignment, duty: Duty) -> None:
                 await duty.stop.wait()
                 use_cases.end_watching()
                 await door.server.stop(settings.shutdown_seconds)
-
-
-def _listen(server: grpc.aio.Server, address: str, settings: Settings) -> None:
-    credentials = credentials_of(settings)
-    if credentials is None:
-        server.add_insecure_port(address)
-    else:
-        server.add_secure_port(address, credentials)
 
 
 async def _show_health(door: GrpcServer, use_cases: Service) -> None:

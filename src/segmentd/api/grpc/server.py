@@ -27,7 +27,8 @@ HOT: Final = (LIST_USER_SEGMENTS, LOOK_UP)
 # As over HTTP: a body of 1 MiB. A lookup's answer has up to 16 MiB of slugs.
 _LARGEST_MESSAGE: Final = 2**20
 _LARGEST_ANSWER: Final = 64 * 2**20
-_STREAMS_OF_CONNECTION: Final = 1000
+# So many early pings of a client are forgiven.
+_EARLY_PINGS: Final = 4
 
 
 class ServerLimits(NamedTuple):
@@ -38,6 +39,14 @@ class ServerLimits(NamedTuple):
     most_connections: int
     metadata_bytes: int
     idle_seconds: float
+    calls_of_connection: int = 1000
+    """Calls and streams at once; a client waits with others, or opens one more connection."""
+    ping_after_seconds: float = 60.0
+    """A connection that is silent for so long is pinged, and closed if it does not answer."""
+    answer_seconds: float = 20.0
+    """How long the answer to a ping may take."""
+    ping_every_seconds: float = 10.0
+    """How often a client may ping; one that does it more often is sent away."""
 
 
 def services(url: str) -> Mapping[str, Mapping[str, Method]]:
@@ -112,13 +121,19 @@ def _options(limits: ServerLimits) -> list[tuple[str, int]]:
         ("grpc.max_send_message_length", _LARGEST_ANSWER),
         ("grpc.max_metadata_size", limits.metadata_bytes),
         ("grpc.absolute_max_metadata_size", 2 * limits.metadata_bytes),
-        ("grpc.max_concurrent_streams", _STREAMS_OF_CONNECTION),
+        ("grpc.max_concurrent_streams", limits.calls_of_connection),
         ("grpc.max_allowed_incoming_connections", limits.most_connections),
-        ("grpc.max_connection_idle_ms", round(limits.idle_seconds * 1000)),
+        ("grpc.max_connection_idle_ms", _ms(limits.idle_seconds)),
         # A client that has gone without a word is noticed, and one may ask the same of this server.
-        ("grpc.keepalive_time_ms", 60_000),
-        ("grpc.keepalive_timeout_ms", 20_000),
+        ("grpc.keepalive_time_ms", _ms(limits.ping_after_seconds)),
+        ("grpc.keepalive_timeout_ms", _ms(limits.answer_seconds)),
+        # Without it, a ping has a minute for its answer, whatever the line above says.
+        ("grpc.http2.ping_timeout_ms", _ms(limits.answer_seconds)),
         ("grpc.keepalive_permit_without_calls", 1),
-        ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
-        ("grpc.http2.max_ping_strikes", 4),
+        ("grpc.http2.min_ping_interval_without_data_ms", _ms(limits.ping_every_seconds)),
+        ("grpc.http2.max_ping_strikes", _EARLY_PINGS),
     ]
+
+
+def _ms(seconds: float) -> int:
+    return round(seconds * 1000)
