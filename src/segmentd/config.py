@@ -86,7 +86,12 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         int, Meta(ge=1, le=1_000_000, description="Connections of clients to each HTTP process.")
     ] = 10_000
     max_streams: Annotated[
-        int, Meta(ge=0, le=1_000_000, description="Streams of events from each HTTP process, at most.")
+        int,
+        Meta(
+            ge=0,
+            le=1_000_000,
+            description="Streams of events, and requests that wait for the feed, in each HTTP process.",
+        ),
     ] = 5_000
     max_unsent_bytes: Annotated[
         int,

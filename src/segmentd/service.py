@@ -41,6 +41,7 @@ from segmentd.domain.segments import NewSegment, Percent, Segment, SegmentUpdate
 from segmentd.domain.texts import Name
 from segmentd.domain.users import User
 from segmentd.exports import Exports
+from segmentd.feed.following import Feed
 from segmentd.imports.desk import ImportDesk
 from segmentd.imports.receive import Upload
 from segmentd.observability.metrics import Metrics
@@ -48,7 +49,7 @@ from segmentd.replica.node import Answer, Node, Replicated, Slugs, Stored
 from segmentd.replica.replica import Replica, ReplicaMeasures
 from segmentd.replica.watching import Watcher
 from segmentd.reports.files import ReportFiles
-from segmentd.reports.links import is_signed, sign
+from segmentd.reports.links import SignedReport, is_signed, sign
 from segmentd.storage import (
     audit_log,
     history,
@@ -88,13 +89,6 @@ class ReportDesk(NamedTuple):
     """The keys of the settings, used instead of those in the database; the first one signs."""
 
 
-class SignedReport(NamedTuple):
-    """A report, and the signature of its link."""
-
-    report: Report
-    signature: str
-
-
 class Measured(NamedTuple):
     """Figures that are measured only when they are asked for."""
 
@@ -117,11 +111,13 @@ class Service:
         desk: ReportDesk,
         imports: ImportDesk,
         exports: Exports,
+        feed: Feed,
         node: Node | None = None,
         metrics: Metrics | None = None,
     ) -> None:
         self.imports = imports
         self.exports = exports
+        self.feed = feed
         self._database = database
         self._desk = desk
         self._node = node
@@ -148,6 +144,7 @@ class Service:
         self._leaving = True
         self._waiting.end()
         self.imports.end_waiting()
+        self.feed.end_waiting()
 
     @asynccontextmanager
     async def watching(self) -> AsyncIterator[None]:

@@ -59,6 +59,7 @@ OWN = {
     },
     "api/http/ofrep/hot.py": {"_LONGEST_BODY: Final = 2 ** 14"},
     "api/http/prefer.py": {"'(?:^|[,;\\\\s])wait\\\\s*=\\\\s*\\\\\"?(\\\\d{1,9})'"},
+    "api/http/resources/feed.py": {"_RETRY_MS: Final = 1000"},
     "api/http/resources/reports.py": {"'bytes=(\\\\d{0,18})-(\\\\d{0,18})'"},
     "cli/tokens.py": {"'([1-9][0-9]{0,4})([dhm])'"},
 }

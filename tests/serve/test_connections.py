@@ -47,10 +47,10 @@ def limit(postgres_url: str, role: str, connections: int) -> None:
 
 
 def test_what_a_node_needs_follows_from_its_settings() -> None:
-    assert needs_of_node(Settings(workers=2, pool_size=10, grpc_port=0)) == Needs(14, 57)
-    assert needs_of_node(Settings(workers=8, pool_size=3, grpc_port=0)) == Needs(26, 72)
-    # gRPC: a pool, and the connection that polls for tokens.
-    assert needs_of_node(Settings(workers=2, pool_size=10)) == Needs(14 + 2, 57 + 11)
+    assert needs_of_node(Settings(workers=2, pool_size=10, grpc_port=0)) == Needs(14, 59)
+    assert needs_of_node(Settings(workers=8, pool_size=3, grpc_port=0)) == Needs(26, 80)
+    # gRPC: a pool, and the connections that poll for tokens and listen for the feed.
+    assert needs_of_node(Settings(workers=2, pool_size=10)) == Needs(14 + 2, 59 + 12)
     assert needs_of_worker(Settings(pool_size=10)) == Needs(9, 30)
 
 
@@ -108,7 +108,7 @@ def test_a_role_with_too_few_connections_is_refused_in_one_line(
     assert ended.returncode == 1
     [line] = ended.stderr.splitlines()
     assert line == (
-        "segmentd: the server allows 8 connections, and this node opens 14 at its start and up to 57"
+        "segmentd: the server allows 8 connections, and this node opens 14 at its start and up to 59"
         " under load: raise max_connections or the limit of the role,"
         " or lower the settings workers and pool_size"
     )
@@ -125,7 +125,7 @@ def test_check_says_what_is_needed_and_what_is_allowed(
 
     assert (ended.returncode, ended.stderr) == (0, "")
     assert (
-        "connections: this node needs 57 under load, and the server allows 20, which is too few: raise"
+        "connections: this node needs 59 under load, and the server allows 20, which is too few: raise"
         in ended.stdout
     )
 

@@ -1,11 +1,11 @@
 """The examples of the READMEs: found in the Markdown, run against a real service, compared with its answers.
 
-An example is a block with one curl command and, right after it, a block with the answer. Times differ in
-each run, and so do the ids, links and hashes of reports. So the README's and the service's are each numbered
-in the order in which they come up, and the numbers are compared: what is one time here has to be one time
-there. A time in a command means the service's time of the same number. `$link` in a command is the `url` of
-the latest answer that had one, the month of the story is the present one, and what follows a bar is a command
-of the shell.
+An example is a block with one curl command and, right after it, a block with the answer. Times differ in each
+run, and so do the ids, links and hashes of reports, and positions in the feed. So the README's and the
+service's are each numbered in the order in which they come up, and the numbers are compared: what is one time
+here has to be one time there. A time in a command means the service's time of the same number. `$link` in a
+command is the `url` of the latest answer that had one, the month of the story is the present one, and what
+follows a bar is a command of the shell.
 """
 
 import json
@@ -31,6 +31,7 @@ VARYING: Final = re.compile(
     r"|(?P<id>[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})"
     r"|(?P<hash>\b[0-9a-f]{64}\b)"
     r"|(?P<signature>(?<=signature=)[\w-]{43})"
+    r"|(?P<position>^[\w-]{55,400}$)"
 )
 # No two runs have to agree on them.
 PASSING_HEADERS: Final = ("date", "age")

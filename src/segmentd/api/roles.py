@@ -31,6 +31,7 @@ ROLES: Final[Mapping[str, Role | None]] = {
     "evaluate_flags": Role.READER,
     "explain_membership": Role.READER,
     "get_history": Role.READER,
+    "follow_changes": Role.READER,
     "get_report": Role.READER,
     "list_imports": Role.READER,
     "get_import": Role.READER,

@@ -65,6 +65,13 @@ class ExportEnd(StrEnum):
     FAILED = "failed"
 
 
+class FeedReader(StrEnum):
+    """For whom the feed was read from the database: for all who are level, or for one who is behind."""
+
+    SHARED = "shared"
+    ALONE = "alone"
+
+
 class Metrics:
     """Counts what happens in one process.
 
@@ -95,6 +102,11 @@ class Metrics:
         self.requests_in_progress = gauge("http_requests_in_progress", "Requests in progress.")
         self.http_connections = gauge("http_connections", "Connections of clients.")
         self.event_streams = gauge("event_streams", "Streams of events to clients.")
+        self._feed_readings = _each(
+            counter("feed_readings", "Readings of the feed from the database.", ["reader"]),
+            map(str, FeedReader),
+        )
+        self.feed_changes = counter("feed_changes", "Changes that were sent to those who follow the feed.")
         self.http_unsent_bytes = gauge(
             "http_unsent_bytes", "Bytes of answers in the send buffers of slow clients."
         )
@@ -204,6 +216,10 @@ class Metrics:
         self._waiting.set(waiting)
 
     # Changes and jobs
+
+    def feed_read(self, reader: FeedReader) -> None:
+        """The feed was read from the database."""
+        self._feed_readings[reader].inc()
 
     def changed(self, changed: Sequence[Changed]) -> None:
         """Segments of these users were changed."""

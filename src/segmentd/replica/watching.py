@@ -13,13 +13,13 @@ from contextlib import contextmanager
 from typing import Final
 
 import structlog
-from prometheus_client import Gauge
 
-from segmentd.domain.errors import Overloaded, Unavailable
+from segmentd.domain.errors import Unavailable
 from segmentd.domain.identifiers import UserId
 from segmentd.observability.throttled import ThrottledLog
 from segmentd.replica.files import Unusable
 from segmentd.replica.replica import Point, Replica
+from segmentd.streams import Streams
 
 LOOK_EVERY_S: Final = 0.02
 # After a look that computed many users, for so many times as long as it took, up to a second.
@@ -27,6 +27,8 @@ REST_LOOKS: Final = 4
 LONGEST_REST_S: Final = 1.0
 # Users that are computed at once, in about a millisecond.
 _USERS_AT_ONCE: Final = 64
+
+_UNUSABLE: Final = "The node's replica is not usable now; try again shortly."
 
 _log = structlog.get_logger(__name__)
 
@@ -59,15 +61,13 @@ class Watcher:
 class Watchers:
     """Those of one process, up to a bound."""
 
-    def __init__(self, replica: Replica, most: float = math.inf, gauge: Gauge | None = None) -> None:
+    def __init__(self, replica: Replica, streams: Streams | None = None) -> None:
+        self.streams = streams or Streams()
         self._replica = replica
-        self._most = most
-        self._gauge = gauge
         self._throttled = ThrottledLog(_log)
         self._of_user: dict[UserId, list[Watcher]] = {}
         self._ends: dict[UserId, int] = {}
         self._next_end: float = math.inf
-        self._count = 0
         self._point: Point | None = None
         self._some = asyncio.Event()
         self._ended = False
@@ -75,23 +75,19 @@ class Watchers:
     @contextmanager
     def watch(self, user_id: UserId) -> Iterator[Watcher]:
         """One who watches the user while the context lives. Raises Overloaded, Unavailable."""
-        if self._count >= self._most:
-            self._throttled.warning("a bound is reached", of="watchers", most=self._most)
-            raise Overloaded("This process has too many event streams; try again shortly.")
-        if self._ended or self._replica.age() is None:
-            raise Unavailable("The node's replica is not usable now; try again shortly.")
-        try:
-            watcher = Watcher(user_id, self._look_at(user_id))
-        except Unusable as error:
-            raise Unavailable("The node's replica is not usable now; try again shortly.") from error
-        self._change_count(+1)
-        self._of_user.setdefault(user_id, []).append(watcher)
-        self._some.set()
-        try:
-            yield watcher
-        finally:
-            self._change_count(-1)
-            self._leave(watcher)
+        with self.streams.one():
+            if self._ended or self._replica.age() is None:
+                raise Unavailable(_UNUSABLE)
+            try:
+                watcher = Watcher(user_id, self._look_at(user_id))
+            except Unusable as error:
+                raise Unavailable(_UNUSABLE) from error
+            self._of_user.setdefault(user_id, []).append(watcher)
+            self._some.set()
+            try:
+                yield watcher
+            finally:
+                self._leave(watcher)
 
     @property
     def has_looked(self) -> bool:
@@ -161,8 +157,3 @@ class Watchers:
             self._ends.pop(watcher.user_id, None)
         if not self._of_user:
             self._some.clear()
-
-    def _change_count(self, by: int) -> None:
-        self._count += by
-        if self._gauge is not None:
-            self._gauge.inc(by)

@@ -4,8 +4,16 @@ import hmac
 from base64 import urlsafe_b64encode
 from collections.abc import Sequence
 from hashlib import sha256
+from typing import NamedTuple
 
-from segmentd.domain.reports import ReportId
+from segmentd.domain.reports import Report, ReportId
+
+
+class SignedReport(NamedTuple):
+    """A report, and the signature of its link."""
+
+    report: Report
+    signature: str
 
 
 def sign(report_id: ReportId, key: bytes) -> str:

@@ -14,6 +14,8 @@ from segmentd.storage.server import allowed_connections, connected
 GATE: Final = 1
 # Of the node worker, beside its pool and the jobs: the one that listens for change notifications.
 LISTENER: Final = 1
+# Of each process with a door, while somebody follows the feed: the same.
+FEED: Final = 1
 # Of the embedded server, beside what its node needs: for commands, psql, a backup.
 SPARE: Final = 20
 
@@ -35,8 +37,8 @@ def needs_of_node(settings: Settings) -> Needs:
     grpc = int(settings.grpc_port != 0)  # which streams no exports
     return Needs(
         (workers + grpc) * (1 + GATE) + worker.least + LISTENER,
-        workers * (settings.pool_size + settings.exports_at_once + GATE)
-        + grpc * (settings.pool_size + GATE)
+        workers * (settings.pool_size + settings.exports_at_once + GATE + FEED)
+        + grpc * (settings.pool_size + GATE + FEED)
         + worker.most
         + LISTENER,
     )

@@ -18,6 +18,7 @@ from segmentd.domain.exports import ExportLimits
 from segmentd.domain.imports import ImportLimits
 from segmentd.domain.reports import ReportLimits
 from segmentd.exports import Exports
+from segmentd.feed.following import Feed
 from segmentd.imports.desk import ImportDesk
 from segmentd.jobs import import_queue, report_queue
 from segmentd.observability.metrics import Metrics
@@ -32,6 +33,7 @@ from segmentd.serve.first_token import jwt_verifier
 from segmentd.serve.tallied import TALLIED
 from segmentd.service import ReportDesk, Service
 from segmentd.storage.database import Database
+from segmentd.streams import Streams
 
 # How often a process updates the metrics of its pool and flushes its tallies of hot calls.
 MEASURE_EVERY_S: Final = 0.25
@@ -63,7 +65,9 @@ def service(
     imports = ImportDesk(database, import_queue(), measured, limits)
     export_limits = ExportLimits(settings.exports_at_once, settings.export_seconds)
     exports = Exports(export_database or database, export_limits, measured)
-    return Service(database, desk, imports, exports, node, measured)
+    streams = Streams(settings.max_streams, measured.event_streams) if node is None else node.watchers.streams
+    feed = Feed(database, measured, streams, desk.longest_wait_s)
+    return Service(database, desk, imports, exports, feed, node, measured)
 
 
 @asynccontextmanager
@@ -75,7 +79,7 @@ async def open_node(
     async with background(notifier.run(), "notify the other nodes"):
         with closing(Replica(folder, settings.max_age_seconds)) as replica:
             metrics = metrics or Metrics()
-            watchers = Watchers(replica, settings.max_streams, metrics.event_streams)
+            watchers = Watchers(replica, Streams(settings.max_streams, metrics.event_streams))
             fallback = Fallback(settings.pool_size)
             async with (
                 background(replica.share_status(), "share the replica's status"),

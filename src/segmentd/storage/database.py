@@ -66,6 +66,8 @@ class Database:
     def __init__(
         self, url: str, *, pool_size: int = 10, idle: int = 1, tracing: Tracing | None = None
     ) -> None:
+        self.url = url
+        """For a connection that is not of the pool."""
         self.pool_size = pool_size
         """How many connections there may be."""
         self._reachability = Reachability()

@@ -49,6 +49,10 @@ class Position(NamedTuple):
         """The snapshot up to which everything was given."""
         return self.earlier or self.seen
 
+    def stops_at(self, other: "Position") -> bool:
+        """Whether it is after the same changes, and in the middle of no window."""
+        return self.earlier is None and self.seen == other.seen
+
     def text(self) -> str:
         """As clients get it. It grows with the number of transactions that were running."""
         earlier, place = self.earlier, self.place

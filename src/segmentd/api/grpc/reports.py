@@ -8,7 +8,7 @@ from segmentd.api.grpc.calls import Call, Method
 from segmentd.api.grpc.generated import segmentd_pb2 as pb
 from segmentd.domain.errors import Fault, Invalid
 from segmentd.domain.reports import Period, ReportOrder, Status, read_report_id
-from segmentd.service import SignedReport
+from segmentd.reports.links import SignedReport
 
 STATUSES: Final[Mapping[Status, pb.Report.Status.ValueType]] = {
     Status.PENDING: pb.Report.STATUS_PENDING,

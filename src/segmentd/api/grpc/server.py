@@ -11,7 +11,7 @@ from grpc_health.v1._async import HealthServicer
 from grpc_health.v1.health import SERVICE_NAME as HEALTH
 from grpc_reflection.v1alpha import reflection
 
-from segmentd.api.grpc import memberships, segments, users
+from segmentd.api.grpc import changes, memberships, segments, users
 from segmentd.api.grpc.calls import Calls, Method
 from segmentd.api.grpc.generated.segmentd_pb2 import DESCRIPTOR
 from segmentd.api.grpc.hot import HotReads
@@ -55,6 +55,7 @@ def services(url: str) -> Mapping[str, Mapping[str, Method]]:
         "Segments": segments.METHODS,
         "Users": users.METHODS,
         "Memberships": memberships.METHODS,
+        "Changes": changes.METHODS,
         "Reports": Reports(url).methods,
     }
 

@@ -20,6 +20,7 @@ from segmentd.api.http.ofrep.resources import ofrep_router
 from segmentd.api.http.resources.audit import audit_router
 from segmentd.api.http.resources.changes import changes_router
 from segmentd.api.http.resources.exports import exports_router
+from segmentd.api.http.resources.feed import feed_router
 from segmentd.api.http.resources.imports import imports_router
 from segmentd.api.http.resources.members import members_router
 from segmentd.api.http.resources.memberships import memberships_router
@@ -60,6 +61,7 @@ def create_app(
                     users_router,
                     memberships_router,
                     changes_router,
+                    feed_router,
                     reports_router,
                     imports_router,
                     audit_router,

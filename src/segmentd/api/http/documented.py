@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Final
 
+from litestar.enums import MediaType
 from litestar.handlers import HTTPRouteHandler
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.openapi.spec import (
@@ -43,7 +44,7 @@ OFREP_FAILURES: Final = "ofrep_failures"
 """A handler's opt: its refusals have OFREP's form."""
 
 STREAMED: Final = "streamed"
-"""A handler's opt: the media types in which its answer may be, each with an example."""
+"""A handler's opt: the media types in which its answer may be beside JSON, each with an example."""
 
 
 class ProblemFault(Struct, frozen=True):
@@ -115,7 +116,8 @@ def _operation(body: RequestBody | None, streamed: Mapping[str, str]) -> type[_O
                 self.request_body = body
             response = (self.responses or {}).get("200")
             if streamed and isinstance(response, OpenAPIResponse):
-                response.content = {
+                described = (response.content or {}).items()
+                response.content = {media: each for media, each in described if media == MediaType.JSON} | {
                     media_type: OpenAPIMediaType(schema=Schema(type=OpenAPIType.STRING), example=example)
                     for media_type, example in streamed.items()
                 }
