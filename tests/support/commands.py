@@ -5,9 +5,14 @@ Python imports for half a second, and tests run hundreds of commands: all are fo
 
 import multiprocessing
 import os
+import select
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from multiprocessing.connection import Connection
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
@@ -38,10 +43,80 @@ def run_forked(
         return ended
 
 
+class Running:
+    """A command that runs in a session of its own, its standard error in a file. Has what Popen has of it."""
+
+    def __init__(self, arguments: Sequence[str], cwd: Path, env: Mapping[str, str], err: Path) -> None:
+        self.args: Final = [*arguments]
+        self._out, theirs = _FORKED.Pipe(duplex=False)
+        self._process = _FORKED.Process(target=_session, args=(arguments, cwd, {**env}, theirs, err))
+        self._process.start()
+        theirs.close()
+        self.pid: Final = self._process.pid or 0
+
+    def line(self, patience_s: float) -> str:
+        """The first line of standard output, or what came of it within this time."""
+        return self._read(patience_s, b"\n")
+
+    def poll(self) -> int | None:
+        """The exit code; None while it runs."""
+        return self._process.exitcode
+
+    def wait(self, patience_s: float | None = None) -> int:
+        """Waits for the end; the exit code. Raises subprocess.TimeoutExpired."""
+        self._process.join(patience_s)
+        if self._process.exitcode is None:
+            raise subprocess.TimeoutExpired(self.args, patience_s or 0)
+        return self._process.exitcode
+
+    def ended(self, patience_s: float) -> tuple[int, str]:
+        """Waits for the end; the exit code, and the rest of standard output."""
+        rest = self._read(patience_s, None)
+        return self.wait(patience_s), rest
+
+    def send_signal(self, number: signal.Signals) -> None:
+        """Sends it, unless the process has ended."""
+        if self.poll() is None:
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, number)
+
+    def close(self) -> None:
+        """Waits for the end, and forgets the process."""
+        self._process.join()
+        self._process.close()
+        self._out.close()
+
+    def _read(self, patience_s: float, end: bytes | None) -> str:
+        """Standard output up to these bytes, or up to where all processes that write to it have ended."""
+        found = b""
+        deadline = time.monotonic() + patience_s
+        while end is None or not found.endswith(end):
+            readable, _, _ = select.select([self._out], [], [], max(0, deadline - time.monotonic()))
+            if not readable or not (some := os.read(self._out.fileno(), 1 if end else 65536)):
+                break
+            found += some
+        return found.decode()
+
+
+def _session(
+    arguments: Sequence[str], cwd: Path, env: dict[str, str], out: "Connection[bytes, bytes]", err: Path
+) -> None:
+    os.setsid()
+    os.dup2(out.fileno(), sys.stdout.fileno())
+    out.close()
+    with err.open("ab") as file:
+        os.dup2(file.fileno(), sys.stderr.fileno())
+    _run(arguments, cwd, env)
+
+
 def _command(arguments: Sequence[str], cwd: Path, env: dict[str, str], out: Path, err: Path) -> None:
     for path, stream in ((out, sys.stdout), (err, sys.stderr)):
         with path.open("wb") as file:
             os.dup2(file.fileno(), stream.fileno())
+    _run(arguments, cwd, env)
+
+
+def _run(arguments: Sequence[str], cwd: Path, env: dict[str, str]) -> None:
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(env)

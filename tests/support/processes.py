@@ -2,7 +2,6 @@
 
 import os
 import re
-import select
 import signal
 import subprocess
 import sys
@@ -14,7 +13,7 @@ from typing import Final, Self
 
 import httpx
 
-from tests.support.commands import run_forked
+from tests.support.commands import Running, run_forked
 
 # The time after which a test fails, not a limit on how long something may take.
 PATIENCE_S: Final = 60
@@ -68,27 +67,11 @@ def failure(ended: subprocess.CompletedProcess[str]) -> str:
 class Serving:
     """A `segmentd serve` that runs."""
 
-    def __init__(self, process: subprocess.Popen[str], errors: Path) -> None:
-        self._process = process
-        self._errors = errors
+    def __init__(self, arguments: Sequence[str | Path], cwd: Path, env: Mapping[str, str]) -> None:
+        self._errors = cwd / f"stderr-{time.monotonic_ns()}"
+        self._errors.touch()
+        self._process = Running(["serve", *map(str, arguments)], cwd, environment(env), self._errors)
         self.url = ""
-
-    @classmethod
-    def started(cls, arguments: Sequence[str | Path], cwd: Path, env: Mapping[str, str]) -> Self:
-        """Starts it, and does not wait."""
-        errors = cwd / f"stderr-{time.monotonic_ns()}"
-        with errors.open("w") as file:
-            process = subprocess.Popen(
-                [*MODULE, "serve", *map(str, arguments)],
-                cwd=cwd,
-                env=environment(env),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=file,
-                text=True,
-                start_new_session=True,
-            )
-        return cls(process, errors)
 
     @property
     def pid(self) -> int:
@@ -102,9 +85,7 @@ class Serving:
 
     def ready(self) -> Self:
         """Waits for the line that says where it serves."""
-        assert self._process.stdout is not None
-        readable, _, _ = select.select([self._process.stdout], [], [], PATIENCE_S)
-        line = self._process.stdout.readline() if readable else ""
+        line = self._process.line(PATIENCE_S)
         found = re.fullmatch(r"segmentd is ready on (http://\S+)\n", line)
         assert found, (line, self.errors)
         self.url = found[1]
@@ -116,8 +97,7 @@ class Serving:
 
     def ended(self) -> tuple[int, str]:
         """Waits for the end; the exit code, and what came on standard output after the line."""
-        output, _ = self._process.communicate(timeout=PATIENCE_S)
-        return self._process.returncode, output
+        return self._process.ended(PATIENCE_S)
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> tuple[int, str]:
         """Asks it to end and waits."""
@@ -140,14 +120,12 @@ class Serving:
             try:
                 self._process.wait(PATIENCE_S)
             except subprocess.TimeoutExpired:
-                self._process.kill()
+                self._process.send_signal(signal.SIGKILL)
         for pid in family:
             if is_alive(pid):
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
-        self._process.wait()
-        if self._process.stdout:
-            self._process.stdout.close()
+        self._process.close()
 
 
 @contextmanager
@@ -156,7 +134,7 @@ def serving(
 ) -> Iterator[Serving]:
     """A `segmentd serve` that was started, and may not be ready yet."""
     fixed = ("--port", str(port), "--workers", str(workers))
-    service = Serving.started([*fixed, *arguments], cwd, env or {})
+    service = Serving([*fixed, *arguments], cwd, env or {})
     try:
         yield service
     finally:
