@@ -20,10 +20,10 @@ from segmentd.storage import import_work
 from segmentd.storage.database import Database
 from tests.support.client import Api, Json
 from tests.support.clock import Clock
-from tests.support.doing import START
 from tests.support.importing import Importing, counts
 from tests.support.office import until
 from tests.support.rows import Rows, rows_of
+from tests.support.user_changes import START
 from tests.support.world import World, inhabited
 
 LATER = "2090-01-01T00:00:00.000000Z"

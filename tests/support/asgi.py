@@ -1,5 +1,6 @@
 """Requests directly to an ASGI application, with the body in as many messages as a test wants."""
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any, NamedTuple, cast
 from urllib.parse import unquote
@@ -20,6 +21,8 @@ class Request(NamedTuple):
     body: Sequence[bytes] = (b"",)
     whole: bool = True
     """Whether the body ends with its last part; else the client goes away."""
+    stays: bool = False
+    """Whether the client stays until it is answered; else it goes away after the body."""
 
 
 class Answer(NamedTuple):
@@ -53,12 +56,19 @@ async def ask(app: ASGIApp, request: Request) -> Answer:
         for index, part in enumerate(request.body, 1)
     ]
     answered: list[dict[str, Any]] = []
+    is_answered = asyncio.Event()
 
     async def receive() -> dict[str, Any]:
-        return unheard.pop(0) if unheard else {"type": "http.disconnect"}
+        if unheard:
+            return unheard.pop(0)
+        if request.stays:
+            await is_answered.wait()
+        return {"type": "http.disconnect"}
 
     async def send(message: dict[str, Any]) -> None:
         answered.append(message)
+        if message["type"] == "http.response.body" and not message.get("more_body"):
+            is_answered.set()
 
     await app(cast("Any", scope), cast("Any", receive), cast("Any", send))
     begin, *rest = answered

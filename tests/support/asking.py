@@ -4,15 +4,16 @@ import asyncio
 import json
 from collections.abc import Iterable
 from datetime import datetime
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from segmentd.domain.bucketing import threshold
 from segmentd.domain.instants import rfc3339
 from segmentd.domain.segments import Percent, shortest
 from segmentd.storage.report_rows import cut_off
+from tests.support.asking_now import AskingNow
 from tests.support.client import Json
-from tests.support.doing import MICROSECOND, Doing
-from tests.support.world import World, same
+from tests.support.doing import Doing
+from tests.support.world import MICROSECOND, World, same
 from tests.truth.model import Change, Model, Segment
 
 
@@ -36,21 +37,12 @@ class Asking:
         self._model = model
         self._doing = doing
         self._users = [*users]
-
-    async def hot_read(self) -> None:
-        """The cheapest question: the segments of all users, now."""
-        looked_up = await self._api.post("lookup", json={"user_ids": self._users})
-        same(
-            looked_up.json()["users"],
-            [
-                {"user_id": user, "segments": [shown["slug"] for _, shown in self._memberships(user)]}
-                for user in self._users
-            ],
-        )
+        self.now: Final = AskingNow(world, model, self._users)
 
     async def everything(self, presents: dict[int, datetime]) -> Then:
         """Asks in every way."""
-        await self.hot_read()
+        await self.now.look_up()
+        await self.now.everything()
         answers = [await self._about(user, presents[user]) for user in self._users]
         memberships, explanations = zip(*answers, strict=True)
         by_user = dict(zip(self._users, memberships, strict=True))
@@ -100,25 +92,30 @@ class Asking:
             _by_slug(detail),
             _by_slug([{**shown, "slug": segment.slug} for segment, shown in then.memberships[user]]),
         )
-        # If several segments had the slug, it means the living one, or else the one deleted last.
-        shown = [
-            (segment, then.explanations[user, segment])
-            for segment in [*self._doing.deleted, *self._model.segments]
-            if (user, segment) in then.explanations
-        ]
-        meant = {segment.slug: explanation for segment, explanation in shown}
-        self._world.see("a slug that was two segments", when=len(meant) < len(shown))
-        for slug, explanation in meant.items():
+        for slug, segment in self._meant(then).items():
+            explanation = then.explanations[user, segment]
             same(await self._api.explain(user, slug, at=at), {**explanation, "slug": slug})
-        if len({*then.at.values()}) == 1:  # else the clock stepped back, and users have presents of their own
-            for slug, segment in {segment.slug: segment for segment, _ in shown}.items():
-                walked = await self._api.walk(f"segments/{slug}/users", "user_ids", limit=2, at=at)
-                counted = await self._api.get(f"segments/{slug}/counts", params={"at": at})
-                same(walked, then.members[segment])
-                same(counted.json(), {"slug": slug, "at": at, **then.counts[segment]})
-                exported = await self._exported(slug, at=at)
-                same(exported, _exported_rows(then.memberships, segment, then.members[segment]))
-                self._world.see("members in the past", when=bool(walked))
+
+    async def look_back_at_members(self, then: Then) -> None:
+        """The same for segments."""
+        if len({*then.at.values()}) > 1:  # the clock had stepped back, and users had presents of their own
+            return
+        at = rfc3339(next(iter(then.at.values())))
+        for slug, segment in self._meant(then).items():
+            walked = await self._api.walk(f"segments/{slug}/users", "user_ids", limit=2, at=at)
+            counted = await self._api.get(f"segments/{slug}/counts", params={"at": at})
+            same(walked, then.members[segment])
+            same(counted.json(), {"slug": slug, "at": at, **then.counts[segment]})
+            exported = await self._exported(slug, at=at)
+            same(exported, _exported_rows(then.memberships, segment, then.members[segment]))
+            self._world.see("members in the past", when=bool(walked))
+
+    def _meant(self, then: Then) -> dict[str, Segment]:
+        """If several segments had the slug, it means the living one, or else the one deleted last."""
+        known = [each for each in [*self._doing.deleted, *self._model.segments] if each in then.members]
+        meant = {segment.slug: segment for segment in known}
+        self._world.see("a slug that was two segments", when=len(meant) < len(known))
+        return meant
 
     async def _exported(self, slug: str, **query: str) -> list[Json]:
         answer = await self._api.get(f"segments/{slug}/export", params={"format": "ndjson", **query})
@@ -128,8 +125,7 @@ class Asking:
     async def _about(
         self, user: int, now: datetime
     ) -> tuple[list[tuple[Segment, Json]], dict[Segment, Json]]:
-        plain, detail, at_now, history, *explanations = await asyncio.gather(
-            self._api.segments(user),
+        detail, at_now, history, *explanations = await asyncio.gather(
             self._api.segments(user, detail="true"),
             self._api.segments(user, at=rfc3339(now)),
             self._api.walk(f"users/{user}/history", "events", 5),
@@ -137,7 +133,7 @@ class Asking:
         )
         memberships = self._memberships(user)
         same(detail, [shown for _, shown in memberships])
-        same([plain, at_now], [[shown["slug"] for shown in detail]] * 2)
+        same(at_now, [shown["slug"] for shown in detail])
         for segment, shown in zip(self._model.segments, explanations, strict=True):
             same(shown, self._explanation(user, segment))
             self._world.see(shown["because"])
@@ -177,7 +173,8 @@ class Asking:
 
     def _memberships(self, user: int) -> list[tuple[Segment, Json]]:
         sources = (
-            (segment, self._model.source(self._known(user), segment)) for segment in self._model.segments
+            (segment, self._model.source(self._model.known(user), segment))
+            for segment in self._model.segments
         )
         found = [
             (segment, {"slug": segment.slug, "source": source, **self._term(user, segment)})
@@ -198,7 +195,7 @@ class Asking:
         }
 
     def _explanation(self, user: int, segment: Segment) -> Json:
-        because = self._model.because(self._known(user), segment)
+        because = self._model.because(self._model.known(user), segment)
         shown = {
             "user_id": user,
             "slug": segment.slug,
@@ -216,7 +213,7 @@ class Asking:
         }
 
     def _term(self, user: int, segment: Segment) -> Json:
-        last = self._model.last_change(self._known(user), segment)
+        last = self._model.last_change(self._model.known(user), segment)
         override = self._model.overrides.get((user, segment))
         return {
             "since": last and rfc3339(last.at),
@@ -227,9 +224,6 @@ class Asking:
         """The changes within the user's lives."""
         own = [change for change in self._model.changes if change.who == user]
         return sorted(own, key=lambda c: (c.at, c.segment.slug, self._doing.created.index(c.segment)))
-
-    def _known(self, user: int) -> int:
-        return user if user in self._model.lives else -user
 
 
 def _exported_rows(

@@ -1,10 +1,14 @@
 """The API as a client sees it, with short names for frequent calls."""
 
+import json
 from collections.abc import Awaitable
 from typing import Any, Final, cast
+from urllib.parse import urlencode
 
 import httpx
 from litestar.types import ASGIApp
+
+from tests.support.asgi import Request, ask
 
 Json = Any
 
@@ -72,3 +76,29 @@ class Api(httpx.AsyncClient):
         answer = await request
         assert answer.status_code == status, answer.text
         return answer.json()
+
+
+class DirectApi(Api):
+    """The same, without what httpx does about a request: a third of a quick request's time.
+
+    It knows paths, parameters, and bodies in JSON or as they are.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        super().__init__(app)
+        self._app = app
+
+    async def request(self, method: str, url: httpx.URL | str, **options: Json) -> httpx.Response:
+        """As in Api."""
+        path = str(url) if str(url).startswith("/") else f"/api/v1/{url}"
+        if params := options.get("params"):
+            path += f"?{urlencode(params)}"
+        headers = dict(options.get("headers") or {})
+        body = options.get("content") or b""
+        if (given := options.get("json")) is not None:
+            body = json.dumps(given).encode()
+            headers["content-type"] = "application/json"
+        headers["content-length"] = str(len(body))
+        lines = [(name.lower(), value) for name, value in headers.items()]
+        answer = await ask(self._app, Request(method, path, lines, (body,), stays=True))
+        return httpx.Response(answer.status, headers=answer.headers, content=answer.body)

@@ -1,38 +1,26 @@
 """Everything that can happen to segments and users, done to the service and to the model."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from decimal import Decimal
 from functools import partial
-from typing import Final
 
 import numpy as np
 
 from segmentd.domain.bucketing import buckets
-from segmentd.domain.instants import rfc3339
 from segmentd.storage import upkeep
 from tests.support.client import Json
+from tests.support.user_changes import TICK, UserChanges
 from tests.support.world import World, same
-from tests.truth.model import Model, Override, Segment
-
-START: Final = datetime(2030, 1, 31, 23, 59, 30, tzinfo=UTC)  # a month ends soon
-TICK: Final = timedelta(microseconds=4)  # the least time that keeps the instants of two changes apart
-MICROSECOND: Final = timedelta(microseconds=1)
+from tests.truth.model import Model, Segment
 
 
-class Doing:
-    """A wish is "out", "always", "again" (with the term that holds), or "ttl" or "until" with seconds."""
+class Doing(UserChanges):
+    """Also to segments, and what happens by itself."""
 
     def __init__(self, world: World, model: Model) -> None:
-        self._world = world
-        self._model = model
-        self._ended_lives: set[int] = set()
-        self.now = START
-        self.appointment: datetime | None = None  # of the next change; else it is made in a moment
+        super().__init__(world, model)
         self.created: list[Segment] = []  # the living and the deleted
         self.deleted: list[Segment] = []
-        world.begin(START)
 
     # By administrators
 
@@ -101,82 +89,6 @@ class Doing:
             self._model.happen(now, "segment-deleted", partial(self._model.segments.remove, segment))
         self.deleted.append(segment)
 
-    # To users
-
-    def begin_life(self, user: int) -> None:
-        with self._change_at(user) as now:
-            lives = user in self._model.lives
-            assert self._world.send("POST", "users", {"id": user})[0] == (409 if lives else 201)
-            if not lives:
-                self._model_begins_life(user, now)
-
-    def end_life(self, user: int) -> None:
-        with self._change_at(user) as now:
-            lives = user in self._model.lives
-            assert self._world.send("DELETE", f"users/{user}")[0] == (204 if lives else 404)
-            if lives:
-                self._model.end_life(user, self._instant_of_change(user, now))
-                self._ended_lives.add(user)
-
-    def change(self, user: int, wishes: Mapping[str, str]) -> None:
-        with self._change_at(user) as now:
-            at = self._instant_of_change(user, now)
-            self._world.see("a change at the end of a term", when=at > now)
-            body, wanted = self._change_of(user, wishes, at)
-            status, answer = self._world.send("POST", f"users/{user}/segments", body)
-            assert status == 200, answer
-            same(answer, self._expected_answer(user, wanted, at))
-
-    def change_together(self, wishes: Mapping[int, Mapping[str, str]], bad: str) -> None:
-        """First in vain, with a segment that there may not be; then so that it succeeds."""
-        last = [*wishes][-1]
-        with self._change_at(*wishes) as now:
-            ats = {user: self._instant_of_change(user, self._instant(user)) for user in wishes}
-            changes = {user: self._change_of(user, wishes[user], ats[user]) for user in wishes}
-            if bad not in {segment.slug for segment in self._model.segments}:
-                body = {"add": [*changes[last][0]["add"], bad], "remove": changes[last][0]["remove"]}
-                all_of_them = [*({"user_id": user, **changes[user][0]} for user in wishes if user != last)]
-                refused = {"changes": [*all_of_them, {"user_id": last, **body}]}
-                status, answer = self._world.send("POST", "changes", refused)
-                assert (status, answer["segments"]) == (404, [bad])
-            request = {"changes": [{"user_id": user, **changes[user][0]} for user in wishes]}
-            status, answer = self._world.send("POST", "changes", request)
-            assert status == 200, answer
-            # In the order of time: of one instant they are in no order.
-            expected = {
-                user: self._expected_answer(user, changes[user][1], ats[user])
-                for user in sorted(wishes, key=lambda user: ats[user])
-            }
-            same(answer["changes"], [expected[user] for user in wishes])
-            self._world.see("a change of many", when=all(at >= now for at in ats.values()))
-
-    def _change_of(
-        self, user: int, wishes: Mapping[str, str], at: datetime
-    ) -> tuple[dict[str, list[Json]], dict[Segment, Override]]:
-        body: dict[str, list[Json]] = {"add": [], "remove": []}
-        wanted: dict[Segment, Override] = {}
-        for slug, wish in wishes.items():
-            segment = self._segment(slug)
-            if wish == "out":
-                body["remove"].append(slug)
-                wanted[segment] = Override(included=False)
-            else:
-                item, wanted[segment] = self._addition(user, segment, wish, at)
-                body["add"].append(item)
-        return body, wanted
-
-    def ask_in_vain(self, user: int, slug: str, bad: str) -> None:
-        """All or nothing: one bad value, a slug or a time in the past, and nothing is changed."""
-        with self._change_at(user) as now:
-            if bad in {"past", "now"}:
-                addition = {"slug": slug, "until": rfc3339(now - TICK if bad == "past" else now)}
-                assert self._world.send("POST", f"users/{user}/segments", {"add": [addition]})[0] == 422
-            elif bad not in {segment.slug for segment in self._model.segments}:
-                body = {"add": [slug], "remove": [bad]}
-                status, answer = self._world.send("POST", f"users/{user}/segments", body)
-                assert (status, answer["segments"]) == (404, [bad])
-                assert self._world.send("GET", f"users/{user}/segments/{bad}")[0] == 404
-
     # By itself
 
     def let_time_pass(self, seconds: int) -> None:
@@ -206,6 +118,10 @@ class Doing:
         settled = self._world.run(upkeep.settle_deleted_segments(self._world.database, 1))
         self._world.see("a deletion settled by a job", when=settled > 0)
 
+    def follow(self) -> None:
+        """No answer changes."""
+        self._world.follow()
+
     def terms_ahead(self) -> list[tuple[int, str, datetime]]:
         """The terms that end later than now: user, segment, end."""
         return [
@@ -214,11 +130,6 @@ class Doing:
             if segment in self._model.segments and override.until and override.until > self.now + 2 * TICK
         ]
 
-    # How it is said
-
-    def _segment(self, slug: str) -> Segment:
-        return next(segment for segment in self._model.segments if segment.slug == slug)
-
     def _ends(self, segment: Segment, now: datetime) -> bool:
         terms = self._model.overrides.items()
         return any(key[1] is segment and override.until == now for key, override in terms)
@@ -226,78 +137,6 @@ class Doing:
     def _is_taken(self, slug: str, by_other_than: Segment | None = None) -> bool:
         others = (segment for segment in self._model.segments if segment is not by_other_than)
         return slug.lower() in {segment.slug.lower() for segment in others}
-
-    def _addition(self, user: int, segment: Segment, wish: str, at: datetime) -> tuple[Json, Override]:
-        """As a client writes it, and what it means."""
-        kind, _, seconds = wish.partition(" ")
-        until = at + timedelta(seconds=int(seconds or 0))
-        if kind == "ttl":
-            return {"slug": segment.slug, "ttl_seconds": int(seconds)}, Override(included=True, until=until)
-        held = self._model.overrides.get((user, segment))
-        if kind == "again" and held and held.until and held.until > at:
-            until = held.until
-        elif kind != "until":
-            return segment.slug, Override(included=True)
-        return {"slug": segment.slug, "until": rfc3339(until)}, Override(included=True, until=until)
-
-    def _expected_answer(self, user: int, wanted: Mapping[Segment, Override], at: datetime) -> Json:
-        if user not in self._model.lives:
-            self._model_begins_life(user, at)
-        outcomes: dict[Segment, str] = {}
-        self._model.happen(
-            at,
-            "request",
-            lambda: outcomes.update({s: self._model.decide(user, s, wish) for s, wish in wanted.items()}),
-            to=user,
-        )
-        for segment, outcome in outcomes.items():
-            self._world.see(outcome if wanted[segment].included else f"{outcome} by a removal")
-        return {
-            "user_id": user,
-            "segments": sorted(s.slug for s in self._model.segments if self._model.source(user, s)),
-            **{
-                kind: sorted(segment.slug for segment, outcome in outcomes.items() if outcome == kind)
-                for kind in ("added", "removed", "updated", "unchanged")
-            },
-        }
-
-    def _model_begins_life(self, user: int, at: datetime) -> None:
-        self._model.begin_life(user, at)
-        self._world.see("a second life", when=user in self._ended_lives)
-
-    def _instant_of_change(self, user: int, now: datetime) -> datetime:
-        """The end of a term and the change after it are two instants."""
-        own = [(user, segment) for segment in self._model.segments]
-        ends = {self._model.overrides[key].until for key in own if key in self._model.overrides}
-        while now in ends:
-            now += MICROSECOND
-        return now
-
-    def _move_to(self, instant: datetime) -> None:
-        self.appointment = None
-        self.now = instant
-        self._world.set_clock(instant)
-
-    @contextmanager
-    def _change_at(self, *users: int) -> Iterator[datetime]:
-        """The instant of a change of the first user, or of segments; it is earlier than what is read next."""
-        self._move_to(self.appointment or self.now + TICK)
-        at = self._instant(*users[:1])
-        self._world.see("a change of segments after a step back", when=not users and at > self.now)
-        self._world.see("a change of a user after a step back", when=bool(users) and at > self.now)
-        yield at
-        self._move_to(self.now + TICK)
-
-    def _instant(self, user: int | None = None) -> datetime:
-        """When a change happens that is made now: it is later than what was read before.
-
-        Where the clock stepped back, a change of a user is later than everything of that user and of the
-        segments, and a change of segments is later than everything.
-        """
-        marks = self._world.marks(user)
-        if user is None:
-            return max(self.now, marks.catalog + MICROSECOND, marks.everything + MICROSECOND)
-        return max(self.now, marks.catalog + 2 * MICROSECOND, marks.user + 2 * MICROSECOND)
 
 
 def _exact(percent: float | None) -> Decimal | None:

@@ -13,6 +13,7 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
 from segmentd.api.grpc.calls import Calls, Limits
+from segmentd.api.grpc.hot import HotReads
 from segmentd.api.grpc.server import GrpcServer, ServerLimits
 from segmentd.auth.authenticator import Authenticator
 from segmentd.observability.metrics import Metrics
@@ -122,10 +123,11 @@ async def open_server(
     limits: Limits | None = None,
     server_limits: ServerLimits = LIMITS,
     tracing: Tracing | None = None,
+    hot: HotReads | None = None,
 ) -> AsyncIterator[grpc.aio.Server]:
     """A server that listens nowhere yet."""
     calls = Calls(service, authenticator, limits or Limits(), Metrics(), tracing)
-    server = GrpcServer(calls, ORIGIN, server_limits, None).server
+    server = GrpcServer(calls, ORIGIN, server_limits, None, hot).server
     try:
         yield server
     finally:
@@ -139,9 +141,10 @@ async def grpc_door(
     limits: Limits | None = None,
     server_limits: ServerLimits = LIMITS,
     tracing: Tracing | None = None,
+    hot: HotReads | None = None,
 ) -> AsyncIterator[Reflected]:
     """The door while the context lives."""
-    async with open_server(service, authenticator, limits, server_limits, tracing) as server:
+    async with open_server(service, authenticator, limits, server_limits, tracing, hot) as server:
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()
         client = await asyncio.to_thread(Reflected, f"127.0.0.1:{port}")

@@ -2,23 +2,30 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Coroutine, Iterator
-from contextlib import AsyncExitStack, contextmanager
-from datetime import UTC, datetime
+from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, closing, contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 from unittest.mock import patch
 
 import psycopg
+from litestar.types import ASGIApp, Receive, Scope, Send
 from psycopg import sql
 
+from segmentd.api.grpc.hot import HotReads
 from segmentd.config import Settings
-from segmentd.serve.wiring import service
+from segmentd.replica.replica import Replica
+from segmentd.serve.wiring import open_node, service
 from segmentd.storage.database import Database
 from segmentd.storage.history import EARLIEST
 from segmentd.storage.report_rows import REPORT_ROWS
-from tests.support.client import Api, Json
-from tests.support.door import open_door
+from tests.support.client import DirectApi, Json
+from tests.support.door import hot_path, middleware, open_to_all
+from tests.support.follower_process import BOOT_TIMES, BootTime, FollowerProcess
+from tests.support.grpc_door import Reflected, grpc_door
+
+MICROSECOND: Final = timedelta(microseconds=1)
 
 Answer = TypeVar("Answer")
 
@@ -31,14 +38,52 @@ class Marks(NamedTuple):
     everything: datetime
 
 
+class Beside:
+    """The application behind the hot path; it counts what is left to it."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+        self.asked = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.asked += 1
+        await self._app(scope, receive, send)
+
+
+class Doors(NamedTuple):
+    """The doors of one node, and a service that has no replica."""
+
+    database: Database
+    api: DirectApi
+    beside: Beside
+    alone: DirectApi
+    grpc: Reflected
+    replica: Replica
+
+
 class World:
     """Time stands still until it is set, so that each instant can be predicted to the microsecond."""
 
-    def __init__(self, runner: asyncio.Runner, database: Database, api: Api, own: psycopg.Connection) -> None:
+    def __init__(
+        self,
+        runner: asyncio.Runner,
+        doors: Doors,
+        following: FollowerProcess,
+        boot: BootTime,
+        own: psycopg.Connection,
+    ) -> None:
         self._runner = runner
         self._own = own
-        self.database = database
-        self.api = api
+        self._boot = boot
+        self._following = following
+        self._now = datetime.min.replace(tzinfo=UTC)
+        self._replica_is_ahead = False
+        self.database = doors.database
+        self.api = doors.api
+        self.alone = doors.alone
+        self.beside = doors.beside
+        self.grpc = doors.grpc
+        self.replica = doors.replica
         self.seen: Counter[str] = Counter()
         own.execute("""
             CREATE TABLE standing_clock (instant timestamptz NOT NULL);
@@ -50,7 +95,7 @@ class World:
         """)
 
     def begin(self, instant: datetime) -> None:
-        """Empties the tables, which takes a fraction of what a new database does."""
+        """Empties the tables, which takes a fraction of what a new database does, and the replica."""
         self._own.execute("""
             DELETE FROM membership_events;
             DELETE FROM memberships;
@@ -62,10 +107,35 @@ class World:
             DELETE FROM segments;
             UPDATE catalog SET last_at = '-infinity';
         """)
+        self._now = instant
         self.set_clock(instant)
+        self.replica.status.clear()
+        self._following.begin()
 
     def set_clock(self, instant: datetime) -> None:
         self._own.execute("UPDATE standing_clock SET instant = %s", [instant])
+        if instant < self._now:
+            self._replica_is_ahead = True
+        self._boot.now += max((instant - self._now) // MICROSECOND, 1)
+        self._now = instant
+
+    def follow(self) -> None:
+        """One round of the follower."""
+        self._following.round()
+
+    def refresh(self) -> None:
+        """Rounds of the follower, where answers are allowed to differ from the database's without one.
+
+        That is when the replica is too old, and while its present is the catalog's or was, since the clock
+        stepped back: it goes by the present of its last round (docs/data-model.md, "Time").
+        """
+        row = self._own.execute("SELECT last_at > instant FROM catalog, standing_clock").fetchone()
+        is_ahead = row == (True,)
+        if is_ahead or self._replica_is_ahead or self.replica.age() is None:
+            self.follow()
+        else:
+            self.see("a read of the replica with no round before it")
+        self._replica_is_ahead = is_ahead
 
     def run(self, answer: Coroutine[Any, Any, Answer]) -> Answer:
         return self._runner.run(answer)
@@ -73,6 +143,15 @@ class World:
     def send(self, method: str, path: str, body: Json = None) -> tuple[int, Json]:
         answer = self.run(self.api.request(method, path, json=body))
         return answer.status_code, answer.json() if answer.content else None
+
+    def send_at_once(self, bodies: Sequence[tuple[int, Json]]) -> list[tuple[int, Json]]:
+        """Changes of users, sent in one moment: they go in one transaction."""
+
+        async def send_all() -> list[tuple[int, Json]]:
+            sent = (self.api.post(f"users/{user}/segments", json=body) for user, body in bodies)
+            return [(answer.status_code, answer.json()) for answer in await asyncio.gather(*sent)]
+
+        return self.run(send_all())
 
     def see(self, what: str, *, when: bool = True) -> None:
         if when:
@@ -108,19 +187,46 @@ class World:
 
 @contextmanager
 def inhabited(database_url: str, folder: Path) -> Iterator[World]:
-    with asyncio.Runner() as runner, psycopg.connect(database_url, autocommit=True) as own:
+    replica, boot = folder / "node", BootTime()
+    replica.mkdir()
+    with (
+        asyncio.Runner() as runner,
+        psycopg.connect(database_url, autocommit=True) as own,
+        closing(FollowerProcess(database_url, replica, boot)) as following,
+        ExitStack() as patched,
+    ):
+        for place in BOOT_TIMES:
+            patched.enter_context(patch(place, boot))
         stack = AsyncExitStack()
         try:
-            # As many connections as there are statements at once: none waits for another on a busy machine.
-            # And a busy machine may hold a question up for longer than the service would wait.
-            with patch("segmentd.storage.database._LONGEST_WAIT_S", 60.0):
-                database = runner.run(stack.enter_async_context(Database(database_url, pool_size=7)))
-            use_cases = service(database, Settings(data_dir=str(folder)))
-            door = runner.run(open_door(use_cases, database))
-            api = runner.run(stack.enter_async_context(Api(door)))
-            yield World(runner, database, api, own)
+            doors = runner.run(stack.enter_async_context(_doors(database_url, folder, replica)))
+            yield World(runner, doors, following, boot, own)
         finally:
             runner.run(stack.aclose())
+
+
+@asynccontextmanager
+async def _doors(database_url: str, folder: Path, replica: Path) -> AsyncIterator[Doors]:
+    settings = Settings(data_dir=str(folder))
+    async with AsyncExitStack() as stack:
+        enter = stack.enter_async_context
+        # As many connections as there are statements at once: none waits for another on a busy machine.
+        # And a busy machine may hold a question up for longer than the service would wait.
+        with patch("segmentd.storage.database._LONGEST_WAIT_S", 60.0):
+            database = await enter(Database(database_url, pool_size=7))
+        authenticator = await open_to_all(database)
+        node = await enter(open_node(database, settings, replica))
+        use_cases = service(database, settings, node)
+        beside = Beside(middleware(use_cases, authenticator))
+        hot = HotReads(node.replica, authenticator)
+        yield Doors(
+            database,
+            await enter(DirectApi(hot_path(beside, node.replica, authenticator))),
+            beside,
+            await enter(DirectApi(middleware(service(database, settings), authenticator))),
+            await enter(grpc_door(use_cases, authenticator, hot=hot)),
+            node.replica,
+        )
 
 
 def same(answered: Json, expected: Json) -> None:

@@ -51,6 +51,10 @@ class Model:
             return "explicit" if override.included else None
         return "rollout" if segment.covers(who) else None
 
+    def known(self, user: int) -> int:
+        """The user within a life, or else the counterpart."""
+        return user if user in self.lives else -user
+
     def members(self, segment: Segment, at: datetime | None = None) -> set[int]:
         """Those within a life, after the ends of terms up to `at`."""
         ended = {who for who, of in self.overrides if of is segment and self._has_ended(who, segment, at)}

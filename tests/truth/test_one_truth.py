@@ -16,55 +16,14 @@ from hypothesis.stateful import (
 )
 
 from tests.support.asking import Asking, Then
-from tests.support.client import Json
-from tests.support.doing import MICROSECOND, Doing
+from tests.support.doing import Doing
 from tests.support.world import World, inhabited
+from tests.truth.acts import EVERYONE, PERCENTS, SALTS, TERMS, USERS, Act, next_act
 from tests.truth.model import Change, Model
-
-USERS: Final = (1000, 2**63 - 1)
-EVERYONE: Final = (*USERS, 77)  # nothing happens to the last
-SLUGS: Final = ("ALPHA", "alpha", "Beta", "gamma-2")
-SALTS: Final = (-1, 1, 4711)
-PERCENTS: Final = (None, None, 50, 100, 12.5, 0)
-SECONDS: Final = (1, 60, 86_400)
-STEPS_BACK: Final = (0.000001, 0.5, 60, 86_400)
-TERMS: Final = [f"{kind} {seconds}" for kind in ("ttl", "until") for seconds in SECONDS]
-MOST_SEGMENTS: Final = 3
-
-Act = tuple[str, dict[str, Json], datetime | None]
-
-user, percent = st.sampled_from(USERS), st.sampled_from(PERCENTS)
-wish = st.sampled_from(["out", "out", "out", "always", "again", *TERMS])
-
-
-def act(
-    name: str, when: datetime | None = None, **arguments: st.SearchStrategy[Json]
-) -> st.SearchStrategy[Act]:
-    return st.tuples(st.just(name), st.fixed_dictionaries(arguments), st.just(when))
-
-
-def both(slug: st.SearchStrategy[str]) -> st.SearchStrategy[dict[int, dict[str, str]]]:
-    """Wishes of both users, in either order."""
-    of_each = st.dictionaries(slug, wish, min_size=1)
-    return st.permutations(USERS).flatmap(lambda users: st.fixed_dictionaries(dict.fromkeys(users, of_each)))
-
-
-def acts_at_the_end(term: tuple[int, str, datetime]) -> st.SearchStrategy[Act]:
-    """What is worth trying when a term ends."""
-    whose, slug, end = st.just(term[0]), st.just(term[1]), term[2]
-    return st.one_of(
-        act("come_to", instant=st.sampled_from([end, end - MICROSECOND, end + MICROSECOND])),
-        act("change", end, user=whose, wishes=st.dictionaries(slug, wish, min_size=1)),
-        act("change", end - MICROSECOND, user=whose, wishes=st.dictionaries(slug, wish, min_size=1)),
-        act("change_percent", end, slug=slug, percent=percent),
-        act("delete_segment", end, slug=slug),
-        act("end_life", end, user=whose),
-        act("begin_life", end, user=user),
-    )
 
 
 class OneTruth(RuleBasedStateMachine):
-    """Asks in all ways after each `pace` steps and at the ends of terms; the hot read after each step."""
+    """Asks in all ways after each `pace` steps and at the ends of terms; looks users up after each step."""
 
     def __init__(self, world: World, pace: int) -> None:
         super().__init__()
@@ -87,37 +46,11 @@ class OneTruth(RuleBasedStateMachine):
         self.doing.change(USERS[0], {"Beta": terms[0], "gamma-2": terms[1]})
 
     # One rule for all: of many, Hypothesis would leave out half in each example, and there are few examples.
-    @rule(act=st.runner().flatmap(lambda machine: machine.possible_acts()))
+    @rule(act=next_act())
     def step(self, act: Act) -> None:
-        name, arguments, self.doing.appointment = act
-        self.world.see(name)
-        getattr(self.doing, name)(**arguments)
-
-    def possible_acts(self) -> st.SearchStrategy[Act]:
-        slug = st.sampled_from([*SLUGS, *(segment.slug for segment in self.doing.deleted)])
-        acts = [
-            act("begin_life", user=user),
-            act("end_life", user=user),
-            act("let_time_pass", seconds=st.sampled_from(SECONDS)),
-            act("step_back", seconds=st.sampled_from(STEPS_BACK)),
-            *[act("run_the_jobs")] * 2,
-        ]
-        if living := [segment.slug for segment in self.model.segments]:
-            one, bad = st.sampled_from(living), st.sampled_from([*SLUGS, "past", "now"])
-            acts += [
-                *[act("change", user=user, wishes=st.dictionaries(one, wish, min_size=1))] * 6,
-                *[act("change_together", wishes=both(one), bad=st.sampled_from(SLUGS))] * 2,
-                *[act("change_percent", slug=one, percent=percent)] * 2,
-                *[act("rename_segment", slug=one, new_slug=slug, percent=percent)] * 2,
-                act("delete_segment", slug=one),
-                act("ask_in_vain", user=user, slug=one, bad=bad),
-            ]
-        if len(living) < MOST_SEGMENTS:
-            acts += [act("create_segment", slug=slug, percent=percent, salt=st.sampled_from(SALTS))] * 2
-        if terms := self.doing.terms_ahead():
-            acts += [st.sampled_from(terms).flatmap(acts_at_the_end)] * 5
-        # Unlike one_of, sampled_from allows the same act several times.
-        return st.sampled_from(acts[::-1]).flatmap(lambda chosen: chosen)
+        self.doing.appointment = act.when
+        self.world.see(act.name)
+        getattr(self.doing, act.name)(**act.arguments)
 
     @invariant()
     def there_is_one_truth(self) -> None:
@@ -128,8 +61,9 @@ class OneTruth(RuleBasedStateMachine):
         for user, present in presents.items():
             self.model.happen(present, "expiry", to=user)
         self.steps += 1
+        self.world.refresh()
         if self.steps % self.pace and now not in ended.values():
-            self.world.run(self.asking.hot_read())
+            self.world.run(self.asking.now.look_up())
             return
         then = self.world.run(self.asking.everything(presents))
         assert self.reported == [change for change in self.model.changes if change.at < self.as_of]
@@ -140,10 +74,13 @@ class OneTruth(RuleBasedStateMachine):
             self.remembered.append(then)
         if self.remembered:
             user = EVERYONE[self.steps % len(EVERYONE)]
-            self.world.run(self.asking.look_back(self.remembered[self.steps % len(self.remembered)], user))
+            then = self.remembered[self.steps % len(self.remembered)]
+            self.world.run(self.asking.look_back(then, user))
+            self.world.run(self.asking.look_back_at_members(then))
 
     def teardown(self) -> None:
         for then in self.remembered:
+            self.world.run(self.asking.look_back_at_members(then))
             for user in EVERYONE:
                 self.world.run(self.asking.look_back(then, user))
         for change in self.model.changes:
@@ -151,7 +88,7 @@ class OneTruth(RuleBasedStateMachine):
 
 
 SHORT: Final = settings(
-    max_examples=28,
+    max_examples=20,
     stateful_step_count=45,
     phases=[Phase.generate, Phase.shrink],
     derandomize=True,
@@ -178,7 +115,9 @@ EVERYTHING: Final = {
     *("a new percentage at the end of a term", "a deletion at the end of a term"),
     *("a slug used again", "a segment renamed", "a name that was taken", "a slug that was two segments"),
     *("members in the past", "a preview of additions", "a preview of removals"),
-    *("an export", "a change of many"),
+    *("an export", "a change of many", "changes at once", "a refusal among changes at once", "a list"),
+    *(f"a flag: {how}" for how in ("TARGETING_MATCH on", "TARGETING_MATCH off", "SPLIT on", "SPLIT off")),
+    *("a flag: STATIC off", "a read of the replica with no round before it"),
     *("a second life", "the same percentage", "a term settled by a job", "a deletion settled by a job"),
     *("step_back", "a change of segments after a step back", "a change of a user after a step back"),
 }

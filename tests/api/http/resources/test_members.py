@@ -12,8 +12,8 @@ from segmentd.storage import members as storage
 from segmentd.storage.members import FEW
 from tests.support.client import Api, Json
 from tests.support.clock import Clock
-from tests.support.doing import MICROSECOND
 from tests.support.office import problem
+from tests.support.world import MICROSECOND
 
 
 async def members(api: Api, slug: str, at: str | None = None) -> list[int]:
