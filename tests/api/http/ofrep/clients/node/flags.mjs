@@ -19,7 +19,7 @@ for (const [key, targetingKey] of [['ON', '1000'], ['OFF', '1000'], ['NOBODY', '
 
 // In a page: all flags at once, and again when the stream of events says so.
 globalThis.EventSource = EventSource;
-await Web.setContext({ targetingKey: '1000' });
+await Web.setContext({ targetingKey: '1001' });
 await Web.setProviderAndWait(new OFREPWebProvider({ baseUrl, headers, cacheMode: 'disabled' }));
 const web = Web.getClient();
 for (const key of ['ON', 'OFF', 'NOBODY']) say(web.getBooleanDetails(key, false));
