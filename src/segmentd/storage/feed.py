@@ -207,8 +207,10 @@ async def _read(
         else:
             seen, is_level = present if end is None else end, True
         rows = await _rows(connection, after, seen, limit + 1)
-    found = [(Position(facts.log, seen, _since(after), row.place), row) for row in rows[:limit]]
-    whole = Position(facts.log, seen)
+    # In the middle of a window its positions stay what they are.
+    log = after.log if after is not None and after.earlier is not None else facts.log
+    found = [(Position(log, seen, _since(after), row.place), row) for row in rows[:limit]]
+    whole = Position(log, seen)
     if len(rows) > limit:
         whole, is_level = found[-1][0], False
     elif found:

@@ -25,6 +25,11 @@ async def follow(api: Api, after: str = "begin", **query: str) -> Json:
     return answer.json()
 
 
+def bare(page: Json) -> list[Json]:
+    """Its changes without their positions, which name the window that they were read in."""
+    return [{**change, "position": ""} for change in page["changes"]]
+
+
 async def test_the_feed_says_what_happened_in_its_order(api: Api) -> None:
     await api.create("A", percent=10)
     await api.change(7, add=[{"slug": "A", "until": "2040-01-01T00:00:00Z"}], reason="ticket")
@@ -59,21 +64,21 @@ async def test_the_feed_says_what_happened_in_its_order(api: Api) -> None:
     assert (await follow(api, page["next"]))["changes"] == []
     # Each change's own position goes on after it.
     for place, each in enumerate(page["changes"], 1):
-        assert (await follow(api, each["position"]))["changes"] == page["changes"][place:]
+        assert bare(await follow(api, each["position"])) == bare(page)[place:]
 
 
 async def test_pages_of_any_size_are_the_same_feed(api: Api) -> None:
     await api.create("A")
     for user_id in range(1, 8):
         await api.add(user_id, "A")
-    whole = (await follow(api))["changes"]
+    whole = await follow(api)
     for limit in ("1", "3", "8"):
         page, came = await follow(api, limit=limit), []
         while page["changes"]:
             assert len(page["changes"]) <= int(limit)
             came += page["changes"]
             page = await follow(api, page["next"], limit=limit)
-        assert [{**each, "position": ""} for each in came] == [{**each, "position": ""} for each in whole]
+        assert bare({"changes": came}) == bare(whole)
 
 
 async def test_changes_of_one_segment_or_user(api: Api) -> None:
