@@ -26,9 +26,7 @@ _TURN_SECONDS = 1.0
 
 def grpc_read(lab: Lab) -> Iterator[Figure]:
     """The segments of random users over gRPC."""
-    with socket.socket() as chosen:
-        chosen.bind(("127.0.0.1", 0))
-        port = chosen.getsockname()[1]
+    port = free_port()
     rates: dict[str, list[float]] = {"constant": [], "segmentd": []}
     flags: Sequence[str] = ["--grpc-port", str(port)]
     with lab.node_on(lab.database_url, "node with gRPC", workers=1, flags=flags) as node:
@@ -50,6 +48,14 @@ def grpc_read(lab: Lab) -> Iterator[Figure]:
         reference_values=rates["constant"],
         target=Target(0.7, 0.85),
     )
+
+
+def free_port() -> int:
+    """A port that nobody has now."""
+    with socket.socket() as chosen:
+        chosen.bind(("127.0.0.1", 0))
+        port: int = chosen.getsockname()[1]
+        return port
 
 
 def _round(lab: Lab, servers: Mapping[str, tuple[int, int]]) -> dict[str, float]:
