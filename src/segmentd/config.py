@@ -90,7 +90,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         Meta(
             ge=0,
             le=1_000_000,
-            description="Streams of events, and requests that wait for the feed, in each HTTP process.",
+            description="Streams, and requests that wait for the feed, in each process of HTTP and gRPC.",
         ),
     ] = 5_000
     max_unsent_bytes: Annotated[
