@@ -23,7 +23,7 @@ TURN_S: Final = 10.0
 # A batch holds the shared catalog lock, for which a change of a segment waits.
 BATCH_S: Final = 0.04
 LEAST_ROWS: Final = 200
-MOST_ROWS: Final = 1_000
+MOST_ROWS: Final = 2_000
 
 # How often a check looks whether the import was canceled.
 ASK_EVERY_S: Final = 1.0

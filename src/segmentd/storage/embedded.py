@@ -40,7 +40,7 @@ from segmentd.storage.sessions import pins
 _ROLE: Final = "segmentd"
 _DATABASE: Final = "segmentd"
 _INITDB_SECONDS: Final = 120
-# After a crash the server replays its log before it answers: at most max_wal_size (1 GB) or so.
+# After a crash the server replays its log before it answers: max_wal_size or so, 10 s for each GB.
 _START_SECONDS: Final = 120
 _ORPHANS_SECONDS: Final = 30
 # Temporary refusals: processes of a killed server that are about to end, or a server that is just starting.
@@ -55,6 +55,9 @@ _SETTINGS: Final = (
     "log_timezone=UTC",
     "password_encryption=scram-sha-256",
     "log_checkpoints=off",
+    # After each checkpoint the first change of a page logs the whole page (docs/decisions/0075).
+    "max_wal_size=4GB",
+    "checkpoint_timeout=15min",
     "jit=off",
 )
 
