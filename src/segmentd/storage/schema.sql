@@ -1069,6 +1069,7 @@ CREATE OR REPLACE FUNCTION lock_users(p_user_ids bigint[], OUT ats timestamptz[]
 DECLARE
     catalog_at timestamptz := (SELECT c.last_at FROM catalog c);
     born_at timestamptz;
+    some_return boolean;
 BEGIN
     -- Nearly all changes are of one user who is known, and an UPDATE takes half the time of the INSERT below.
     IF cardinality(p_user_ids) = 1 THEN
@@ -1091,22 +1092,26 @@ BEGIN
         ON CONFLICT (id) DO UPDATE
         SET version = u.version + 1, last_at = time_after(u.last_at, catalog_at)
         -- The row of a user who was known does not have both of these times: `last_at` was after `registered_at`.
-        RETURNING u.id, u.last_at, u.deleted_at IS NOT NULL
-            OR (u.registered_at = born_at - interval '1 microsecond' AND u.last_at = born_at) AS begins
+        RETURNING u.id, u.last_at, u.deleted_at IS NOT NULL AS returns,
+            u.registered_at = born_at - interval '1 microsecond' AND u.last_at = born_at AS is_new
     )
-    SELECT ARRAY(SELECT l.last_at FROM locked l ORDER BY l.id), ARRAY(SELECT l.begins FROM locked l ORDER BY l.id)
-    INTO ats, begins_life;
+    SELECT ARRAY(SELECT l.last_at FROM locked l ORDER BY l.id),
+           ARRAY(SELECT l.returns OR l.is_new FROM locked l ORDER BY l.id),
+           EXISTS (SELECT FROM locked l WHERE l.returns)
+    INTO ats, begins_life, some_return;
 
     IF true = ANY (begins_life) THEN
-        UPDATE users u
-        SET registered_at = l.at - interval '1 microsecond',
-            deleted_at = NULL,
-            -- Newer than what replicas know of an erased life with this id, even if the clock was set back.
-            version = greatest(u.version, (SELECT max(e.version) + 1 FROM erasures e WHERE e.user_id = u.id))
-        FROM unnest(p_user_ids, ats, begins_life) AS l (id, at, begins)
-        WHERE l.begins
-          AND u.id = l.id
-          AND (u.deleted_at IS NOT NULL OR EXISTS (SELECT FROM erasures e WHERE e.user_id = l.id));
+        IF some_return OR EXISTS (SELECT FROM erasures e WHERE e.user_id = ANY (p_user_ids)) THEN
+            UPDATE users u
+            SET registered_at = l.at - interval '1 microsecond',
+                deleted_at = NULL,
+                -- Newer than what replicas know of an erased life with this id, even if the clock was set back.
+                version = greatest(u.version, (SELECT max(e.version) + 1 FROM erasures e WHERE e.user_id = u.id))
+            FROM unnest(p_user_ids, ats, begins_life) AS l (id, at, begins)
+            WHERE l.begins
+              AND u.id = l.id
+              AND (u.deleted_at IS NOT NULL OR EXISTS (SELECT FROM erasures e WHERE e.user_id = l.id));
+        END IF;
         INSERT INTO registrations (user_id, registered_at)
         SELECT l.id, l.at - interval '1 microsecond'
         FROM unnest(p_user_ids, ats, begins_life) AS l (id, at, begins)
@@ -1378,8 +1383,9 @@ END
 $$;
 
 -- Adds and removes segments of these users. The ids are different and ascend; each user has an actor, a reason and
--- perhaps somebody on whose behalf. The other five arrays are parallel, one element for each decision: the user's place
--- in `p_user_ids`, the slug, add or remove, and for an add its term, as an instant or in seconds.
+-- perhaps somebody on whose behalf, or one element of each is for all. The other five arrays are parallel, one element
+-- for each decision: the user's place in `p_user_ids`, the slug, add or remove, and for an add its term, as an instant
+-- or in seconds.
 --
 -- `p_together`: all or nothing; waits for users whom another transaction holds. Raises SG404 with the unknown slugs,
 -- SG422 with the slugs whose term is out of range, each in DETAIL as a JSON array of places and slugs.
@@ -1388,7 +1394,8 @@ $$;
 -- make these changes one by one, together.
 --
 -- `outcomes` are parallel to the decisions: added, removed, updated or unchanged; of a refused decision
--- no-such-segment, term-out-of-range or user-is-locked. `ats` and `states` (user_states) are parallel to the users.
+-- no-such-segment, term-out-of-range or user-is-locked. `ats` and `states` (user_states) are parallel to the users; the
+-- states are null without `p_with_states`.
 --
 -- The settings hold the planner to one generic plan by indexes: planning would cost more than all the rest, and a plan
 -- that was made for empty tables is kept (docs/decisions/0074).
@@ -1403,6 +1410,7 @@ CREATE OR REPLACE FUNCTION change_memberships(
     p_untils timestamptz[],
     p_ttl_seconds bigint[],
     p_together boolean,
+    p_with_states boolean DEFAULT true,
     OUT outcomes text[],
     OUT ats timestamptz[],
     OUT states bytea[],
@@ -1417,6 +1425,7 @@ CREATE OR REPLACE FUNCTION change_memberships(
 AS $$
 DECLARE
     held_ids bigint[] := p_user_ids;
+    asking integer := cardinality(p_actors);
     changes membership_change[];
     change membership_change;
     refused_places integer[] := '{}';
@@ -1511,16 +1520,15 @@ BEGIN
         )
         SELECT c.user_id, c.segment_id, c.at, (CASE WHEN c.adds THEN 'add' ELSE 'remove' END)::event_operation,
                c.outcome <> 'updated', c.until, 'request',
-               p_actors[c.place], p_reasons[c.place], p_on_behalf_of[c.place]
+               p_actors[least(c.place, asking)], p_reasons[least(c.place, asking)], p_on_behalf_of[least(c.place, asking)]
         FROM unnest(changes) c
         WHERE c.outcome <> 'unchanged';
     END IF;
 
-    SELECT c.version, ARRAY(
-        SELECT (SELECT s.state FROM user_states(ARRAY [w.id]) s) FROM unnest(p_user_ids) AS w (id)
-    )
-    INTO catalog_version, states
-    FROM catalog c;
+    SELECT c.version INTO catalog_version FROM catalog c;
+    IF p_with_states THEN
+        states := ARRAY(SELECT (SELECT s.state FROM user_states(ARRAY [w.id]) s) FROM unnest(p_user_ids) AS w (id));
+    END IF;
     xid := pg_current_xact_id()::text::bigint;
 END
 $$;
@@ -2687,7 +2695,6 @@ DECLARE
     i imports;
     at timestamptz;
     batch record;
-    people integer;
     outcomes text[];
     refusal text;
 BEGIN
@@ -2721,15 +2728,11 @@ BEGIN
             batch.user_ids, batch.places, batch.slugs, batch.adds, batch.untils, batch.ttl_seconds
         );
     ELSIF batch.user_ids IS NOT NULL THEN
-        people := cardinality(batch.user_ids);
         SELECT c.outcomes
         INTO outcomes
         FROM change_memberships(
-            batch.user_ids,
-            array_fill(i.ordered_by, ARRAY [people]),
-            array_fill(i.reason, ARRAY [people]),
-            array_fill(i.on_behalf_of, ARRAY [people]),
-            batch.places, batch.slugs, batch.adds, batch.untils, batch.ttl_seconds, true
+            batch.user_ids, ARRAY [i.ordered_by], ARRAY [i.reason], ARRAY [i.on_behalf_of],
+            batch.places, batch.slugs, batch.adds, batch.untils, batch.ttl_seconds, true, false
         ) c;
     END IF;
     SELECT batch.users, count(*) FILTER (WHERE o.outcome = 'added'), count(*) FILTER (WHERE o.outcome = 'removed'),
@@ -3106,4 +3109,4 @@ $$;
 INSERT INTO schema_migrations (number, name) VALUES
     (1, '0001_tables.sql');
 INSERT INTO schema_functions (digest, version) VALUES
-    ('c2237f8e403762146a330018664a55c8af951db9cd424c86bd710783927f65da', '0.1.0');
+    ('04864f4a30abc6a05f65bbbc8aad3294ab68b6917b5cdf2c599899b3460d8d19', '0.1.0');

@@ -587,7 +587,6 @@ DECLARE
     i imports;
     at timestamptz;
     batch record;
-    people integer;
     outcomes text[];
     refusal text;
 BEGIN
@@ -621,15 +620,11 @@ BEGIN
             batch.user_ids, batch.places, batch.slugs, batch.adds, batch.untils, batch.ttl_seconds
         );
     ELSIF batch.user_ids IS NOT NULL THEN
-        people := cardinality(batch.user_ids);
         SELECT c.outcomes
         INTO outcomes
         FROM change_memberships(
-            batch.user_ids,
-            array_fill(i.ordered_by, ARRAY [people]),
-            array_fill(i.reason, ARRAY [people]),
-            array_fill(i.on_behalf_of, ARRAY [people]),
-            batch.places, batch.slugs, batch.adds, batch.untils, batch.ttl_seconds, true
+            batch.user_ids, ARRAY [i.ordered_by], ARRAY [i.reason], ARRAY [i.on_behalf_of],
+            batch.places, batch.slugs, batch.adds, batch.untils, batch.ttl_seconds, true, false
         ) c;
     END IF;
     SELECT batch.users, count(*) FILTER (WHERE o.outcome = 'added'), count(*) FILTER (WHERE o.outcome = 'removed'),
