@@ -118,6 +118,7 @@ def test_no_connection_is_opened_but_as_a_session() -> None:
         and ast.unparse(node.func).endswith((".connect", "ConnectionPool", "PsycopgConnector", "Connector"))
     }
     assert opened == {
+        ("jobs.py", "QueueConnector"),  # whose connections are Sessions
         ("storage/sessions.py", "super().connect"),
         ("storage/server.py", "Session.connect"),
         ("replica/notifications.py", "Session.connect"),
@@ -125,6 +126,6 @@ def test_no_connection_is_opened_but_as_a_session() -> None:
         ("storage/embedded.py", "psycopg.connect"),
         ("jobs.py", "PsycopgConnector"),
     }
-    for path in ("storage/database.py", "jobs.py"):
+    for path in ("storage/database.py", "storage/job_queue.py"):
         assert "connection_class=Session" in (SOURCE / path).read_text("utf-8")
     assert "execute(pins(" in (SOURCE / "storage/embedded.py").read_text("utf-8")
