@@ -267,9 +267,9 @@ async def test_memberships_of_a_deleted_segment_are_closed_in_batches_as_of_its_
 
 
 async def what_anybody_reads(office: Office, times: list[datetime]) -> dict[str, Json]:
-    """All answers about all users and segments, now and at these times, and a report."""
+    """All answers about all segments and one user of each kind, now and at these times, and a report."""
     api = office.api
-    users = [*range(1, 13), 99]
+    users = [1, 2, 3, 12, 99]  # by the end of their terms; with removals; unknown
     slugs = ("TERM", "HALF", "GONE", "LIVE")
     seen: dict[str, Json] = {"report": await office.rows()}
     paths = ["segments", "users", "segments/TERM/users", "segments/HALF/users", "segments/LIVE/users"]

@@ -19,7 +19,7 @@ SECRET: Final = issuer("HS256")
 UNKNOWN_KEY: Final = "The JWT is not signed by a key that this service knows."
 MALFORMED: Final = "The JWT is malformed."
 URL_SAFE: Final = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
-MANY: Final = settings(max_examples=300, database=None)
+MANY: Final = settings(max_examples=100, database=None)
 
 
 def verifier(

@@ -7,6 +7,7 @@ from typing import LiteralString
 
 import numpy as np
 import psycopg
+import pytest
 from numpy.typing import NDArray
 
 from segmentd.domain.bucketing import BUCKETS, buckets, threshold
@@ -40,7 +41,8 @@ def test_sql_reproduces_every_threshold_of_the_vectors(database_url: str) -> Non
             assert row == (vector["threshold"],), vector
 
 
-def test_sql_and_numpy_agree_on_a_million_random_pairs(database_url: str) -> None:
+@pytest.mark.parametrize("pairs", [100_000, pytest.param(PAIRS, marks=pytest.mark.proof, id="proof")])
+def test_sql_and_numpy_agree_on_random_pairs(database_url: str, pairs: int) -> None:
     # Uncorrelated ids of every size, and salts of both signs, out of a hash that is not the one on trial.
     query: LiteralString = """
         COPY (
@@ -49,11 +51,11 @@ def test_sql_and_numpy_agree_on_a_million_random_pairs(database_url: str) -> Non
                 SELECT greatest((('x' || substr(digest, 1, 16))::bit(64)::bigint & 9223372036854775807)
                                 >> mod(nr, 63), 1) AS user_id,
                        ('x' || substr(digest, 17, 16))::bit(64)::bigint >> mod(nr, 61) AS salt
-                FROM (SELECT nr, md5(nr::text) AS digest FROM generate_series(1, 1000000) AS nr) hashed
+                FROM (SELECT nr, md5(nr::text) AS digest FROM generate_series(1, %s) AS nr) hashed
             ) pairs
         ) TO STDOUT (FORMAT binary)
     """
-    with psycopg.connect(database_url) as connection, connection.cursor().copy(query) as copy:
+    with psycopg.connect(database_url) as connection, connection.cursor().copy(query, [pairs]) as copy:
         copied = b"".join(copy)
     # A head of 19 bytes; rows, each a number of columns and for each a length and a value; an end of 2 bytes.
     row = np.dtype(
@@ -62,7 +64,7 @@ def test_sql_and_numpy_agree_on_a_million_random_pairs(database_url: str) -> Non
     rows = np.frombuffer(copied[19:-2], row)
     user_ids, salts, found = (rows[f"value {nr}"].astype(np.int64) for nr in range(3))
 
-    assert len(rows) == PAIRS
+    assert len(rows) == pairs
     assert user_ids.min() >= 1
     assert salts.min() < 0 < salts.max()
     assert np.array_equal(buckets(user_ids, salts), found)

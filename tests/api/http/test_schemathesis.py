@@ -42,12 +42,14 @@ CONFORMANCE = [
     response_schema_conformance,
 ]
 SHORT = settings(
-    max_examples=20,
+    max_examples=8,
     derandomize=True,
     database=None,
     phases=[Phase.explicit, Phase.generate],
     suppress_health_check=[*HealthCheck],
 )
+LONG = settings(SHORT, max_examples=200, derandomize=False)
+EFFORTS = [pytest.param(SHORT, id="short"), pytest.param(LONG, marks=pytest.mark.proof, id="proof")]
 
 TOKEN = new_secret()
 
@@ -119,9 +121,12 @@ def requests_of(operation: AnyOperation, mode: GenerationMode) -> SearchStrategy
     return one_of(operation.as_strategy(mode), operation.as_strategy(mode, path_parameters=there))
 
 
+@pytest.mark.parametrize("effort", EFFORTS)
 @pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.label)
-def test_requests_that_fit_the_document_are_answered_as_it_says(operation: AnyOperation, send: Send) -> None:
-    @SHORT
+def test_requests_that_fit_the_document_are_answered_as_it_says(
+    operation: AnyOperation, send: Send, effort: settings
+) -> None:
+    @effort
     @given(requests_of(operation, GenerationMode.POSITIVE))
     def run(case: AnyCase) -> None:
         case.validate_response(send(case), checks=CONFORMANCE)
@@ -139,10 +144,11 @@ def test_requests_that_fit_the_document_are_answered_as_it_says(operation: AnyOp
     ],
     ids=lambda operation: operation.label,
 )
+@pytest.mark.parametrize("effort", EFFORTS)
 def test_requests_that_do_not_fit_the_document_are_refused_as_it_says(
-    operation: AnyOperation, send: Send
+    operation: AnyOperation, send: Send, effort: settings
 ) -> None:
-    @SHORT
+    @effort
     @given(operation.as_strategy(GenerationMode.NEGATIVE))
     def run(case: AnyCase) -> None:
         case.validate_response(send(case), checks=[*CONFORMANCE, negative_data_rejection])
