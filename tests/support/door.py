@@ -9,6 +9,8 @@ from litestar import Litestar
 from litestar.types import ASGIApp, Receive, Scope, Send
 
 from segmentd.api.http.app import create_app
+from segmentd.api.http.edge.addresses import Addresses
+from segmentd.api.http.edge.cors import Cors
 from segmentd.api.http.edge.middleware import RequestLimits, RequestMiddleware
 from segmentd.api.http.edge.request_ids import RequestIds
 from segmentd.api.http.hot.calls import HotCalls
@@ -67,12 +69,12 @@ class _Metrics(Metrics):
 
 # The framework takes 30 ms to make an application, and hundreds of tests need one.
 @cache
-def _application(*, is_measured: bool) -> Litestar:
-    return create_app(_Service(), _Authenticator(), _Metrics() if is_measured else None)
+def _application(cors: Cors | None, addresses: Addresses | None, *, is_measured: bool) -> Litestar:
+    return create_app(_Service(), _Authenticator(), _Metrics() if is_measured else None, cors, addresses)
 
 
-def _application_of(parts: _Parts) -> ASGIApp:
-    application = _application(is_measured=parts.metrics is not None)
+def _application_of(parts: _Parts, cors: Cors | None, addresses: Addresses | None) -> ASGIApp:
+    application = _application(cors, addresses, is_measured=parts.metrics is not None)
 
     async def with_its_parts(scope: Scope, receive: Receive, send: Send) -> None:
         _parts.set(parts)
@@ -88,9 +90,15 @@ async def open_to_all(database: Database) -> Authenticator:
     return authenticator
 
 
-def framework(service: Service, authenticator: Authenticator, metrics: Metrics | None = None) -> ASGIApp:
-    """The framework's application, with nothing in front of it."""
-    return _application_of(_Parts(service, authenticator, metrics))
+def framework(
+    service: Service,
+    authenticator: Authenticator,
+    metrics: Metrics | None = None,
+    cors: Cors | None = None,
+    addresses: Addresses | None = None,
+) -> ASGIApp:
+    """The framework's application, with nothing in front of it; one for each `cors` and `addresses`."""
+    return _application_of(_Parts(service, authenticator, metrics), cors, addresses)
 
 
 def behind_middleware(app: ASGIApp, metrics: Metrics | None = None) -> RequestMiddleware:

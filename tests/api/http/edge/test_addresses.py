@@ -3,6 +3,7 @@
 import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from functools import cache
 from html import unescape
 from pathlib import Path
 from typing import Any, Final, cast
@@ -10,14 +11,13 @@ from typing import Any, Final, cast
 import httpx
 import pytest
 
-from segmentd.api.http.app import create_app
 from segmentd.api.http.edge.addresses import LOOPBACK, Addresses
 from segmentd.config import ConfigurationError, Settings, load
 from segmentd.domain.addresses import networks, public_address
 from segmentd.serve.wiring import service
 from segmentd.storage.database import Database
 from tests.support.client import Api
-from tests.support.door import open_to_all
+from tests.support.door import framework, open_to_all
 from tests.support.office import ALL_TIMES
 
 FORWARDED: Final = {
@@ -27,16 +27,22 @@ FORWARDED: Final = {
 }
 
 
+NEARBY: Final = Addresses()
+
+
+@cache
+def trusting(trusted: str) -> Addresses:
+    """One for each text, so that few applications are made."""
+    return Addresses(None, networks(trusted))
+
+
 @asynccontextmanager
 async def called_from(
     database: Database, folder: Path, peer: str, addresses: Addresses | None = None
 ) -> AsyncIterator[Api]:
     """The API as the client or proxy at an IP address calls it."""
-    app = create_app(
-        service(database, Settings(data_dir=str(folder))),
-        await open_to_all(database),
-        addresses=addresses or Addresses(),
-    )
+    use_cases = service(database, Settings(data_dir=str(folder)))
+    app = framework(use_cases, await open_to_all(database), addresses=addresses or NEARBY)
     async with Api(app) as api:
         api._transport = httpx.ASGITransport(app=cast("Any", app), client=(peer, 40_000))  # noqa: SLF001
         yield api
@@ -81,7 +87,7 @@ async def test_with_no_proxy_the_host_that_was_called_counts(database: Database,
 async def test_what_a_trusted_proxy_forwards_counts(
     database: Database, tmp_path: Path, peer: str, trusted: str
 ) -> None:
-    async with called_from(database, tmp_path, peer, Addresses(None, networks(trusted))) as api:
+    async with called_from(database, tmp_path, peer, trusting(trusted)) as api:
         assert await answered(api, FORWARDED) == {
             "user": "/crm/segments/api/v1/users/1",
             "report": "/crm/segments/api/v1/reports/1",
@@ -110,7 +116,7 @@ async def test_what_a_trusted_proxy_forwards_counts(
 async def test_what_anybody_else_forwards_does_not_count(
     database: Database, tmp_path: Path, peer: str, trusted: str
 ) -> None:
-    async with called_from(database, tmp_path, peer, Addresses(None, networks(trusted))) as api:
+    async with called_from(database, tmp_path, peer, trusting(trusted)) as api:
         found = await answered(api, {"Host": "node.example", **FORWARDED})
 
     assert found["user"] == "/api/v1/users/1"

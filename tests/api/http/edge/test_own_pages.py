@@ -16,11 +16,13 @@ from segmentd.domain.addresses import public_address
 from segmentd.serve.wiring import service
 from segmentd.storage.database import Database
 from tests.support.client import Api
-from tests.support.door import open_to_all
+from tests.support.door import framework, open_to_all
 from tests.support.tokens import bearer, new_token
 
 ALLOWED: Final = "https://allowed.example"
 PUBLIC: Final = "https://segments.example/crm"
+CORS: Final = Cors((ALLOWED,))
+ADDRESSES: Final = Addresses(public_address(PUBLIC))
 JSON: Final = {"Content-Type": "application/json"}
 UNSAFE: Final = (
     ("POST", "segments", b'{"slug": "NEW"}'),
@@ -62,12 +64,8 @@ OWN: Final[tuple[Mapping[str, str], ...]] = (
 @pytest.fixture
 async def page(database: Database, tmp_path: Path) -> AsyncIterator[Api]:
     """A service on loopback, open to everybody, with a segment and a user."""
-    app = create_app(
-        service(database, Settings(data_dir=str(tmp_path))),
-        await open_to_all(database),
-        cors=Cors((ALLOWED,)),
-        addresses=Addresses(public_address(PUBLIC)),
-    )
+    use_cases = service(database, Settings(data_dir=str(tmp_path)))
+    app = framework(use_cases, await open_to_all(database), cors=CORS, addresses=ADDRESSES)
     async with Api(app) as api:
         await api.create("A")
         await api.add(1000, "A")
