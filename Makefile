@@ -22,7 +22,8 @@ run: .venv/.run $(EXTRAS:%=.venv/.%) .venv/.package ## starts segmentd; options 
 	@exec .venv/bin/segmentd serve $(ARGS)
 
 test: .venv/.dev .venv/.package ## runs the tests; options of pytest in ARGS
-	.venv/bin/pytest $(ARGS)
+	@.venv/bin/python -m compileall -q src # what has changed since
+	PYTHONDONTWRITEBYTECODE= .venv/bin/pytest $(ARGS)
 
 check: .venv/.dev .venv/.package ## format, lint, types, and which module may import which
 	.venv/bin/ruff format --check .

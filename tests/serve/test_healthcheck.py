@@ -6,6 +6,8 @@ import socket
 import subprocess
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
@@ -23,16 +25,13 @@ def checked(folder: Path, **variables: str) -> tuple[int, str]:
     return ended.returncode, ended.stderr
 
 
-@pytest.mark.parametrize(
-    "how",
-    [["--host", "0.0.0.0"], ["--host", "127.0.0.1"], ["--host", "::"], ["--config", "a.toml"]],  # noqa: S104
-)
+@pytest.mark.parametrize("how", [["--host", "::"], ["--config", "a.toml"]])
 def test_the_service_is_found_whatever_port_and_address_its_command_names(
-    empty_database_url: str, tmp_path: Path, how: list[str]
+    database_url: str, tmp_path: Path, how: list[str]
 ) -> None:
     (tmp_path / "a.toml").write_text('host = "127.0.0.1"\n')
     variables = {"SEGMENTD_DATA_DIR": str(tmp_path / "d"), "SEGMENTD_PORT": "1"}
-    database = ("--database-url", empty_database_url, "--insecure-open", "--unready-seconds", "3600")
+    database = ("--database-url", database_url, "--insecure-open", "--unready-seconds", "3600")
     assert checked(tmp_path, **variables) == (1, f"segmentd: no segmentd serves here from {tmp_path / 'd'}\n")
 
     with serving(*database, *how, cwd=tmp_path, env=variables) as service:
@@ -45,6 +44,41 @@ def test_the_service_is_found_whatever_port_and_address_its_command_names(
         assert service.stop() == (0, "")
 
     assert checked(tmp_path, **variables)[1].startswith("segmentd: no segmentd serves here")
+
+
+class Ready(BaseHTTPRequestHandler):
+    """Answers as a node that is ready, and no other path."""
+
+    def do_GET(self) -> None:
+        self.send_response(200 if self.path == "/readyz" else 404)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Says nothing."""
+
+
+class Six(HTTPServer):
+    """On an address of IPv6."""
+
+    address_family = socket.AF_INET6
+
+
+@pytest.mark.parametrize(
+    ("server", "host", "noted"),
+    [
+        (HTTPServer, "127.0.0.1", "127.0.0.1"),
+        (HTTPServer, "0.0.0.0", "0.0.0.0"),  # noqa: S104 - what an operator may choose
+        (Six, "::", "[::]"),
+        (Six, "::1", "[::1]"),
+    ],
+)
+def test_a_service_is_asked_at_an_address_that_reaches_it(
+    server: type[HTTPServer], host: str, noted: str
+) -> None:
+    with server((host, 0), Ready) as node, ThreadPoolExecutor(1) as apart:
+        answering = apart.submit(node.handle_request)
+        assert healthcheck.ask(f"http://{noted}:{node.server_port}") is None
+        answering.result()
 
 
 def test_a_service_that_hangs_is_found_out_in_time(tmp_path: Path) -> None:

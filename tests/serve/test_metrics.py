@@ -52,9 +52,9 @@ def measuring(cwd: Path, files: str) -> set[int]:
 
 
 def test_each_http_process_shows_what_all_of_them_counted_also_after_one_was_killed(
-    empty_database_url: str, tmp_path: Path
+    database_url: str, tmp_path: Path
 ) -> None:
-    with serving("--database-url", empty_database_url, cwd=tmp_path, workers=2) as service:
+    with serving("--database-url", database_url, cwd=tmp_path, workers=2) as service:
         service.ready()
         one, two = service.workers()
         with alone(service, one):
@@ -78,8 +78,8 @@ def test_each_http_process_shows_what_all_of_them_counted_also_after_one_was_kil
         assert service.stop() == (0, "")
 
 
-def test_the_node_worker_s_figures_are_among_them(empty_database_url: str, tmp_path: Path) -> None:
-    with serving("--database-url", empty_database_url, cwd=tmp_path) as service:
+def test_the_node_worker_s_figures_are_among_them(database_url: str, tmp_path: Path) -> None:
+    with serving("--database-url", database_url, cwd=tmp_path) as service:
         service.ready()
         add(service, 1, 2, 3)
 
@@ -97,10 +97,8 @@ def test_the_node_worker_s_figures_are_among_them(empty_database_url: str, tmp_p
         assert service.stop() == (0, "")
 
 
-def test_a_process_that_was_killed_has_no_connections_any_more(
-    empty_database_url: str, tmp_path: Path
-) -> None:
-    options = ("--database-url", empty_database_url, "--pool-size", "1")
+def test_a_process_that_was_killed_has_no_connections_any_more(database_url: str, tmp_path: Path) -> None:
+    options = ("--database-url", database_url, "--pool-size", "1")
 
     with serving(*options, cwd=tmp_path, workers=2) as service:
         service.ready()
@@ -120,14 +118,14 @@ def test_a_process_that_was_killed_has_no_connections_any_more(
         assert service.stop() == (0, "")
 
 
-def test_a_new_start_counts_from_nothing(empty_database_url: str, tmp_path: Path) -> None:
-    with serving("--database-url", empty_database_url, cwd=tmp_path) as service:
+def test_a_new_start_counts_from_nothing(database_url: str, tmp_path: Path) -> None:
+    with serving("--database-url", database_url, cwd=tmp_path) as service:
         service.ready()
         add(service, 1)
         assert added(service) == 1
         assert service.stop() == (0, "")
 
-    with serving("--database-url", empty_database_url, cwd=tmp_path) as service:
+    with serving("--database-url", database_url, cwd=tmp_path) as service:
         service.ready()
         assert added(service) == 0
         for files in (COUNTERS, GAUGES, TALLIES):
@@ -136,12 +134,12 @@ def test_a_new_start_counts_from_nothing(empty_database_url: str, tmp_path: Path
 
 
 def test_a_node_measures_in_its_own_folder_whatever_the_environment_says(
-    empty_database_url: str, tmp_path: Path
+    database_url: str, tmp_path: Path
 ) -> None:
     foreign = tmp_path / "foreign"
     foreign.mkdir()
     env = {"PROMETHEUS_MULTIPROC_DIR": str(foreign), "prometheus_multiproc_dir": str(foreign)}
-    with serving("--database-url", empty_database_url, cwd=tmp_path, env=env) as service:
+    with serving("--database-url", database_url, cwd=tmp_path, env=env) as service:
         service.ready()
         add(service, 1)
         assert added(service) == 1
@@ -149,11 +147,11 @@ def test_a_node_measures_in_its_own_folder_whatever_the_environment_says(
     assert [*foreign.iterdir()] == []
 
 
-def test_a_node_that_shall_not_measure_does_not(empty_database_url: str, tmp_path: Path) -> None:
+def test_a_node_that_shall_not_measure_does_not(database_url: str, tmp_path: Path) -> None:
     foreign = tmp_path / "foreign"
     foreign.mkdir()
     env = {"PROMETHEUS_MULTIPROC_DIR": str(foreign)}
-    options = ("--database-url", empty_database_url, "--no-metrics")
+    options = ("--database-url", database_url, "--no-metrics")
     with serving(*options, cwd=tmp_path, env=env) as service:
         service.ready()
         add(service, 1)
@@ -165,10 +163,10 @@ def test_a_node_that_shall_not_measure_does_not(empty_database_url: str, tmp_pat
 
 
 def test_a_hot_read_answered_on_the_spot_is_counted_like_all_others(
-    empty_database_url: str, tmp_path: Path
+    database_url: str, tmp_path: Path
 ) -> None:
     route = {"method": "GET", "route": "/api/v1/users/{user_id}/segments", "status": "200"}
-    with serving("--database-url", empty_database_url, cwd=tmp_path, workers=2) as service:
+    with serving("--database-url", database_url, cwd=tmp_path, workers=2) as service:
         service.ready()
 
         def counted() -> float:

@@ -103,10 +103,10 @@ def status(answer: bytes) -> int:
 
 
 async def test_a_crowd_of_slow_clients_is_cut_off_while_all_others_are_served(
-    empty_database_url: str, tmp_path: Path
+    database_url: str, tmp_path: Path
 ) -> None:
     short = {"SEGMENTD_RECEIVE_SECONDS": "4"}
-    with serving("--database-url", empty_database_url, cwd=tmp_path, env=short) as service, files(FILES):
+    with serving("--database-url", database_url, cwd=tmp_path, env=short) as service, files(FILES):
         service.ready()
         with service.client() as client:
             assert client.post("segments", json={"slug": "A"}).status_code == 201
@@ -126,11 +126,11 @@ async def test_a_crowd_of_slow_clients_is_cut_off_while_all_others_are_served(
 
 
 async def test_clients_that_take_nothing_of_their_answers_are_cut_off_while_all_others_are_served(
-    empty_database_url: str, tmp_path: Path
+    database_url: str, tmp_path: Path
 ) -> None:
     short = {"SEGMENTD_SEND_SECONDS": "1.5"}
     with (
-        serving("--database-url", empty_database_url, cwd=tmp_path, env=short) as service,
+        serving("--database-url", database_url, cwd=tmp_path, env=short) as service,
         ExitStack() as connections,
     ):
         service.ready()
@@ -146,12 +146,12 @@ async def test_clients_that_take_nothing_of_their_answers_are_cut_off_while_all_
 
 
 def test_clients_that_do_not_read_a_file_that_is_the_same_for_all_take_next_to_no_memory(
-    empty_database_url: str, tmp_path: Path
+    database_url: str, tmp_path: Path
 ) -> None:
     status = Path("/proc/self/status")
     if not status.exists():
         pytest.skip("only Linux shows the memory of another process")
-    with serving("--database-url", empty_database_url, cwd=tmp_path) as service, ExitStack() as connections:
+    with serving("--database-url", database_url, cwd=tmp_path) as service, ExitStack() as connections:
         [worker] = service.ready().workers()
 
         def resident_bytes() -> int:
@@ -182,11 +182,11 @@ def greedy(service: Serving) -> socket.socket:
 
 
 def test_an_http_process_may_open_as_many_files_as_the_system_lets_it(
-    empty_database_url: str, tmp_path: Path
+    database_url: str, tmp_path: Path
 ) -> None:
     if not hasattr(resource, "prlimit"):
         pytest.skip("only Linux shows the limits of another process")
-    with files(256), serving("--database-url", empty_database_url, cwd=tmp_path) as service:
+    with files(256), serving("--database-url", database_url, cwd=tmp_path) as service:
         [worker] = service.ready().workers()
 
         soft, hard = resource.prlimit(worker, resource.RLIMIT_NOFILE)
@@ -196,10 +196,10 @@ def test_an_http_process_may_open_as_many_files_as_the_system_lets_it(
 
 
 def test_an_idle_connection_is_closed_after_a_time_of_its_own_which_may_be_a_fraction(
-    empty_database_url: str, tmp_path: Path
+    database_url: str, tmp_path: Path
 ) -> None:
     times = {"SEGMENTD_KEEP_ALIVE_SECONDS": "1.5", "SEGMENTD_RECEIVE_SECONDS": "60"}
-    with serving("--database-url", empty_database_url, cwd=tmp_path, env=times) as service:
+    with serving("--database-url", database_url, cwd=tmp_path, env=times) as service:
         address = urlsplit(service.ready().url)
         target = (address.hostname or "", address.port or 0)
         with (
