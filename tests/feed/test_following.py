@@ -1,9 +1,12 @@
 """One reader serves all who are level; one who is slow is told to come again; outages pass."""
 
 import asyncio
+import random
 import re
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, aclosing
+from datetime import datetime
 from pathlib import Path
 from typing import LiteralString
 
@@ -22,6 +25,7 @@ from segmentd.storage.positions import Position
 from segmentd.streams import Streams
 from tests.support.client import Api
 from tests.support.rows import Rows
+from tests.support.writers import SLUGS, write
 
 MANY = Limit(1000)
 
@@ -210,3 +214,41 @@ async def test_while_the_database_is_away_a_request_says_so(tmp_path: Path) -> N
     with pytest.raises(Unavailable):
         await away.page("begin", EVERYTHING, MANY, 1)
     away.end_waiting()
+
+
+async def test_whatever_commits_late_every_stream_has_each_change_once(
+    api: Api, database_url: str, feed: Feed, rows: Rows
+) -> None:
+    for slug in SLUGS:
+        await api.create(slug)
+    done = asyncio.Event()
+
+    async def follow(came: Counter[tuple[int, str, datetime]]) -> None:
+        async with aclosing(feed.stream("begin", EVERYTHING)) as stream:
+            async for page in stream:
+                changes = [each.change for each in page.entries]
+                came.update(
+                    (each.user_id, each.segment, each.at)
+                    for each in changes
+                    if isinstance(each, MembershipChange)
+                )
+                if done.is_set() and came == expected:
+                    return
+
+    expected: Counter[tuple[int, str, datetime]] = Counter()
+    counts: list[Counter[tuple[int, str, datetime]]] = [Counter() for _ in range(4)]
+    async with asyncio.TaskGroup() as group:
+        writers = [group.create_task(write(database_url, random.Random(n), 25)) for n in range(5)]
+        for each in counts:
+            group.create_task(follow(each))
+            await asyncio.sleep(0.1)
+        await asyncio.gather(*writers)
+        expected.update(
+            rows(
+                "SELECT e.user_id, s.slug, e.at"
+                " FROM membership_events e JOIN segments s ON s.id = e.segment_id"
+            )
+        )
+        done.set()
+        # One more change, so that each stream looks once more whether it has all.
+        await api.create("LAST")

@@ -104,7 +104,7 @@ def read_position(text: str) -> Position:
 
 def _position(packed: _Packed | None) -> Position:
     """Raises ValueError."""
-    if packed is None:
+    if packed is None or (packed.earlier is None) != (packed.place is None):
         raise ValueError("no position")
     earlier, place = packed.earlier, packed.place
     return Position(

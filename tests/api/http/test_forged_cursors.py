@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from segmentd.domain.instants import LAST_INSTANT
 from segmentd.domain.pages import encode_cursor
+from segmentd.storage.positions import read_position
 from tests.support.client import Json
 from tests.support.postgres import new_database
 from tests.support.world import World, inhabited
@@ -120,3 +121,28 @@ def test_no_cursor_is_a_mistake_of_ours(world: World, listing: str, key: Json) -
     status, _ = world.send("GET", f"{LISTS[listing]}?cursor={encode_cursor(listing, key)}")
 
     assert status in {200, 422}
+
+
+# What is true in the world's database, or nearly.
+numbers = st.integers(-1, 2**63) | st.integers(0, 3000)
+snapshots = st.lists(numbers | st.just(1), max_size=5)
+
+
+@given(
+    log=st.tuples(st.booleans(), st.sampled_from([0, 1, 2, 2**32]) | numbers, numbers),
+    seen=snapshots,
+    earlier=st.none() | snapshots,
+    place=st.none() | st.tuples(st.integers(-1, 2), *[numbers | st.integers(-(2**60), 2**60)] * 3, numbers),
+)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_no_position_of_the_feed_is_a_mistake_of_ours(
+    world: World, log: tuple[bool, int, int], seen: Json, earlier: Json, place: Json
+) -> None:
+    _, page = world.send("GET", "changes?after=now")
+    here = read_position(page["next"]).log.database
+    is_here, timeline, offset = log
+    forged = encode_cursor("feed", ((here if is_here else 1, timeline, offset), seen, earlier, place))
+
+    status, _ = world.send("GET", f"changes?after={forged}")
+
+    assert status in {200, 410, 422}
