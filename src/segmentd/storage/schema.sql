@@ -148,6 +148,8 @@ ALTER TABLE memberships ALTER COLUMN user_id SET (n_distinct = -0.1);
 
 CREATE UNIQUE INDEX memberships_open ON memberships (user_id, segment_id) WHERE ended_at IS NULL;
 CREATE INDEX memberships_of_segment ON memberships (segment_id, user_id) WHERE ended_at IS NULL;
+-- So that members are counted without a look at the table (membership_tally).
+CREATE INDEX memberships_excluding ON memberships (segment_id) WHERE ended_at IS NULL AND NOT included;
 -- The same for the past, so that a page of who was in reads no other segment's rows (docs/decisions/0060).
 CREATE INDEX memberships_past_of_segment ON memberships (segment_id, user_id, ended_at) WHERE ended_at IS NOT NULL;
 CREATE INDEX memberships_due ON memberships (until, user_id) WHERE ended_at IS NULL AND until IS NOT NULL;
@@ -2030,6 +2032,9 @@ $$;
 -- What counts and previews are made from: all users, and the overrides of the segment that hold now, each counted in
 -- one pass, with no join between them. `covered` are those below the present threshold, `covered_after` those below
 -- another one; `overridden` are the users for whom an override decides, of the covered.
+--
+-- The open overrides are counted in an index alone. From them are taken the exclusions, and those whose term is over
+-- and not yet recorded: both have indexes of their own, and are few.
 CREATE OR REPLACE FUNCTION membership_tally(
     p_segment_id bigint, p_salt bigint, p_threshold bigint, p_threshold_after bigint, p_at timestamptz
 )
@@ -2038,19 +2043,30 @@ CREATE OR REPLACE FUNCTION membership_tally(
         explicit bigint, excluded bigint, overridden bigint, overridden_after bigint
     )
     LANGUAGE sql STABLE PARALLEL SAFE AS $$
-    SELECT *
+    SELECT u.registered, u.covered, u.covered_after, o.open - x.excluded - e.over, x.excluded,
+           o.overridden - e.overridden, o.overridden_after - e.overridden_after
     FROM (
-        SELECT count(*),
-               count(*) FILTER (WHERE bucket(k.user_id, p_salt) < p_threshold),
-               count(*) FILTER (WHERE bucket(k.user_id, p_salt) < p_threshold_after)
+        SELECT count(*) AS registered,
+               count(*) FILTER (WHERE bucket(k.user_id, p_salt) < p_threshold) AS covered,
+               count(*) FILTER (WHERE bucket(k.user_id, p_salt) < p_threshold_after) AS covered_after
         FROM known_users k
     ) u, (
-        SELECT count(*) FILTER (WHERE o.included),
-               count(*) FILTER (WHERE NOT o.included),
-               count(*) FILTER (WHERE bucket(o.user_id, p_salt) < p_threshold),
-               count(*) FILTER (WHERE bucket(o.user_id, p_salt) < p_threshold_after)
-        FROM overrides_of_segment(p_segment_id, p_at) o
-    ) d
+        SELECT count(*) AS open,
+               count(*) FILTER (WHERE bucket(m.user_id, p_salt) < p_threshold) AS overridden,
+               count(*) FILTER (WHERE bucket(m.user_id, p_salt) < p_threshold_after) AS overridden_after
+        FROM memberships m
+        WHERE m.segment_id = p_segment_id AND m.ended_at IS NULL
+    ) o, (
+        SELECT count(*) AS excluded
+        FROM memberships m
+        WHERE m.segment_id = p_segment_id AND m.ended_at IS NULL AND NOT m.included
+    ) x, (
+        SELECT count(*) AS over,
+               count(*) FILTER (WHERE bucket(m.user_id, p_salt) < p_threshold) AS overridden,
+               count(*) FILTER (WHERE bucket(m.user_id, p_salt) < p_threshold_after) AS overridden_after
+        FROM memberships m
+        WHERE m.segment_id = p_segment_id AND m.ended_at IS NULL AND m.until <= p_at
+    ) e
 $$;
 
 -- The same for an instant at which the segment lived.
@@ -3109,4 +3125,4 @@ $$;
 INSERT INTO schema_migrations (number, name) VALUES
     (1, '0001_tables.sql');
 INSERT INTO schema_functions (digest, version) VALUES
-    ('04864f4a30abc6a05f65bbbc8aad3294ab68b6917b5cdf2c599899b3460d8d19', '0.1.0');
+    ('2a742b1fc09bb03febb99a3b5ee72bdceb81605db20ea9ecd0135b58e372453d', '0.1.0');

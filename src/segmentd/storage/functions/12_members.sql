@@ -159,6 +159,9 @@ $$;
 -- What counts and previews are made from: all users, and the overrides of the segment that hold now, each counted in
 -- one pass, with no join between them. `covered` are those below the present threshold, `covered_after` those below
 -- another one; `overridden` are the users for whom an override decides, of the covered.
+--
+-- The open overrides are counted in an index alone. From them are taken the exclusions, and those whose term is over
+-- and not yet recorded: both have indexes of their own, and are few.
 CREATE OR REPLACE FUNCTION membership_tally(
     p_segment_id bigint, p_salt bigint, p_threshold bigint, p_threshold_after bigint, p_at timestamptz
 )
@@ -167,19 +170,30 @@ CREATE OR REPLACE FUNCTION membership_tally(
         explicit bigint, excluded bigint, overridden bigint, overridden_after bigint
     )
     LANGUAGE sql STABLE PARALLEL SAFE AS $$
-    SELECT *
+    SELECT u.registered, u.covered, u.covered_after, o.open - x.excluded - e.over, x.excluded,
+           o.overridden - e.overridden, o.overridden_after - e.overridden_after
     FROM (
-        SELECT count(*),
-               count(*) FILTER (WHERE bucket(k.user_id, p_salt) < p_threshold),
-               count(*) FILTER (WHERE bucket(k.user_id, p_salt) < p_threshold_after)
+        SELECT count(*) AS registered,
+               count(*) FILTER (WHERE bucket(k.user_id, p_salt) < p_threshold) AS covered,
+               count(*) FILTER (WHERE bucket(k.user_id, p_salt) < p_threshold_after) AS covered_after
         FROM known_users k
     ) u, (
-        SELECT count(*) FILTER (WHERE o.included),
-               count(*) FILTER (WHERE NOT o.included),
-               count(*) FILTER (WHERE bucket(o.user_id, p_salt) < p_threshold),
-               count(*) FILTER (WHERE bucket(o.user_id, p_salt) < p_threshold_after)
-        FROM overrides_of_segment(p_segment_id, p_at) o
-    ) d
+        SELECT count(*) AS open,
+               count(*) FILTER (WHERE bucket(m.user_id, p_salt) < p_threshold) AS overridden,
+               count(*) FILTER (WHERE bucket(m.user_id, p_salt) < p_threshold_after) AS overridden_after
+        FROM memberships m
+        WHERE m.segment_id = p_segment_id AND m.ended_at IS NULL
+    ) o, (
+        SELECT count(*) AS excluded
+        FROM memberships m
+        WHERE m.segment_id = p_segment_id AND m.ended_at IS NULL AND NOT m.included
+    ) x, (
+        SELECT count(*) AS over,
+               count(*) FILTER (WHERE bucket(m.user_id, p_salt) < p_threshold) AS overridden,
+               count(*) FILTER (WHERE bucket(m.user_id, p_salt) < p_threshold_after) AS overridden_after
+        FROM memberships m
+        WHERE m.segment_id = p_segment_id AND m.ended_at IS NULL AND m.until <= p_at
+    ) e
 $$;
 
 -- The same for an instant at which the segment lived.

@@ -139,6 +139,8 @@ ALTER TABLE memberships ALTER COLUMN user_id SET (n_distinct = -0.1);
 
 CREATE UNIQUE INDEX memberships_open ON memberships (user_id, segment_id) WHERE ended_at IS NULL;
 CREATE INDEX memberships_of_segment ON memberships (segment_id, user_id) WHERE ended_at IS NULL;
+-- So that members are counted without a look at the table (membership_tally).
+CREATE INDEX memberships_excluding ON memberships (segment_id) WHERE ended_at IS NULL AND NOT included;
 -- The same for the past, so that a page of who was in reads no other segment's rows (docs/decisions/0060).
 CREATE INDEX memberships_past_of_segment ON memberships (segment_id, user_id, ended_at) WHERE ended_at IS NOT NULL;
 CREATE INDEX memberships_due ON memberships (until, user_id) WHERE ended_at IS NULL AND until IS NOT NULL;
