@@ -9,11 +9,11 @@ EXTRAS ?=
 PIP := .venv/bin/python -m pip --quiet --disable-pip-version-check
 INSTALL := $(PIP) install --require-hashes --only-binary :all: --requirement
 COMPILE := .venv/bin/uv --quiet pip compile pyproject.toml --universal --python-version 3.11 \
-	--fork-strategy fewest --generate-hashes --no-annotate --custom-compile-command 'make lock'
+	--fork-strategy fewest --generate-hashes --no-annotate --no-emit-package segmentd-client --custom-compile-command 'make lock'
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help run test check format schema configuration docs proto proof bench lock audit clean FORCE
+.PHONY: help run test check format schema configuration docs proto client proof bench lock audit clean FORCE
 
 help: ## lists the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-7s %s\n", $$1, $$2 }' Makefile
@@ -40,6 +40,9 @@ schema: .venv/.dev .venv/.package ## writes schema.sql from the files in tables/
 
 proto: .venv/.dev ## writes the messages of gRPC from proto/
 	@PATH="$$PWD/.venv/bin:$$PATH" .venv/bin/python .ci/proto.py src/segmentd/api/grpc/generated
+
+client: .venv/.dev ## writes the synchronous Python client from the asynchronous one
+	@.venv/bin/python .ci/synchronous_client.py
 
 proof: .venv/.dev .venv/.package ## runs the long proofs that `make test` leaves out
 	.venv/bin/pytest -m proof --timeout 3600 $(ARGS)
@@ -100,7 +103,7 @@ python_is = $(shell "$(PYTHON)" -c 'import sys; v = sys.version_info; print("is 
 	@touch .venv/.run .venv/.otel $@
 
 # After .run or .dev, which bring the build backend.
-.venv/.package: .venv/.run pyproject.toml src/segmentd/__init__.py
-	@$(PIP) install --no-index --no-deps --no-build-isolation --editable .
-	@.venv/bin/python -m compileall -q src # as pip does it with every package but an editable one
+.venv/.package: .venv/.run pyproject.toml clients/python/pyproject.toml src/segmentd/__init__.py
+	@$(PIP) install --no-index --no-deps --no-build-isolation --editable clients/python --editable .
+	@.venv/bin/python -m compileall -q src clients/python/src # as pip does it with every package but an editable one
 	@touch $@

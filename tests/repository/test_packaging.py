@@ -51,7 +51,8 @@ def wanted(lock: str) -> Iterator[Requirement]:
         entries = entries + PYPROJECT["project"]["optional-dependencies"]["otel"]
     if lock == "requirements-dev.lock":
         entries = entries + [entry for entry in groups["dev"] if isinstance(entry, str)]
-    return map(Requirement, entries)
+    ours = PYPROJECT["tool"]["uv"]["sources"]
+    return (each for each in map(Requirement, entries) if each.name not in ours)
 
 
 def stages() -> list[list[tuple[str, str]]]:
@@ -172,7 +173,9 @@ def test_a_python_that_cannot_be_used_is_refused_in_one_line(tmp_path: Path) -> 
 
 
 def test_what_an_extra_needs_is_installed_for_those_who_name_it(tmp_path: Path) -> None:
-    for name in ("Makefile", "pyproject.toml", *LOCKS, "src/segmentd/__init__.py"):
+    for name in (
+        "Makefile", "pyproject.toml", *LOCKS, "clients/python/pyproject.toml", "src/segmentd/__init__.py"
+    ):  # fmt: skip
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
 

@@ -1,0 +1,76 @@
+"""The client."""
+
+from collections.abc import Iterator
+from typing import Final, Self
+
+import httpx2
+
+from segmentd_client.calls import flags, jobs, users
+from segmentd_client.calls.flags import Flag, Flags
+from segmentd_client.core import Retries
+from segmentd_client.models import AuditEntry
+from segmentd_client.options import DEFAULT_SERVER, Options, Token
+from segmentd_client.synchronous.feed import Feed
+from segmentd_client.synchronous.imports import Imports
+from segmentd_client.synchronous.reports import Reports
+from segmentd_client.synchronous.segments import Segments
+from segmentd_client.synchronous.transport import Transport
+from segmentd_client.synchronous.users import Users
+
+
+class Client:
+    """Every call of a segmentd service. It keeps connections open; close it, or use it in a `with` block.
+
+    `timeout_s` is for how many seconds nothing may come from the service, and `connect_s` for how many a
+    connection may take, before a call fails. `retries` says what is sent again and when. `transport` is one
+    of httpx2, for a proxy, for TLS of one's own, or for tests. Raises ValueError for an unusable address.
+    """
+
+    def __init__(
+        self,
+        server: str = DEFAULT_SERVER,
+        *,
+        token: Token | None = None,
+        timeout_s: float = 30,
+        connect_s: float = 5,
+        retries: Retries = Retries(),  # noqa: B008 - it is frozen
+        transport: httpx2.BaseTransport | None = None,
+    ) -> None:
+        self._transport = Transport(Options(server, token, timeout_s, connect_s, retries), transport)
+        self.segments: Final = Segments(self._transport)
+        self.users: Final = Users(self._transport)
+        self.imports: Final = Imports(self._transport)
+        self.reports: Final = Reports(self._transport)
+        self.feed: Final = Feed(self._transport)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the connections."""
+        self._transport.close()
+
+    def check_ready(self) -> None:
+        """Whether the service can serve. Raises Unavailable with the reason, or NotSent."""
+        self._transport.send(jobs.ready())
+
+    def audit(self, *, limit: int | None = None) -> Iterator[AuditEntry]:
+        """The audit log, the newest operation first. Raises Forbidden for any role but admin."""
+        cursor = None
+        while True:
+            page = self._transport.send(users.audit(limit, cursor))
+            for each in page.entries:
+                yield each
+            if (cursor := page.next_cursor) is None:
+                return
+
+    def flag(self, slug: str, user_id: int) -> Flag:
+        """Whether a user is in a segment, as OpenFeature says it. Raises a Problem with the status 404."""
+        return self._transport.send(flags.evaluate(slug, user_id))
+
+    def flags(self, user_id: int, *, etag: str | None = None) -> Flags | None:
+        """All segments as flags; None if they are what they were under `etag`."""
+        return self._transport.send(flags.evaluate_all(user_id, etag))

@@ -1,0 +1,35 @@
+"""A real service for the tests of the Python client; each of them uses slugs and ids of its own."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from segmentd_client import Client
+from tests.support.postgres import new_database, shared_by_workers
+from tests.support.processes import serving
+
+
+@contextmanager
+def _running(postgres_url: str, template: str, folder: Path) -> Iterator[str]:
+    folder.mkdir()
+    database = new_database(postgres_url, template)
+    with database as url, serving("--database-url", url, cwd=folder) as service:
+        yield service.ready().url
+
+
+@pytest.fixture(scope="session")
+def service_url(postgres_url: str, template_database: str, shared_dir: Path) -> Iterator[str]:
+    """The address of a service that all workers of this run share."""
+    running = partial(_running, postgres_url, template_database, shared_dir / "service of clients")
+    with shared_by_workers(shared_dir / "service", running) as url:
+        yield url
+
+
+@pytest.fixture
+def client(service_url: str) -> Iterator[Client]:
+    """The synchronous client of that service."""
+    with Client(service_url) as client:
+        yield client
