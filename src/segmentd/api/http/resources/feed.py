@@ -2,7 +2,9 @@
 
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
-from typing import Annotated, Any, Final
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 from litestar import Response, Router, get
@@ -40,21 +42,22 @@ from segmentd.domain.memberships import Cause, Operation
 from segmentd.domain.pages import USUAL_PAGE
 from segmentd.domain.segments import shortest
 from segmentd.feed.following import FeedPage
-from segmentd.feed.recent import Entry
+from segmentd.feed.recent import MOST_CHANGES, Entry
 
 EVENT_STREAM: Final = "text/event-stream"
 # After how many milliseconds a client that lost its stream connects again.
 _RETRY_MS: Final = 1000
 
 _Position = Annotated[
-    str, Meta(description="goes on after this change", examples=["c2VhbGVkkpPOB1vNFQHNGcHAwA"])
+    str, Meta(description="goes on after this change", examples=["6uvi9R4nlJPPfUa3aTGehhYBzgHFavCRzQOHwMA"])
 ]
 
 
-class MembershipChangeBody(Struct, frozen=True, tag_field="kind", tag="membership"):
+class MembershipChangeBody(Struct, frozen=True):
     """A user was added to a segment, perhaps with another term than before, or removed, by hand."""
 
     position: _Position
+    kind: Literal["membership"]
     user_id: WrittenId
     segment: SlugValue
     operation: Operation
@@ -66,10 +69,11 @@ class MembershipChangeBody(Struct, frozen=True, tag_field="kind", tag="membershi
     until: InstantText | None
 
 
-class SegmentChangeBody(Struct, frozen=True, tag_field="kind", tag="segment"):
+class SegmentChangeBody(Struct, frozen=True):
     """A segment changed. `slug_before` is the slug before a rename."""
 
     position: _Position
+    kind: Literal["segment"]
     segment: SlugValue
     operation: SegmentOperation
     at: InstantText
@@ -82,17 +86,19 @@ class SegmentChangeBody(Struct, frozen=True, tag_field="kind", tag="segment"):
 ChangeBody = MembershipChangeBody | SegmentChangeBody
 
 
-class ChangesPage(Struct, frozen=True):
-    """Some changes; `next` is the position after them."""
+# Not a Struct: msgspec has no schema for a union of Structs whose `kind` is a field like others.
+@dataclass(frozen=True)
+class ChangesPage:
+    """Some changes; `next` is the position after them, `after` of the next request."""
 
     changes: Sequence[ChangeBody]
-    next: Annotated[str, Meta(description="`after` of the next request")]
+    next: str
 
 
 _EXAMPLE: Final = (
     "retry: 1000\n\n"
-    "id: c2VhbGVkkpPOB1vNFQHNGcHAwA\n"
-    'data: {"kind":"membership","position":"c2VhbGVkkpPOB1vNFQHNGcHAwA","user_id":1000,'
+    "id: 6uvi9R4nlJPPfUa3aTGehhYBzgHFavCRzQOHwMA\n"
+    'data: {"position":"6uvi9R4nlJPPfUa3aTGehhYBzgHFavCRzQOHwMA","kind":"membership","user_id":1000,'
     '"segment":"AVITO_VOICE_MESSAGES","operation":"add","at":"2026-11-21T02:13:20.315846Z","cause":"request",'
     '"actor":"anonymous","on_behalf_of":null,"reason":null,"until":null}\n\n'
     ":\n\n"
@@ -167,10 +173,13 @@ async def _events(first: FeedPage, pages: AsyncGenerator[FeedPage], ids: Ids) ->
 
 
 def _written(page: FeedPage, ids: Ids) -> bytes:
-    return b"".join(
-        b"id: %b\ndata: %b\n\n" % (entry.position.encode(), msgspec.json.encode(_body(entry, ids)))
-        for entry in page.entries
-    )
+    return b"".join(_event(entry, ids) for entry in page.entries)
+
+
+# All who are level are sent the same changes.
+@lru_cache(MOST_CHANGES)
+def _event(entry: Entry, ids: Ids) -> bytes:
+    return b"id: %b\ndata: %b\n\n" % (entry.position.encode(), msgspec.json.encode(_body(entry, ids)))
 
 
 def _body(entry: Entry, ids: Ids) -> ChangeBody:
@@ -178,6 +187,7 @@ def _body(entry: Entry, ids: Ids) -> ChangeBody:
     if isinstance(change, MembershipChange):
         return MembershipChangeBody(
             entry.position,
+            "membership",
             ids.write(change.user_id),
             change.segment,
             change.operation,
@@ -190,6 +200,7 @@ def _body(entry: Entry, ids: Ids) -> ChangeBody:
         )
     return SegmentChangeBody(
         entry.position,
+        "segment",
         change.segment,
         change.operation,
         rfc3339(change.at),
