@@ -24,6 +24,7 @@ from segmentd.storage.feed import present
 from segmentd.storage.positions import Position
 from segmentd.streams import Streams
 from tests.support.client import Api
+from tests.support.relay import relay_to
 from tests.support.rows import Rows
 from tests.support.writers import SLUGS, write
 
@@ -252,3 +253,25 @@ async def test_whatever_commits_late_every_stream_has_each_change_once(
         done.set()
         # One more change, so that each stream looks once more whether it has all.
         await api.create("LAST")
+
+
+async def test_a_stream_outlives_an_outage_and_one_who_waits_is_told_of_it(
+    api: Api, database_url: str
+) -> None:
+    await api.create("A")
+    async with relay_to(database_url) as relay, Database(relay.url) as database:
+        feed = Feed(database, Metrics(), Streams(), 60)
+        async with aclosing(feed.stream("now", EVERYTHING)) as stream:
+            await anext(stream)
+            position = (await feed.page("now", EVERYTHING, MANY)).position
+            waiting = asyncio.create_task(feed.page(position, EVERYTHING, MANY, 60))
+            coming = asyncio.create_task(users_in(stream, 1))
+            await asyncio.sleep(0)
+            await relay.cut()
+            with pytest.raises(Unavailable):
+                await asyncio.wait_for(waiting, 60)
+            await api.add(1, "A")
+            relay.mend()
+
+            assert await asyncio.wait_for(coming, 60) == [1]
+        feed.end_waiting()

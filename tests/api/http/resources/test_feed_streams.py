@@ -136,3 +136,23 @@ async def test_a_quiet_stream_says_that_it_lives_and_where_it_is(
         assert re.fullmatch(rb":\nid: \S+\n\n", await anext(written))
     feed.end_waiting()
     assert [each async for each in written] == []
+
+
+async def test_a_client_that_leaves_or_asks_for_the_head_alone_frees_its_place(
+    nodes: tuple[Serving, Serving],
+) -> None:
+    one, _ = nodes
+
+    async def streams(client: httpx.AsyncClient) -> float:
+        page = (await client.get(f"{one.url}/metrics")).text
+        [line] = re.findall(r"^segmentd_event_streams (\S+)$", page, re.MULTILINE)
+        return float(line)
+
+    async with httpx.AsyncClient(timeout=60) as client, asyncio.timeout(60):
+        async with client.stream("GET", feed(one), params={"after": "now"}, headers=STREAM):
+            while await streams(client) != 1:  # noqa: ASYNC110 - it sets no event
+                await asyncio.sleep(0.02)
+        head = await client.head(feed(one), params={"after": "now"}, headers=STREAM)
+        assert (head.status_code, head.content) == (200, b"")
+        while await streams(client) != 0:  # noqa: ASYNC110 - as above
+            await asyncio.sleep(0.02)
