@@ -59,8 +59,9 @@ lock: .venv/.dev ## writes the lock files again; newer versions with ARGS=--upgr
 audit: .venv/.dev ## looks for known vulnerabilities in the packages that segmentd runs with
 	@.venv/bin/python .ci/audit.py requirements-otel.lock
 
-configuration: .venv/.dev .venv/.package ## writes the page of settings, docs/configuration.md, from the code
+configuration: .venv/.dev .venv/.package ## writes docs/configuration.md and the settings of the chart from the code
 	@.venv/bin/python .ci/configuration.py > docs/configuration.md
+	@.venv/bin/python .ci/chart.py
 
 docs: .venv/.dev ## builds docs/ as a site for reading offline, with search, in build/docs
 	.venv/bin/zensical build --clean --strict

@@ -6,13 +6,13 @@ from typing import Final
 
 from litestar import MediaType, Response, Router, get
 from litestar.exceptions import NotFoundException
-from litestar.openapi.config import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.openapi.spec import Components, SecurityScheme
 from litestar.params import FromPath
 from msgspec import Struct
 
 from segmentd.api.http.assets import Asset
+from segmentd.api.http.completed import CompletedConfig
 from segmentd.api.http.documented import API_KEY, BEARER
 from segmentd.api.http.edge.addresses import address, location
 from segmentd.api.http.edge.problem_documents import SECURITY_HEADERS
@@ -68,7 +68,7 @@ class _DocumentAlone(JsonRenderPlugin):
         router.routes[:] = [route for route in router.routes if self.has_path(route.path)]
 
 
-OPENAPI: Final = OpenAPIConfig(
+OPENAPI: Final = CompletedConfig(
     title="segmentd",
     version=API_VERSION,
     description="Which segments is each user in, since when, and why.",
@@ -90,30 +90,30 @@ OPENAPI: Final = OpenAPIConfig(
 )
 
 
-class Status(Struct, frozen=True):
+class Health(Struct, frozen=True):
     """`status` is "ok"."""
 
     status: str = "ok"
 
 
 @get("/livez", tags=["Operations"])
-async def livez() -> Status:
+async def livez() -> Health:
     """The process is alive."""
-    return Status()
+    return Health()
 
 
 @get("/readyz", tags=["Operations"], description=_NOT_READY)
-async def readyz(service: UseCases) -> Status:
+async def readyz(service: UseCases) -> Health:
     """The service can serve; 503 says why not."""
     await service.check_ready()
-    return Status()
+    return Health()
 
 
 @get("/readyz/hot-reads", tags=["Operations"])
-async def hot_reads_readyz(service: UseCases) -> Status:
+async def hot_reads_readyz(service: UseCases) -> Health:
     """The service answers hot reads, maybe only from its replica while the database is away."""
     await service.check_hot_reads()
-    return Status()
+    return Health()
 
 
 @get("/docs", media_type=MediaType.HTML, include_in_schema=False)
