@@ -16,7 +16,7 @@ from segmentd.serve.wiring import service
 from segmentd.storage.database import Database
 from tests.support.client import Api
 from tests.support.clock import Clock
-from tests.support.door import open_door
+from tests.support.door import open_door, unread_metrics
 from tests.support.postgres import (
     first_start,
     kept_connections,
@@ -129,7 +129,8 @@ async def database(database_url: str) -> AsyncIterator[Database]:
 @pytest.fixture
 async def api(database: Database, tmp_path: Path) -> AsyncIterator[Api]:
     """The whole service, called as a client does."""
-    async with Api(await open_door(service(database, Settings(data_dir=str(tmp_path))), database)) as api:
+    use_cases = service(database, Settings(data_dir=str(tmp_path)), metrics=unread_metrics())
+    async with Api(await open_door(use_cases, database)) as api:
         yield api
 
 
