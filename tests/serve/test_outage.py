@@ -69,9 +69,9 @@ async def killed_and_replaced(service: Serving, module: str) -> None:
 @pytest.mark.parametrize(
     ("serve_stale", "with_token"),
     [
-        ("false", True),
         ("true", True),
         ("false", False),
+        pytest.param("false", True, marks=pytest.mark.proof),
         pytest.param("true", False, marks=pytest.mark.proof),
     ],
 )
