@@ -8,12 +8,13 @@ COPY requirements.lock ./
 RUN /srv/segmentd/bin/pip install --require-hashes --only-binary :all: --requirement requirements.lock
 
 
-# segmentd alone, about a megabyte: a change of the source rebuilds only this layer.
+# segmentd and its client alone, about a megabyte: a change of the source rebuilds only this layer.
 FROM locked AS package
 
 COPY pyproject.toml ./
 COPY src ./src
-RUN /srv/segmentd/bin/pip install --no-index --no-deps --no-build-isolation --ignore-installed --prefix /srv/package .
+COPY clients/python ./clients/python
+RUN /srv/segmentd/bin/pip install --no-index --no-deps --no-build-isolation --ignore-installed --prefix /srv/package ./clients/python .
 
 
 # What segmentd runs with. A container always gets a database URL, so the embedded PostgreSQL stays out, and so do the

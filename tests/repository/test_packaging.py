@@ -275,7 +275,7 @@ def test_a_change_of_the_source_leaves_the_layer_of_the_packages_alone() -> None
     copied = {stage[0][1].split()[-1]: [a for name, a in stage if name == "COPY"] for stage in stages()}
     assert copied["locked"] == ["requirements.lock ./"]
     assert copied["environment"] == []
-    assert copied["package"] == ["pyproject.toml ./", "src ./src"]
+    assert copied["package"] == ["pyproject.toml ./", "src ./src", "clients/python ./clients/python"]
 
 
 def test_the_layer_of_the_source_is_segmentd_alone_and_a_few_megabytes(tmp_path: Path) -> None:
@@ -298,7 +298,8 @@ def test_the_layer_of_the_source_is_segmentd_alone_and_a_few_megabytes(tmp_path:
 
     files = [path.relative_to(prefix) for path in prefix.rglob("*") if path.is_file()]
     assert Path("bin/segmentd") in files
-    allowed = re.compile(r"bin/segmentd|lib/python3\.\d+/site-packages/segmentd(-[^/]+\.dist-info)?/.*")
+    packages = r"(segctl|segmentd_client|segmentd)(-[^/]+\.dist-info)?"
+    allowed = re.compile(rf"bin/(segctl|segmentd)|lib/python3\.\d+/site-packages/{packages}/.*")
     assert [path for path in files if not allowed.fullmatch(path.as_posix())] == []
     # The page of the API's documentation comes with it.
     source = sum((prefix / path).stat().st_size for path in files if "swagger" not in path.as_posix())

@@ -6,6 +6,8 @@ from typing import Annotated, Final
 
 from cyclopts import App, CycloptsError, Parameter
 
+import segctl
+from segctl.failures import CommandFailed
 from segmentd import __version__
 from segmentd.cli.flags import NO_FLAGS, Flags
 from segmentd.cli.tokens import key, token
@@ -27,6 +29,7 @@ app: Final = App(
 # The commands take every setting as a flag; `segmentd.config` says what each one means.
 Settings = Annotated[Flags, Parameter(name="*")]
 
+segctl.mount(app)
 app.command(token)
 app.command(key)
 
@@ -73,6 +76,8 @@ def main() -> None:
         _leave(2, redacted(str(error)))
     except SegmentdError as error:
         _leave(1, error.detail)
+    except CommandFailed as error:
+        segctl.leave("segmentd", error.code, str(error))
 
 
 def _leave(code: int, line: str) -> None:
