@@ -257,6 +257,25 @@ async def test_a_damaged_position_is_a_bad_value(database: Database) -> None:
             read_position(wrong)
 
 
+async def test_rows_whose_transactions_tell_nothing_of_their_order_come_once_too(
+    api: Api, database: Database, rows: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feed, "WINDOW_CHANGES", 3)
+    await api.create("A")
+    # As a script may write them: older than the segment by their transactions, younger by their times.
+    rows.run(
+        "INSERT INTO membership_events (user_id, segment_id, at, operation, effective, cause, actor, xid)"
+        " SELECT n, 1, clock_timestamp() + n * interval '1 ms', 'add', true, 'request', 'me',"
+        " (10 + n)::text::xid8 FROM generate_series(1, 20) n"
+    )
+    follower = Follower(database)
+
+    await follower.catch_up(4)
+
+    assert follower.copy.members == {"A": dict.fromkeys(range(1, 21))}
+    assert {*follower.events().values()} == {1}
+
+
 async def test_transactions_that_stay_open_hide_nothing_and_cost_nothing(
     api: Api, database: Database, database_url: str
 ) -> None:

@@ -3001,7 +3001,7 @@ CREATE OR REPLACE FUNCTION member_as_json(
 -- Numbers of transactions do not tell their order: of two that changed one user, the one with the lower number may have
 -- come second. So whatever is in the window without all that came before it is postponed, until nothing is left of that:
 -- events of a user after an event, or an erasure, that is not in it; events after a change of a segment that is not in it;
--- and changes of segments after a postponed event.
+-- and changes of segments after a postponed event. If these are too many, the window ends at the present snapshot.
 CREATE OR REPLACE FUNCTION end_of_feed_window(
     p_xmax xid8, p_xip xid8[], p_most integer, OUT last_xid xid8, OUT postponed xid8[]
 )
@@ -3084,6 +3084,12 @@ BEGIN
         WHERE late.xid <> ALL (postponed);
         EXIT WHEN out_of_order IS NULL;
         postponed := postponed || out_of_order;
+        -- Only where rows were written around the service. The present snapshot is a right end, too.
+        IF cardinality(postponed) > p_most THEN
+            last_xid := NULL;
+            postponed := '{}';
+            RETURN;
+        END IF;
     END LOOP;
 END
 $$;
@@ -3125,4 +3131,4 @@ $$;
 INSERT INTO schema_migrations (number, name) VALUES
     (1, '0001_tables.sql');
 INSERT INTO schema_functions (digest, version) VALUES
-    ('2a742b1fc09bb03febb99a3b5ee72bdceb81605db20ea9ecd0135b58e372453d', '0.1.0');
+    ('1f799b3bfa5e993d25dbd8537a5ef414e8d4d46e1d85ad70da6c57fb396c281a', '0.1.0');

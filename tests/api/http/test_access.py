@@ -31,6 +31,7 @@ NO_GOOD: Final = 'Bearer realm="segmentd", error="invalid_token"'
 
 TABLES: Final = (
     *("users", "registrations", "segments", "rollouts", "memberships", "membership_events", "catalog"),
+    *("segment_events",),
     *("tokens", "access", "audit_log", "erasures", "reports", "signing_keys"),
     *("imports", "import_errors"),
 )

@@ -24,6 +24,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 TABLES: Final = (
     *("users", "registrations", "segments", "rollouts", "memberships", "membership_events", "catalog"),
+    *("segment_events",),
 )
 
 INT64_MAX: Final = 2**63 - 1
