@@ -13,7 +13,7 @@ COMPILE := .venv/bin/uv --quiet pip compile pyproject.toml --universal --python-
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help run test check format schema configuration docs proto client proof bench lock audit clean FORCE
+.PHONY: help run test check format schema configuration docs postman proto client proof bench lock audit clean FORCE
 
 help: ## lists the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-7s %s\n", $$1, $$2 }' Makefile
@@ -62,6 +62,9 @@ audit: .venv/.dev ## looks for known vulnerabilities in the packages that segmen
 configuration: .venv/.dev .venv/.package ## writes docs/configuration.md and the settings of the chart from the code
 	@.venv/bin/python .ci/configuration.py > docs/configuration.md
 	@.venv/bin/python .ci/chart.py
+
+postman: .venv/.dev .venv/.package ## writes postman/ from the OpenAPI document and the story
+	@.venv/bin/python .ci/postman.py
 
 docs: .venv/.dev ## builds docs/ as a site for reading offline, with search, in build/docs
 	.venv/bin/zensical build --clean --strict
