@@ -2,10 +2,11 @@
 
 import re
 import shlex
+import sys
 from pathlib import Path
 
 from tests.support.processes import run
-from tests.support.readme_examples import files
+from tests.support.readme_examples import blocks, files
 
 GUIDE = Path(__file__).parents[3] / "docs/guide"
 
@@ -25,3 +26,17 @@ def test_every_command_of_the_guide_does_what_the_page_says(service_url: str, tm
         "4000",
         "4001",
     ]
+
+
+def test_every_program_of_the_guide_runs(service_url: str, tmp_path: Path) -> None:
+    page = blocks((GUIDE / "python.md").read_text("utf-8"))
+    programs = [block.text for block in page if block.language == "python"]
+    printed = []
+    for program in programs:
+        code = program.replace("http://localhost:8080", service_url)
+        ended = run("-c", code, cwd=tmp_path, command=[sys.executable, "-W", "error"])
+        assert ended.returncode == 0, ended.stderr
+        printed.append(ended.stdout)
+    assert printed[0].startswith("explicit\n5000 explicit None\n")
+    assert "1 added 1 unchanged" in printed[1]
+    assert "5000: ['" in printed[2]
