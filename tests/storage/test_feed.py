@@ -214,6 +214,29 @@ async def test_a_follower_sees_an_erasure_also_of_segments_that_the_user_had_lef
     assert len(late.came) == 4
 
 
+async def test_an_erasure_comes_before_a_rename_and_before_a_new_life_even_if_the_clock_was_set_back(
+    api: Api, database: Database, clock: Clock, rows: Rows
+) -> None:
+    for slug in ("A", "B"):
+        await api.create(slug)
+    clock.advance(seconds=100)
+    for user_id in (1, 2):
+        await api.add(user_id, "A")
+    follower = Follower(database)
+    await follower.catch_up(10)
+    await api.delete("users/1", params={"erase": "true"})
+    clock.advance(seconds=-50)
+    await api.add(1, "A")
+    await follower.catch_up(10)
+    assert follower.copy.members == explicit(rows) == {"A": {1: None, 2: None}, "B": {}}
+
+    await api.change_segment("A", slug="C")
+    clock.advance(seconds=100)
+    await api.delete("users/2", params={"erase": "true"})
+    await follower.catch_up(10)
+    assert follower.copy.members == explicit(rows) == {"C": {1: None}, "B": {}}
+
+
 async def test_a_position_expires_when_an_erasure_behind_it_is_forgotten(
     api: Api, database: Database, rows: Rows
 ) -> None:
