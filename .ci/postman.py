@@ -51,7 +51,8 @@ class Nowhere(Service):
 def document() -> Json:
     """The OpenAPI document, as a client gets it."""
     app = create_app(Nowhere(), Authenticator(Database(""), AccessRules(may_be_open=True, bound_seconds=1)))
-    return json.loads(json.dumps(app.openapi_schema.to_schema()))
+    made: Json = json.loads(json.dumps(app.openapi_schema.to_schema()))
+    return made
 
 
 class Collection:
@@ -185,8 +186,8 @@ def unused(parameters: list[Json], where: str, used: Any) -> list[Json]:  # noqa
 
 def saved(request: Json, status: str, answer: Json) -> Json:
     """An example of an answer."""
-    contents = answer.get("content", {})
-    media_type, content = next(iter(contents.items()), ("", {}))
+    contents: Json = answer.get("content", {})
+    media_type, content = next(iter(contents.items()), ("", Json()))
     example = content.get("example")
     is_json = media_type.endswith("/json")
     return {
