@@ -1,11 +1,6 @@
-"""The row about gRPC: calls for each second of the server's processor time.
-
-Its client is a Python program and takes more of the processor than either server, so that the rate of answers
-would say most about the client.
-"""
+"""The row about gRPC: calls for each second of the server's processor time."""
 
 import asyncio
-import random
 import socket
 import subprocess
 import sys
@@ -16,11 +11,11 @@ import grpc
 
 from bench.figures import Figure, Target
 from bench.grpc_constant import METHOD
+from bench.grpc_load import Calls, put_calls
 from bench.lab import Lab
 from bench.processor import processor_seconds
 from segmentd.api.grpc.generated import segmentd_pb2 as pb
 
-_CALLERS = 32
 _TURN_SECONDS = 1.0
 
 
@@ -34,14 +29,14 @@ def grpc_read(lab: Lab) -> Iterator[Figure]:
         with _constant(body) as (constant_port, constant_pid):
             servers = {"constant": (constant_port, constant_pid), "segmentd": (port, node.grpc_worker())}
             for place, _ in servers.values():
-                asyncio.run(_call(place, lab.plan.size, _TURN_SECONDS, lab.next_seed()))
+                _answered(lab, place)
             for number in range(lab.plan.rounds):
                 lab.say(f"grpc-read: round {number + 1}")
                 for name, rate in _round(lab, servers).items():
                     rates[name].append(rate)
     yield Figure(
         name="grpc-read",
-        work=f"ListUserSegments, {_CALLERS} callers, random ids of {lab.plan.size:,}",
+        work=f"ListUserSegments, 4 connections with 8 calls each, random ids of {lab.plan.size:,}",
         unit="calls/s of processor",
         values=rates["segmentd"],
         reference=f"grpcio, a constant answer of {len(body)} B",
@@ -65,9 +60,14 @@ def _round(lab: Lab, servers: Mapping[str, tuple[int, int]]) -> dict[str, float]
     for _ in range(round(lab.plan.seconds / _TURN_SECONDS)):
         for name, (place, pid) in servers.items():
             before = processor_seconds([pid])
-            calls[name] += asyncio.run(_call(place, lab.plan.size, _TURN_SECONDS, lab.next_seed()))
+            calls[name] += _answered(lab, place)
             seconds[name] += processor_seconds([pid]) - before
     return {name: calls[name] / seconds[name] for name in servers}
+
+
+def _answered(lab: Lab, port: int) -> int:
+    """How many calls were answered in one turn."""
+    return asyncio.run(put_calls(port, Calls(METHOD, lab.plan.size), _TURN_SECONDS, lab.next_seed()))
 
 
 @contextmanager
@@ -88,22 +88,3 @@ async def _one(port: int) -> bytes:
             request, timeout=30, wait_for_ready=True
         )
         return answer
-
-
-async def _call(port: int, users: int, seconds: float, seed: int) -> int:
-    """How many calls were answered; each caller sends the next as soon as it has an answer."""
-    chance = random.Random(seed)
-    loop = asyncio.get_running_loop()
-    end = loop.time() + seconds
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-        method = channel.unary_unary(METHOD, None, None)
-
-        async def caller() -> int:
-            calls = 0
-            while loop.time() < end:
-                user_id = chance.randint(1, users)
-                await method(pb.ListUserSegmentsRequest(user_id=user_id).SerializeToString(), timeout=30)
-                calls += 1
-            return calls
-
-        return sum(await asyncio.gather(*(caller() for _ in range(_CALLERS))))

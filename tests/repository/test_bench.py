@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from io import StringIO
 from pathlib import Path
 
+import grpc
 import numpy as np
 import psycopg
 import pytest
@@ -15,6 +16,7 @@ from bench.__main__ import ROWS, main
 from bench.changing import CHANGE, CHANGES
 from bench.chart import draw
 from bench.figures import Figure, Skipped, Spread, Target, quantile
+from bench.grpc_load import Calls, put_calls
 from bench.loading import load_events, load_more_segments, load_users
 from bench.pgbench import make_tpcb, script_rate, tpcb_rate
 from bench.population import OVERRIDES, ROLLOUT_EVERY, SEGMENTS, Calendar, batches, segments
@@ -160,6 +162,25 @@ def test_processor_time_is_that_of_a_process_and_of_all_its_children(database_ur
 
     assert before < during <= processor_seconds(server)
     assert processor_seconds([]) == 0
+
+
+async def test_the_client_of_grpc_counts_answers_and_takes_no_error_for_one() -> None:
+    async def answer(request: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
+        if request.endswith(b"\2"):
+            await context.abort(grpc.StatusCode.NOT_FOUND)
+        return request * 1000
+
+    server = grpc.aio.server()
+    handler = grpc.unary_unary_rpc_method_handler(answer)
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("a.Service", {"Call": handler}),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        assert await put_calls(port, Calls("/a.Service/Call", users=1), 0.2, 1) > 0
+        with pytest.raises(ValueError, match="answered with an error"):
+            await put_calls(port, Calls("/a.Service/Call", users=2), 0.2, 1)
+    finally:
+        await server.stop(0)
 
 
 def test_each_row_is_explained() -> None:

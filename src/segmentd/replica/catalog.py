@@ -1,6 +1,6 @@
 """The living segments as answers need them: ranked by slug, with their rollouts prepared."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from typing import Final
 
@@ -19,6 +19,10 @@ from segmentd.storage.replication import ReplicatedSegment
 SLICE_USERS: Final = 256
 SLICE_CELLS: Final = 2**17
 SLICE_BYTES: Final = 2**16
+
+
+Form = Callable[[bytes], bytes]
+"""Makes of a slug, as a JSON string, what a door sends."""
 
 
 class CatalogState(msgspec.Struct, frozen=True, array_like=True):
@@ -45,6 +49,7 @@ class Catalog:
         self.slugs = [f'"{segment.slug}"'.encode() for segment in ranked]
         """As JSON strings, by rank."""
         self._slugs = np.array(self.slugs, dtype=np.object_)
+        self._forms: dict[Form, NDArray[np.object_]] = {}
         self._rank_of = {segment.id: rank for rank, segment in enumerate(ranked)}
         self._by_slug = {segment.slug.encode(): segment for segment in ranked}
         rolled_out = [(rank, s.salt, s.threshold) for rank, s in enumerate(ranked) if s.threshold]
@@ -59,10 +64,19 @@ class Catalog:
         self._cells = bytearray(self._width)
         self._row = np.frombuffer(self._cells, dtype=np.bool_)
 
-    def segments(self, user_id: int, state: bytes | None, now: int) -> list[bytes]:
-        """The slugs, as JSON strings, that the user is in at `now` (microseconds since 1970), ascending."""
-        slugs: list[bytes] = self._slugs[self._ranks(user_id, state, now)].tolist()
-        return slugs
+    def segments(self, user_id: int, state: bytes | None, now: int, form: Form | None = None) -> list[bytes]:
+        """The slugs, as JSON strings, that the user is in at `now` (microseconds since 1970), ascending.
+
+        With a form, what it makes of each: once, and not again until the segments are others.
+        """
+        slugs = self._slugs if form is None else self._in_form(form)
+        found: list[bytes] = slugs[self._ranks(user_id, state, now)].tolist()
+        return found
+
+    def _in_form(self, form: Form) -> NDArray[np.object_]:
+        if form not in self._forms:
+            self._forms[form] = np.array([form(slug) for slug in self.slugs], dtype=np.object_)
+        return self._forms[form]
 
     def names(self, user_id: int, state: bytes | None, now: int) -> list[Slug]:
         """The same slugs as they are."""

@@ -13,7 +13,7 @@ import structlog
 from segmentd.domain.decisions import Decision, Decisions
 from segmentd.domain.errors import Unavailable
 from segmentd.replica.behind import Outdated
-from segmentd.replica.catalog import Catalog
+from segmentd.replica.catalog import Catalog, Form
 from segmentd.replica.files import Unusable
 from segmentd.replica.lookup import Lookup
 from segmentd.replica.moments import show_catalog
@@ -120,10 +120,10 @@ class Replica:
     # Reads of what holds now; call them only if there is an age. Each raises Unusable, and Outdated if the
     # replica does not know yet how a user changed. With the version of `Older` they show the state of before.
 
-    def segments(self, user_id: int, older: int | None = None) -> list[bytes]:
-        """The slugs that the user is in, as JSON strings."""
+    def segments(self, user_id: int, older: int | None = None, form: Form | None = None) -> list[bytes]:
+        """The slugs that the user is in, as JSON strings or in a form."""
         try:
-            return self._serving().segments(user_id, self.status.now(), older)
+            return self._serving().segments(user_id, self.status.now(), older, form)
         except lmdb.Error as error:
             raise self._useless(error) from error
 

@@ -1,6 +1,6 @@
 """Answers with the segments of users as bytes: a message for each would take longer than finding them."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import Final
 
@@ -14,30 +14,33 @@ _USER_ID: Final = bytes([pb.UserSegments.USER_ID_FIELD_NUMBER << 3])
 _USERS: Final = bytes([pb.LookUpResponse.USERS_FIELD_NUMBER << 3 | 2])
 
 
-class _Fields(dict[bytes, bytes]):
-    """The field `segments` with one slug, by the slug as a JSON string."""
+def field(slug: bytes) -> bytes:
+    """The field `segments` of a UserSegments with one slug, which is a JSON string."""
+    return pb.UserSegments(segments=[slug[1:-1].decode()]).SerializeToString()
 
+
+class _Fields(dict[bytes, bytes]):
     def __missing__(self, slug: bytes) -> bytes:
         if len(self) >= _MOST_REMEMBERED:
             self.clear()
-        field = self[slug] = pb.UserSegments(segments=[slug[1:-1].decode()]).SerializeToString()
-        return field
+        self[slug] = field(slug)
+        return self[slug]
 
 
-_field: Final = _Fields().__getitem__
+_field_of: Final = _Fields().__getitem__
 
 
-def user_segments(user_id: int, slugs: Sequence[bytes], age: int) -> bytes:
-    """A UserSegments; slugs are JSON strings, the age is in seconds."""
+def user_segments(user_id: int, fields: Iterable[bytes], age: int) -> bytes:
+    """A UserSegments; the age is in seconds."""
     # A message may have its fields in any order.
-    return b"".join([_USER_ID, _varint(user_id), *map(_field, slugs), _aged(age)])
+    return b"".join([_USER_ID, _varint(user_id), *fields, _aged(age)])
 
 
 def look_up_response(user_ids: Iterable[int], found: Iterable[bytes], age: int) -> bytes:
     """A LookUpResponse; for each user the slugs as JSON strings, with commas between."""
     parts = [pb.LookUpResponse(age=Duration(seconds=age)).SerializeToString()]
     for user_id, slugs in zip(user_ids, found, strict=True):
-        fields = map(_field, slugs.split(b",") if slugs else ())
+        fields = map(_field_of, slugs.split(b",") if slugs else ())
         user = b"".join([_USER_ID, _varint(user_id), *fields])
         parts += (_USERS, _varint(len(user)), user)
     return b"".join(parts)
