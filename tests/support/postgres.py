@@ -87,6 +87,9 @@ _QUICK: Final = {
     "synchronous_commit": "off",
     "full_page_writes": "off",
     "max_wal_size": "256MB",
+    # A login that its client has left half done holds up the end of every database until it times out: the
+    # session in it answers no barrier. The usual minute had all processes of the tests wait, twice a run.
+    "authentication_timeout": "10s",
 }
 
 
