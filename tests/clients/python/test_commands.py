@@ -153,11 +153,11 @@ def test_the_help_is_on_one_screen_and_each_command_has_an_example(name: str, tm
     shown = run("--help", cwd=tmp_path, command=script).stdout
     assert len(shown.splitlines()) <= 40
     names = re.findall(r"^│ ([a-z]+) ", shown.partition("over HTTP")[2], re.MULTILINE)
-    assert {"segments", "user", "add", "remove", "import", "export", "report", "follow"} <= {*names}
+    assert {"segments", "user", "add", "remove", "import", "export", "report", "apply", "follow"} <= {*names}
 
 
 def test_every_command_s_help_has_an_example(tmp_path: Path) -> None:
-    commands = [[each] for each in ("user", "add", "remove", "import", "export", "report", "follow")]
+    commands = [[each] for each in ("user", "add", "remove", "import", "export", "report", "apply", "follow")]
     of_segments = ("list", "show", "create", "set", "delete", "preview", "counts")
     for command in [*commands, *(["segments", each] for each in of_segments)]:
         shown = run(*command, "--help", cwd=tmp_path)

@@ -37,6 +37,7 @@ def test_every_program_of_the_guide_runs(service_url: str, tmp_path: Path) -> No
         ended = run("-c", code, cwd=tmp_path, command=[sys.executable, "-W", "error"])
         assert ended.returncode == 0, ended.stderr
         printed.append(ended.stdout)
-    assert printed[0].startswith("explicit\n5000 explicit None\n")
-    assert "1 added 1 unchanged" in printed[1]
+    assert printed[0].startswith("explicit\n")
+    assert "\n5000 explicit None\n" in printed[0]
+    assert " 1 unchanged\n" in printed[1]
     assert "5000: ['" in printed[2]

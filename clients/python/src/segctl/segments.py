@@ -67,7 +67,7 @@ def set_segment(
         changed = client.segments.update(
             old,
             new_slug=slug,
-            description=UNSET if description is None else description,
+            description=description,
             percent=UNSET if percent is None else percentage("--percent", percent),
         )
         show(changed, where.output)

@@ -20,7 +20,7 @@ class Segment(msgspec.Struct, frozen=True):
     """A segment. `percent` is from 0 to 100, None without a rollout; `salt` is a signed 64-bit integer."""
 
     slug: str
-    description: str | None
+    description: str
     percent: float | None
     salt: str
     created_at: datetime

@@ -56,7 +56,7 @@ class AsyncSegments:
         slug: str,
         *,
         new_slug: str | None = None,
-        description: str | Given | None = UNSET,
+        description: str | None = None,
         percent: Percent | Given | None = UNSET,
     ) -> Segment:
         """Renames, describes, or changes the percentage; what is not given stays. `percent` None ends it.

@@ -49,12 +49,12 @@ def get(slug: str) -> Call[Segment]:
 
 
 def update(
-    slug: str, new_slug: str | None, description: str | Given | None, percent: Percent | Given | None
+    slug: str, new_slug: str | None, description: str | None, percent: Percent | Given | None
 ) -> Call[Segment]:
     body: dict[str, str | float | None] = {}
     if new_slug is not None:
         body["slug"] = new_slug
-    if description is not UNSET:
+    if description is not None:
         body["description"] = description
     if percent is not UNSET:
         body["percent"] = _number(percent)
