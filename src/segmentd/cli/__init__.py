@@ -6,7 +6,7 @@ from typing import Annotated, Final
 
 from cyclopts import App, CycloptsError, Parameter
 
-import segctl
+from segctl.command_line import leave, mount
 from segctl.failures import CommandFailed
 from segmentd import __version__
 from segmentd.cli.flags import NO_FLAGS, Flags
@@ -29,7 +29,7 @@ app: Final = App(
 # The commands take every setting as a flag; `segmentd.config` says what each one means.
 Settings = Annotated[Flags, Parameter(name="*")]
 
-segctl.mount(app)
+mount(app)
 app.command(token)
 app.command(key)
 
@@ -77,7 +77,7 @@ def main() -> None:
     except SegmentdError as error:
         _leave(1, error.detail)
     except CommandFailed as error:
-        segctl.leave("segmentd", error.code, str(error))
+        leave("segmentd", error.code, str(error))
 
 
 def _leave(code: int, line: str) -> None:

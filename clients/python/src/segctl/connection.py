@@ -12,7 +12,7 @@ import msgspec
 from cyclopts import Parameter
 from platformdirs import user_config_path
 
-from segctl import reader_went_away
+from segctl.command_line import reader_went_away
 from segctl.failures import CommandFailed, WrongUse
 from segmentd_client import Client, ClientError, errors
 from segmentd_client.options import DEFAULT_SERVER
