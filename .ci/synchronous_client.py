@@ -1,6 +1,7 @@
 """Writes the Python client's package `synchronous` from `asynchronous`; `--check` says whether it is current.
 
-Words are replaced, nothing else: both have the same calls, in the same order.
+Words are replaced, nothing else: both have the same calls, in the same order. What follows the feed in the
+background is written by hand: a task there, a thread here.
 """
 
 import re
@@ -47,7 +48,7 @@ def synchronous(text: str, name: str) -> str:
 def main() -> None:
     """Writes or checks every module."""
     old: list[str] = []
-    for source in sorted((PACKAGE / "asynchronous").glob("*.py")):
+    for source in sorted({*(PACKAGE / "asynchronous").glob("*.py")} - {PACKAGE / "asynchronous/local.py"}):
         target = PACKAGE / "synchronous" / source.name
         text = synchronous(source.read_text("utf-8"), source.name)
         if target.exists() and target.read_text("utf-8") == text:

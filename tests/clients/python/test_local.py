@@ -12,12 +12,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from segmentd_client import Client, Retries, UserChange, errors
+from segmentd_client import AsyncClient, Client, Retries, UserChange, errors
 from segmentd_client.bucketing import bucket, threshold
 from segmentd_client.jobs import ChangesPage, MembershipChange, SegmentChange
 from segmentd_client.local_copy import LocalCopy
 from segmentd_client.models import Lookup, UserSegments
 from segmentd_client.synchronous.local import Local
+from tests.support.office import until
 from tests.support.processes import eventually
 
 VECTORS: Any = json.loads((Path(__file__).parents[2] / "vectors/bucketing.json").read_text("utf-8"))
@@ -189,3 +190,26 @@ def test_a_copy_survives_the_service_s_absence(client: Client, local: Local, net
     client.users.change(9200, remove=["AWAY"])
     network.is_cut = False
     eventually(lambda: "AWAY" not in local.segments(9200))
+
+
+async def test_the_asynchronous_copy_does_the_same(client: Client, service_url: str) -> None:
+    client.segments.create("ASYNC-LOCAL", percent=100)
+    async with AsyncClient(service_url) as asynchronous, asynchronous.local() as local:
+        assert local.covers(9300, "ASYNC-LOCAL")
+        assert "ASYNC-LOCAL" in local.by_percentage(9300)
+
+        async def is_in() -> bool:
+            return "ASYNC-LOCAL" in await local.segments(9300)
+
+        async def is_out() -> bool:
+            return not await is_in()
+
+        async def is_not_covered() -> bool:
+            return not local.covers(9300, "ASYNC-LOCAL")
+
+        await until(is_in)
+        await asynchronous.users.change(9300, remove=["ASYNC-LOCAL"])
+        await until(is_out)
+        await asynchronous.segments.update("ASYNC-LOCAL", percent=None)
+        await until(is_not_covered)
+        assert 0 <= local.age_s < 60

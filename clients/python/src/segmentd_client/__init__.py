@@ -15,8 +15,8 @@ from segmentd_client.asynchronous.client import AsyncClient
 from segmentd_client.calls.segments import UNSET
 from segmentd_client.core import NO_RETRIES, Retries
 from segmentd_client.errors import ClientError, Problem
-from segmentd_client.evaluating import Client
 from segmentd_client.models import Term, UserChange
+from segmentd_client.synchronous.client import Client
 from segmentd_client.version import VERSION
 
 __version__ = VERSION

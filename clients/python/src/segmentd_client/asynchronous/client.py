@@ -7,6 +7,7 @@ import httpx2
 
 from segmentd_client.asynchronous.feed import AsyncFeed
 from segmentd_client.asynchronous.imports import AsyncImports
+from segmentd_client.asynchronous.local import AsyncLocal
 from segmentd_client.asynchronous.reports import AsyncReports
 from segmentd_client.asynchronous.segments import AsyncSegments
 from segmentd_client.asynchronous.transport import AsyncTransport
@@ -74,3 +75,13 @@ class AsyncClient:
     async def flags(self, user_id: int, *, etag: str | None = None) -> Flags | None:
         """All segments as flags; None if they are what they were under `etag`."""
         return await self._transport.send(flags.evaluate_all(user_id, etag))
+
+    def local(self, *, max_age_s: float = 300, most_users: int = 100_000) -> AsyncLocal:
+        """Answers in this process: percentages are computed, members by hand asked for once and kept level.
+
+        Use it in a `with` block: it reads all segments at its beginning, and follows the feed until its end.
+        While the service cannot be reached it answers from its copy for up to `max_age_s` seconds. It keeps
+        the segments of up to `most_users` users, those who were asked for last. A term's end reaches it when
+        the feed tells it, up to some ten seconds late.
+        """
+        return AsyncLocal(self.segments, self.users, self.feed, max_age_s=max_age_s, most_users=most_users)

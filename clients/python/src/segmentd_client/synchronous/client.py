@@ -12,6 +12,7 @@ from segmentd_client.models import AuditEntry
 from segmentd_client.options import DEFAULT_SERVER, Options, Token
 from segmentd_client.synchronous.feed import Feed
 from segmentd_client.synchronous.imports import Imports
+from segmentd_client.synchronous.local import Local
 from segmentd_client.synchronous.reports import Reports
 from segmentd_client.synchronous.segments import Segments
 from segmentd_client.synchronous.transport import Transport
@@ -74,3 +75,13 @@ class Client:
     def flags(self, user_id: int, *, etag: str | None = None) -> Flags | None:
         """All segments as flags; None if they are what they were under `etag`."""
         return self._transport.send(flags.evaluate_all(user_id, etag))
+
+    def local(self, *, max_age_s: float = 300, most_users: int = 100_000) -> Local:
+        """Answers in this process: percentages are computed, members by hand asked for once and kept level.
+
+        Use it in a `with` block: it reads all segments at its beginning, and follows the feed until its end.
+        While the service cannot be reached it answers from its copy for up to `max_age_s` seconds. It keeps
+        the segments of up to `most_users` users, those who were asked for last. A term's end reaches it when
+        the feed tells it, up to some ten seconds late.
+        """
+        return Local(self.segments, self.users, self.feed, max_age_s=max_age_s, most_users=most_users)

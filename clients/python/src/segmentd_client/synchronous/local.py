@@ -1,4 +1,4 @@
-"""Local evaluation: `client.local()`. It is not written from the asynchronous one: it follows in a thread."""
+"""Local evaluation: `client.local()`. `make client` leaves it alone: it follows the feed in a thread."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -20,7 +20,7 @@ _PAGE: Final = 1000
 
 
 class Local:
-    """Answers in this process, from a copy that a thread keeps level by the feed. Close it.
+    """Answers in this process, from a copy that a thread keeps level by the feed, in a `with` block.
 
     Safe to use from many threads.
     """
@@ -32,18 +32,15 @@ class Local:
         self._copy = LocalCopy(max_age_s, most_users)
         self._lock = Lock()
         self._is_closed = Event()
-        self._begin()
         self._thread = Thread(target=self._follow, name="segmentd-local", daemon=True)
-        self._thread.start()
 
     def __enter__(self) -> Self:
+        self._begin()
+        self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Ends the thread, which may take as long as an empty page of the feed is held back."""
+        # The thread ends with its present page of the feed, which is held back for two seconds at most.
         self._is_closed.set()
         self._thread.join()
 
