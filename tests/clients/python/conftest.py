@@ -1,4 +1,7 @@
-"""A real service for the tests of the Python client; each of them uses slugs and ids of its own."""
+"""A real service for the tests of the Python client; each of them uses slugs and ids of its own.
+
+Percentages of one test cover the users of others, so a test looks at its own segments alone.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -62,7 +62,9 @@ def test_support_sees_a_user_on_one_screen(segmentd: Command, client: Client) ->
     assert explained["because"] == "explicit"
     assert re.search(r"SCREEN +explicit +20\d\d-", table)
     assert "ticket 4711" in table
-    assert json.loads(history[-1])["reason"] == "ticket 4711"
+    assert [each["segment"] for each in map(json.loads, history) if each["reason"] == "ticket 4711"] == [
+        "SCREEN"
+    ]
     assert found(segmentd("remove", "8000", "SCREEN"))["removed"] == ["SCREEN"]
     assert found(segmentd("user", "8099"))["user"] is None
 

@@ -48,7 +48,7 @@ def test_answers_on_a_terminal_are_tables_for_people(
 
     imported = on_a_terminal("import", "users.csv", "--segment", "SHOWN", url=service_url, cwd=tmp_path)
     code, user = on_a_terminal("user", "8500", url=service_url, cwd=tmp_path)
-    _, listed = on_a_terminal("segments", "list", url=service_url, cwd=tmp_path)
+    _, segment = on_a_terminal("segments", "show", "SHOWN", url=service_url, cwd=tmp_path)
 
     assert imported[0] == 0
     assert "applied_users" in imported[1]
@@ -56,7 +56,7 @@ def test_answers_on_a_terminal_are_tables_for_people(
     assert code == 0
     assert "user 8500: Ünsal, registered 20" in user
     assert "last events" in user
-    assert "?[31mred [bold]" in listed, "what a terminal would obey is not sent to it"
+    assert "?[31mred [bold]" in segment, "what a terminal would obey is not sent to it"
 
 
 class Refusing(BaseHTTPRequestHandler):
