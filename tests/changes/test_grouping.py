@@ -16,7 +16,7 @@ from segmentd.domain.identifiers import Slug, UserId
 from segmentd.domain.memberships import Addition, Change, Changed
 from segmentd.storage.changes import Locked, Wanted
 
-LIMITS: Final = GroupLimits(lines=2, users=4, slugs=6, alone=2, waiting=12, of_a_user=5, seconds=60)
+LIMITS: Final = GroupLimits(lines=2, long=0, users=4, slugs=6, alone=2, waiting=12, of_a_user=5, seconds=60)
 AWAY: Final = Unavailable("It is away.", hot_reads=True)
 
 
@@ -126,6 +126,32 @@ async def test_changes_of_one_moment_and_those_that_come_meanwhile_go_together_w
     answers = await asyncio.gather(*first, *second, *meanwhile)
     assert answers == [changed(wanted(user)) for user in range(1, 10)]
     assert users_of(office.made) == [[1, 2], [3], [4, 5, 6, 7], [8, 9]]
+
+
+async def test_another_transaction_begins_when_a_whole_group_waits_and_not_before() -> None:
+    office = Office(LIMITS._replace(long=60))
+    tasks = await office.send(wanted(1))
+    tasks += await office.send(wanted(2), wanted(3), wanted(4))
+    assert users_of(office.under_way) == [[1]]
+
+    tasks += await office.send(wanted(5))
+    assert users_of(office.under_way) == [[1], [2, 3, 4, 5]]
+    await office.end(0)
+    await office.end(0)
+    await asyncio.gather(*tasks)
+
+
+async def test_a_change_does_not_wait_for_long_for_a_transaction_that_does_not_end() -> None:
+    office = Office(LIMITS._replace(long=0.01))
+    tasks = await office.send(wanted(1))
+    tasks += await office.send(wanted(2))
+    assert users_of(office.under_way) == [[1]]
+
+    while users_of(office.under_way) != [[1], [2]]:  # noqa: ASYNC110 - the office sets no event
+        await asyncio.sleep(0.001)
+    await office.end(0)
+    await office.end(0)
+    await asyncio.gather(*tasks)
 
 
 async def test_a_group_has_so_many_slugs_at_most_and_a_larger_change_goes_alone() -> None:

@@ -43,7 +43,9 @@ class GroupLimits(NamedTuple):
     """How much goes together, and how much waits."""
 
     lines: int = 2
-    """Transactions with groups, at once: one computes while the other one commits."""
+    """Transactions with groups, at once: a second one if a whole group waits, or a change for long."""
+    long: float = 0.05
+    """Seconds after which a change waits for no transaction under way, if there may be another one."""
     users: int = 64
     """Of one group."""
     slugs: int = 512
@@ -103,6 +105,7 @@ class GroupedChanges:
         self._beginning = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
+        self._impatience: asyncio.TimerHandle | None = None
 
     async def change(self, wanted: Wanted) -> Changed:
         """Applies a change. Raises its error; Overloaded where too many wait; Unavailable."""
@@ -133,8 +136,9 @@ class GroupedChanges:
 
     async def end(self) -> None:
         """Ends what is under way. Changes that still wait fail with Unavailable."""
-        if self._timer is not None:
-            self._timer.cancel()
+        for timer in (self._timer, self._impatience):
+            if timer is not None:
+                timer.cancel()
         for waiting in self._all_waiting():
             waiting.settle(Unavailable(_STOPPING))
         await end(*self._tasks)
@@ -143,11 +147,24 @@ class GroupedChanges:
     # Groups
 
     def _begin(self) -> None:
-        """Begins a line if one more may work. It finds all changes that come until its task runs."""
-        if self._ready and not self._beginning and self._lines < self._limits.lines:
-            self._beginning = True
-            self._lines += 1
-            self._own(self._line())
+        """Begins a line if one more may work and is needed. It finds all that come until its task runs."""
+        if not self._ready or self._beginning or self._lines >= self._limits.lines:
+            return
+        if self._lines and len(self._ready) < self._limits.users and not self._waits_for_long():
+            if self._impatience is None:
+                loop = asyncio.get_running_loop()
+                self._impatience = loop.call_later(self._limits.long, self._begin_after_all)
+            return
+        self._beginning = True
+        self._lines += 1
+        self._own(self._line())
+
+    def _waits_for_long(self) -> bool:
+        return asyncio.get_running_loop().time() - self._ready[0].since >= self._limits.long
+
+    def _begin_after_all(self) -> None:
+        self._impatience = None
+        self._begin()
 
     async def _line(self) -> None:
         self._beginning = False

@@ -11,13 +11,14 @@ import msgspec
 import psycopg
 import structlog
 from psycopg.rows import RowMaker
-from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
+from psycopg_pool import PoolClosed, PoolTimeout
 
 from segmentd.background import end
 from segmentd.domain.errors import Unavailable
 from segmentd.observability.traces import Tracing
 from segmentd.storage.circuit_breaker import CircuitBreaker
-from segmentd.storage.sessions import Reachability, Session, reason_of
+from segmentd.storage.pool import LatestFirstPool
+from segmentd.storage.sessions import Reachability, reason_of
 
 Row = TypeVar("Row")
 Result = TypeVar("Result")
@@ -71,7 +72,7 @@ class Database:
         self.pool_size = pool_size
         """How many connections there may be."""
         self._reachability = Reachability()
-        self._pool: AsyncConnectionPool[Session] = AsyncConnectionPool(
+        self._pool = LatestFirstPool(
             url,
             min_size=idle,
             max_size=pool_size,
@@ -80,7 +81,6 @@ class Database:
             # Within one series of attempts each pause is twice the one before. Short series, started again
             # and again, find a returned database soon.
             reconnect_timeout=_LONGEST_WAIT_S,
-            connection_class=Session,
             kwargs={"autocommit": True, "reachability": self._reachability},
         )
         self._tracing = tracing
