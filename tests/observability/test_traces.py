@@ -162,7 +162,7 @@ def test_traces_that_are_asked_for_but_not_installed_are_an_error_of_one_line(tm
         if not installed.name.startswith("opentelemetry"):
             (packages / installed.name).symlink_to(installed)
     command = [sys.executable, "-S", "-m", "segmentd"]  # without the packages of this environment
-    env = {"PYTHONPATH": f"{packages}:{ROOT / 'src'}"}
+    env = {"PYTHONPATH": f"{packages}:{ROOT / 'src'}:{ROOT / 'clients/python/src'}"}
 
     assert run("check", cwd=tmp_path, command=command, env=env).returncode == 0
     line = failure(

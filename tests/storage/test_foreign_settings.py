@@ -114,18 +114,17 @@ def test_no_connection_is_opened_but_as_a_session() -> None:
         (path.relative_to(SOURCE).as_posix(), ast.unparse(node.func))
         for path in SOURCE.rglob("*.py")
         for node in ast.walk(ast.parse(path.read_text("utf-8")))
-        if isinstance(node, ast.Call)
-        and ast.unparse(node.func).endswith((".connect", "ConnectionPool", "PsycopgConnector", "Connector"))
+        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith((".connect", "Pool", "Connector"))
     }
     assert opened == {
         ("jobs.py", "QueueConnector"),  # whose connections are Sessions
         ("storage/sessions.py", "super().connect"),
         ("storage/server.py", "Session.connect"),
         ("replica/notifications.py", "Session.connect"),
-        ("storage/database.py", "AsyncConnectionPool"),
+        ("storage/database.py", "LatestFirstPool"),
         ("storage/embedded.py", "psycopg.connect"),
         ("jobs.py", "PsycopgConnector"),
     }
-    for path in ("storage/database.py", "storage/job_queue.py"):
+    for path in ("storage/pool.py", "storage/job_queue.py"):
         assert "connection_class=Session" in (SOURCE / path).read_text("utf-8")
     assert "execute(pins(" in (SOURCE / "storage/embedded.py").read_text("utf-8")
