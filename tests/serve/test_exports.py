@@ -34,11 +34,12 @@ FILL: LiteralString = """
     UPDATE catalog SET version = version + 1;
 """
 COPIES: LiteralString = """
-    SELECT pid FROM pg_stat_activity WHERE starts_with(query, 'COPY') AND state = 'active'
+    SELECT pid FROM pg_stat_activity
+    WHERE starts_with(query, 'COPY') AND state = 'active' AND datname = current_database()
 """
 END_COPIES: LiteralString = """
     SELECT pg_terminate_backend(pid) FROM pg_stat_activity
-    WHERE starts_with(query, 'COPY') AND state = 'active'
+    WHERE starts_with(query, 'COPY') AND state = 'active' AND datname = current_database()
 """
 
 
