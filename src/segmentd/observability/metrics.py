@@ -48,6 +48,19 @@ class Refusal(StrEnum):
     LONG_READ = "long-read"
 
 
+# Kinds of problems that are refusals.
+_REFUSALS: Final = {
+    "unauthenticated": Refusal.UNAUTHENTICATED,
+    "forbidden": Refusal.FORBIDDEN,
+    "too-many-requests": Refusal.RATE_LIMIT,
+    "too-many-reports": Refusal.TOO_MANY_REPORTS,
+    "report-store-full": Refusal.REPORT_STORE_FULL,
+    "too-many-imports": Refusal.TOO_MANY_IMPORTS,
+    "import-store-full": Refusal.IMPORT_STORE_FULL,
+    "too-many-exports": Refusal.TOO_MANY_EXPORTS,
+}
+
+
 class Fallen(StrEnum):
     """What became of a hot read that the replica could not answer at once."""
 
@@ -188,6 +201,11 @@ class Metrics:
     def refused(self, reason: Refusal) -> None:
         """A request was refused."""
         self._refused[reason].inc()
+
+    def answered_with_problem(self, kind: str) -> None:
+        """A request was answered with a problem of this kind, which may be a refusal."""
+        if (reason := _REFUSALS.get(kind)) is not None:
+            self.refused(reason)
 
     # The replica and the database
 

@@ -31,13 +31,6 @@ _GONE: Final = 499
 _TOO_LONG: Final = "The call took longer than it may; try again shortly."
 _OK: Final = 200
 _ERROR: Final = 500
-_REFUSALS: Final = {
-    "unauthenticated": Reason.UNAUTHENTICATED,
-    "forbidden": Reason.FORBIDDEN,
-    "too-many-requests": Reason.RATE_LIMIT,
-    "too-many-reports": Reason.TOO_MANY_REPORTS,
-    "report-store-full": Reason.REPORT_STORE_FULL,
-}
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -122,9 +115,7 @@ class Calls:
                     return answered if isinstance(answered, bytes) else answered.SerializeToString()
                 except TimeoutError:
                     self._metrics.refused(Reason.TIMEOUT)
-                    noted.refusal = refusal(
-                        Overloaded("The call took longer than it may; try again shortly.")
-                    )
+                    noted.refusal = refusal(Overloaded(_TOO_LONG))
                 except SegmentdError as error:
                     noted.refusal = refusal(error)
                 except Exception as error:  # noqa: BLE001 - a bug: the answer gets nothing of it
@@ -203,8 +194,8 @@ class Calls:
     def _note(self, path: str, noted: "_Noted", tally: Tally | None) -> None:
         seconds = (noted.streaming_since or time.perf_counter()) - noted.begun
         status = noted.status
-        if noted.refusal is not None and (kind := noted.refusal.problem.kind) in _REFUSALS:
-            self._metrics.refused(_REFUSALS[kind])
+        if noted.refusal is not None:
+            self._metrics.answered_with_problem(noted.refusal.problem.kind)
         if status == _OK and tally is not None:
             tally.add(round(seconds * 1e9))
             return

@@ -8,22 +8,13 @@ import structlog
 
 from segmentd.api.problems import Problem, problem_of
 from segmentd.domain.errors import Unavailable
-from segmentd.observability.metrics import Metrics, Refusal
+from segmentd.observability.metrics import Metrics
 from segmentd.observability.tally import Tally
 
 _ERROR: Final = 500
 # No client gets this status; it is for the log and the metrics.
 CLIENT_GONE: Final = 499
-_REFUSALS: Final = {
-    "unauthenticated": Refusal.UNAUTHENTICATED,
-    "forbidden": Refusal.FORBIDDEN,
-    "too-many-requests": Refusal.RATE_LIMIT,
-    "too-many-reports": Refusal.TOO_MANY_REPORTS,
-    "report-store-full": Refusal.REPORT_STORE_FULL,
-    "too-many-imports": Refusal.TOO_MANY_IMPORTS,
-    "import-store-full": Refusal.IMPORT_STORE_FULL,
-    "too-many-exports": Refusal.TOO_MANY_EXPORTS,
-}
+TOO_LONG: Final = "The request took longer than it may; try again shortly."
 _STOPPED: Final = "The service stopped before the request was done; try again shortly."
 
 _log = structlog.get_logger(__name__)
@@ -92,8 +83,8 @@ class InProgress:
     def note(self, ended: Ended, tally: Tally | None = None, **bound: str) -> None:
         """Counts a request, by its tally if it has one, and writes its line of the log, with `bound`."""
         shown = ended.status or CLIENT_GONE
-        if ended.problem in _REFUSALS:
-            self._metrics.refused(_REFUSALS[ended.problem])
+        if ended.problem is not None:
+            self._metrics.answered_with_problem(ended.problem)
         if tally is None:
             self._metrics.answered(ended.method, ended.route, shown, ended.seconds)
         else:

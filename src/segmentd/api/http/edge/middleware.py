@@ -12,7 +12,7 @@ from litestar.types import ASGIApp, HTTPScope, Message, Receive, Scope, Send
 from litestar.types.asgi_types import HTTPResponseBodyEvent, HTTPResponseStartEvent, ReceiveMessage
 
 from segmentd.api.http.edge.cors import ALL_METHODS, Cors, Headers, value_of
-from segmentd.api.http.edge.in_progress import CLIENT_GONE, Ended, InProgress
+from segmentd.api.http.edge.in_progress import CLIENT_GONE, TOO_LONG, Ended, InProgress
 from segmentd.api.http.edge.problem_documents import document, head
 from segmentd.api.http.edge.request_ids import HEADER, RequestIds
 from segmentd.api.http.edge.send_buffer import SMALL_ANSWER, Bound, Room, SharedBytes
@@ -129,7 +129,7 @@ class RequestMiddleware:
             if answer.status is not None or not answer.limit.expired():
                 raise
             self._metrics.refused(Refusal.TIMEOUT)
-            await answer.refuse("The request took longer than it may; try again shortly.")
+            await answer.refuse(TOO_LONG)
         except asyncio.CancelledError:
             if answer.status is None:  # else it was cut off
                 raise

@@ -8,15 +8,14 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from http import HTTPStatus
-from typing import Any, ClassVar, Final, cast
+from typing import ClassVar, cast
 
 from litestar.types import HTTPScope
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
-from segmentd.api.http.edge.errors import failure, refusal
+from segmentd.api.http.edge.errors import ProblemAnswer, failure, problem_answer, refusal
 from segmentd.api.http.edge.guard import AUTHORIZATION
-from segmentd.api.http.edge.in_progress import Ended, InProgress
-from segmentd.api.http.edge.problem_documents import document, head
+from segmentd.api.http.edge.in_progress import TOO_LONG, Ended, InProgress
 from segmentd.api.http.edge.request_ids import HEADER, RequestIds
 from segmentd.api.http.hot.changes import OPERATION, PlainChanges, headers_of, length_of, user_to_change
 from segmentd.api.http.hot.plain import USER_SEGMENTS, noted
@@ -30,8 +29,6 @@ from segmentd.domain.identifiers import UserId
 from segmentd.domain.memberships import Change, Changed
 from segmentd.observability.metrics import Metrics, Refusal
 from segmentd.service import Service
-
-_TOO_LONG: Final = "The request took longer than it may; try again shortly."
 
 Headers = Sequence[tuple[bytes, bytes]]
 Sending = Callable[[bytes, Headers, bytes], None]
@@ -65,8 +62,8 @@ class DirectChanges:
         headers = noted(post.headers)
         if headers is None or self.in_progress.is_full:
             return None
-        user_id, change = user_to_change(path, headers), self._plain.read(post.body)
-        if user_id is None or change is None:
+        user_id = user_to_change(path, headers)
+        if user_id is None or (change := self._plain.read(post.body)) is None:
             return None
         pending = PendingChange(self, path, self._ids.id(headers.get(HEADER)), send)
         pending.begin(user_id, change, self._authenticator, headers.get(AUTHORIZATION))
@@ -93,7 +90,10 @@ class PendingChange:
         self._request_id = request_id
         self._send = send
         self._begun = time.perf_counter_ns()
+        # What belongs to its line of the log; and what refusals need of it.
         self._bound = {"request_id": request_id.decode()}
+        asked = {"type": "http", "method": "POST", "path": path, "state": {**self._bound}}
+        self._scope = cast("HTTPScope", asked)
         self._outcome: asyncio.Future[Changed | Exception] | None = None
         self._timer: asyncio.TimerHandle | None = None
 
@@ -123,7 +123,7 @@ class PendingChange:
     async def refuse(self, detail: str, problem: Problem) -> None:
         """Answers it with a problem, and undoes the change if nobody else waits for its transaction."""
         if not self.response_complete:
-            self._answer_problem(detail, problem)
+            self._refuse(problem_answer(self._scope, problem, detail))
 
     def _settled(self, outcome: asyncio.Future[Changed | Exception]) -> None:
         if not self.response_complete and not outcome.cancelled():
@@ -136,27 +136,24 @@ class PendingChange:
             body = self._changes.encoded(outcome)
             self._answer(HTTPStatus.OK, ((b"content-type", b"application/json"), length_of(body)), body)
             return
-        scope = self._scope()
-        refused = refusal(scope, outcome) if isinstance(outcome, SegmentdError) else failure(scope, outcome)
-        status, _, body = refused.document
-        self._answer(status, headers_of(refused), body, scope["state"]["problem"])
+        error, scope = outcome, self._scope
+        self._refuse(refusal(scope, error) if isinstance(error, SegmentdError) else failure(scope, error))
 
     def _time_out(self) -> None:
         if not self.response_complete:
             self._changes.metrics.refused(Refusal.TIMEOUT)
-            self._answer_problem(_TOO_LONG, problem_of(Overloaded))
+            self._refuse(problem_answer(self._scope, problem_of(Overloaded), TOO_LONG))
 
-    def _answer_problem(self, detail: str, problem: Problem) -> None:
-        refused = document(self._path, problem, detail, self._request_id.decode())
-        self._answer(refused.status, head(problem, refused), refused.body, problem.kind)
+    def _refuse(self, answer: ProblemAnswer) -> None:
+        self._answer(answer.document.status, headers_of(answer), answer.document.body)
 
-    def _answer(self, status: int, headers: Headers, body: bytes, problem: str | None = None) -> None:
+    def _answer(self, status: int, headers: Headers, body: bytes) -> None:
         self.status = status
         self.response_started = True
-        self._end(problem)
+        self._end()
         self._send(STATUS_LINE[status], ((HEADER, self._request_id), *headers), body)
 
-    def _end(self, problem: str | None = None) -> None:
+    def _end(self) -> None:
         self.response_complete = True
         if self._timer is not None:
             self._timer.cancel()
@@ -165,17 +162,9 @@ class PendingChange:
         self._changes.in_progress.remove(self)
         seconds = (time.perf_counter_ns() - self._begun) / 1e9
         self._changes.in_progress.note(
-            Ended("POST", self._path, USER_SEGMENTS, self.status, seconds, problem),
+            Ended(
+                "POST", self._path, USER_SEGMENTS, self.status, seconds, self._scope["state"].get("problem")
+            ),
             self._changes.tally if self.status == HTTPStatus.OK else None,
             **self._bound,
         )
-
-    def _scope(self) -> HTTPScope:
-        """What refusals need of the request."""
-        asked: dict[str, Any] = {
-            "type": "http",
-            "method": "POST",
-            "path": self._path,
-            "state": {"request_id": self._request_id.decode()},
-        }
-        return cast("HTTPScope", asked)

@@ -138,8 +138,9 @@ class HotProtocol(LimitedProtocol):
         else:
             return False
         post = self.posts.read(data)
-        usual = post is not None and all(name not in self.unusual for name, _ in post.headers)
-        return post is not None and usual and take(post)
+        if post is None or not self.unusual.isdisjoint(name for name, _ in post.headers):
+            return False
+        return take(post)
 
     def _evaluate(self, post: PlainPost) -> bool:
         begun = time.perf_counter_ns()
