@@ -10,7 +10,6 @@ from typing import Any, Final, NamedTuple, TypeVar
 from unittest.mock import patch
 
 import psycopg
-from litestar.types import ASGIApp, Receive, Scope, Send
 from psycopg import sql
 
 from segmentd.api.grpc.hot import HotReads
@@ -20,6 +19,7 @@ from segmentd.serve.wiring import open_node, service
 from segmentd.storage.database import Database
 from segmentd.storage.history import EARLIEST
 from segmentd.storage.report_rows import REPORT_ROWS
+from tests.support.asgi import Counted
 from tests.support.client import DirectApi, Json
 from tests.support.door import hot_path, middleware, open_to_all
 from tests.support.follower_process import BOOT_TIMES, BootTime, FollowerProcess
@@ -38,24 +38,13 @@ class Marks(NamedTuple):
     everything: datetime
 
 
-class Beside:
-    """The application behind the hot path; it counts what is left to it."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-        self.asked = 0
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        self.asked += 1
-        await self._app(scope, receive, send)
-
-
 class Doors(NamedTuple):
     """The doors of one node, and a service that has no replica."""
 
     database: Database
     api: DirectApi
-    beside: Beside
+    beside: Counted
+    """The application behind the hot path: it counts what is left to it."""
     alone: DirectApi
     grpc: Reflected
     replica: Replica
@@ -217,7 +206,7 @@ async def _doors(database_url: str, folder: Path, replica: Path) -> AsyncIterato
         authenticator = await open_to_all(database)
         node = await enter(open_node(database, settings, replica))
         use_cases = service(database, settings, node)
-        beside = Beside(middleware(use_cases, authenticator))
+        beside = Counted(middleware(use_cases, authenticator))
         hot = HotReads(node.replica, authenticator)
         yield Doors(
             database,

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Final
 
 import pytest
-from litestar.types import ASGIApp, Receive, Scope, Send
 
 from segmentd.auth.authenticator import AccessRules, Authenticator
 from segmentd.auth.jwt import JwtRules, JwtVerifier
@@ -19,7 +18,7 @@ from segmentd.replica.replica import Replica
 from segmentd.serve.wiring import open_node, service
 from segmentd.service import Service
 from segmentd.storage.database import Database
-from tests.support.asgi import JSON, Answer, Headers, Request, ask
+from tests.support.asgi import JSON, Answer, Counted, Headers, Request, ask
 from tests.support.client import Api
 from tests.support.door import hot_path, middleware
 from tests.support.issuer import CLAIMS, issuer
@@ -34,18 +33,6 @@ GIVEN: Final = {
     "GET": b'{"user_id":1000,"segments":["A"]}',
     "POST": b'{"users":[{"user_id":1000,"segments":["A"]},{"user_id":1,"segments":[]}]}',
 }
-
-
-class Counted:
-    """An application, and how often it was asked."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-        self.asked = 0
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        self.asked += 1
-        await self._app(scope, receive, send)
 
 
 class Doors:

@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from litestar.types import ASGIApp, Receive, Scope, Send
+from litestar.types import Receive, Scope, Send
 
 from segmentd.api.http.edge.errors import LARGEST_BODY_BYTES
 from segmentd.api.http.hot.changes import HotChanges
@@ -24,7 +24,7 @@ from segmentd.domain.memberships import MOST_SLUGS, Changed
 from segmentd.serve.wiring import service
 from segmentd.service import Service
 from segmentd.storage.database import Database
-from tests.support.asgi import JSON, Answer, Headers, Request, ask
+from tests.support.asgi import JSON, Answer, Counted, Headers, Request, ask
 from tests.support.client import Api, Json
 from tests.support.door import OPEN, behind_middleware, framework, open_to_all
 from tests.support.postgres import new_database
@@ -37,18 +37,6 @@ MANY: Final = settings(
     database=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
-
-
-class Counted:
-    """An application, and how often it was asked."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-        self.asked = 0
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        self.asked += 1
-        await self._app(scope, receive, send)
 
 
 class Pair:
