@@ -1,4 +1,4 @@
-"""One reader serves all who are level; one who is slow is told to come again; outages pass."""
+"""One reader serves all followers that are level; a slow stream ends; streams outlive outages."""
 
 import asyncio
 import random

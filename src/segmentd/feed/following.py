@@ -63,8 +63,8 @@ class Feed:
     async def stream(self, after: str, wanted: Wanted) -> AsyncGenerator[FeedPage]:
         """Pages of all that comes after a position, until the process stops; an empty one in quiet times.
 
-        Raises Invalid, PositionExpired, Overloaded, Unavailable; Unavailable too if whoever takes the pages
-        is so slow that changes for all were dropped meanwhile.
+        Raises Invalid, PositionExpired, Overloaded, Unavailable. It also raises Unavailable if the caller is
+        so slow that the process no longer keeps the next changes.
         """
         if self.is_leaving:
             raise Unavailable("The service is about to stop.")
