@@ -1,6 +1,7 @@
 """Local evaluation: the same answers as the service, computed or kept in the client's process."""
 
 import json
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -9,15 +10,16 @@ from typing import Any
 
 import httpx2
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from segmentd_client import AsyncClient, Client, Retries, UserChange, errors
-from segmentd_client.bucketing import bucket, threshold
+from segmentd_client.bucketing import Rollouts, bucket, fold, salted, threshold
 from segmentd_client.jobs import ChangesPage, MembershipChange, SegmentChange
 from segmentd_client.local_copy import LocalCopy
-from segmentd_client.models import Lookup, UserSegments
+from segmentd_client.models import Lookup, Segment, UserSegments
 from segmentd_client.synchronous.local import Local
+from segmentd_client.vectorized import Vectorized
 from tests.support.office import until
 from tests.support.processes import eventually
 
@@ -36,6 +38,47 @@ def test_every_bucket_and_threshold_of_the_vectors_is_reproduced() -> None:
 @given(st.integers(0, 1_000_000))
 def test_a_threshold_of_a_float_is_exact(parts: int) -> None:
     assert threshold(parts / 10_000) == parts * 2**32 // 1_000_000
+
+
+def without_numpy(segments: Sequence[Segment]) -> Rollouts:
+    """The percentages as they are computed where NumPy is not installed."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "numpy", None)
+        patch.delitem(sys.modules, "segmentd_client.vectorized")
+        rollouts = Rollouts(segments)
+    assert rollouts._vectorized is None  # noqa: SLF001 - or the two would be one
+    return rollouts
+
+
+INT64 = st.integers(-(2**63), 2**63 - 1)
+
+
+@settings(max_examples=25)  # of up to 40 percentages and 40 users
+@given(st.lists(st.tuples(INT64, st.integers(0, 1_000_000)), max_size=40), st.lists(INT64, max_size=40))
+def test_numpy_covers_the_same_users_as_pure_python(
+    percentages: list[tuple[int, int]], user_ids: list[int]
+) -> None:
+    segments = [
+        Segment(f"S{number}", "", share / 10_000, str(salt), NOW)
+        for number, (salt, share) in enumerate(percentages)
+    ]
+    ids = [*user_ids, *(int(vector["user_id"]) for vector in VECTORS["buckets"])]
+    with_numpy, without = Rollouts(segments), without_numpy(segments)
+    expected = {user_id: without.of(user_id) for user_id in ids}
+
+    assert with_numpy.of_many(ids) == expected
+    assert {user_id: with_numpy.of(user_id) for user_id in ids} == expected
+    for each in segments[:3]:
+        assert with_numpy.covered(ids, each.slug) == [
+            user_id for user_id in ids if each.slug in expected[user_id]
+        ]
+
+
+def test_every_bucket_of_the_vectors_is_that_of_numpy() -> None:
+    for vector in VECTORS["buckets"]:
+        parts, bucket = salted(int(vector["salt"])), vector["bucket"]
+        covered = Vectorized([parts, parts], [bucket, bucket + 1]).of_one(fold(int(vector["user_id"])))
+        assert covered == [1], vector
 
 
 # The copy, with moments in seconds
@@ -144,11 +187,13 @@ def test_percentages_are_computed_as_the_service_does(client: Client, local: Loc
     def is_level() -> bool:
         asked = [of_these(found.segments) for found in client.users.lookup(ids).users]
         computed = [of_these(local.by_percentage(user_id)) for user_id in ids]
-        return computed == asked and "LOCAL-99.9999" in asked[0]
+        at_once = [of_these(slugs) for slugs in local.lookup_by_percentage(ids).values()]
+        return computed == at_once == asked and "LOCAL-99.9999" in asked[0]
 
     eventually(is_level)
     assert local.covers(ids[0], "LOCAL-99.9999")
     assert not local.covers(ids[0], "LOCAL-0")
+    assert local.covered(ids, "LOCAL-50") == [each for each in ids if local.covers(each, "LOCAL-50")]
 
 
 def test_a_copy_is_kept_level_by_the_feed_and_asks_once(
@@ -196,7 +241,7 @@ async def test_the_asynchronous_copy_does_the_same(client: Client, service_url: 
     client.segments.create("ASYNC-LOCAL", percent=100)
     async with AsyncClient(service_url) as asynchronous, asynchronous.local() as local:
         assert local.covers(9300, "ASYNC-LOCAL")
-        assert "ASYNC-LOCAL" in local.by_percentage(9300)
+        assert "ASYNC-LOCAL" in local.lookup_by_percentage([9300])[9300]
 
         async def is_in() -> bool:
             return "ASYNC-LOCAL" in await local.segments(9300)
@@ -205,7 +250,7 @@ async def test_the_asynchronous_copy_does_the_same(client: Client, service_url: 
             return not await is_in()
 
         async def is_not_covered() -> bool:
-            return not local.covers(9300, "ASYNC-LOCAL")
+            return not local.covered([9300], "ASYNC-LOCAL")
 
         await until(is_in)
         await asynchronous.users.change(9300, remove=["ASYNC-LOCAL"])

@@ -21,6 +21,16 @@ _COMMANDS: Final = {
     "export": ("lists:export", "Write everybody in a segment.", "AVITO_DISCOUNT_30 -o all.csv"),
     "report": ("reports:report", "Write who got in and out in a month.", "2026-11 -o november.csv"),
     "apply": ("applying:apply", "Make the segments those of a file.", "-f segments.yaml --dry-run"),
+    "login": (
+        "logins:login",
+        "Keep a token in the system's keyring.",
+        "--server https://segments.example.com",
+    ),
+    "logout": (
+        "logins:logout",
+        "Remove a token from the system's keyring.",
+        "--server https://segments.example.com",
+    ),
     "follow": ("following:follow", "Print changes as they come.", "--segment AVITO_DISCOUNT_30"),
 }
 _SEGMENTS: Final = "List, show, create, set, delete, preview or count segments."

@@ -14,6 +14,7 @@ from platformdirs import user_config_path
 
 from segctl.command_line import reader_went_away
 from segctl.failures import CommandFailed, WrongUse
+from segctl.stored_tokens import stored
 from segmentd_client import Client, ClientError, errors
 from segmentd_client.options import DEFAULT_SERVER
 
@@ -46,13 +47,20 @@ class Connection:
         None
     )
 
+    def address(self) -> str:
+        """The address of the service. Raises WrongUse."""
+        of_profile = self._profile().server  # read in any case: a wrong --profile is never ignored
+        server = self.server or os.environ.get("SEGMENTD_SERVER") or of_profile or DEFAULT_SERVER
+        return server.rstrip("/")
+
     @contextmanager
-    def opened(self) -> Iterator[Client]:
-        """A client. Every failure of it becomes one line, with what to do. Raises CommandFailed."""
-        profile = self._profile()
-        server = self.server or os.environ.get("SEGMENTD_SERVER") or profile.server or DEFAULT_SERVER
+    def opened(self, token: str | None = None) -> Iterator[Client]:
+        """A client, with the token that is configured unless given. Raises CommandFailed.
+
+        Every failure of the client becomes one line, with what to do.
+        """
         try:
-            with Client(server, token=self._token(profile)) as client:
+            with Client(self.address(), token=token or self._token()) as client:
                 yield client
         except ClientError as error:
             raise CommandFailed(_words(error)) from None
@@ -64,12 +72,13 @@ class Connection:
         except KeyboardInterrupt:
             raise CommandFailed("stopped") from None
 
-    def _token(self, profile: Profile) -> str | None:
+    def _token(self) -> str | None:
         if self.token_file is None and (token := os.environ.get("SEGMENTD_TOKEN")):
             return token
-        path = self.token_file or (Path(profile.token_file).expanduser() if profile.token_file else None)
+        named = self._profile().token_file
+        path = self.token_file or (Path(named).expanduser() if named else None)
         if path is None:
-            return None
+            return stored(self.address())
         try:
             return path.read_text("utf-8").strip()
         except (OSError, UnicodeDecodeError) as error:

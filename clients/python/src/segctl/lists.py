@@ -8,7 +8,7 @@ from typing import Annotated, BinaryIO, Final
 
 from cyclopts import Parameter
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 from rich.prompt import Confirm
 
 from segctl.connection import USUAL, Where
@@ -46,21 +46,27 @@ def import_list(  # noqa: PLR0913 - each is a flag of the contract
     kind: FileFormat = "ndjson" if {".ndjson", ".jsonl"} & {*names} else "csv"
     with where.opened() as client, _progress() as progress:
         sending = progress.add_task("sending", total=_size(file))
-        begun = client.imports.create(
-            _rows(file),
-            format=format or kind,
-            segment=segment,
-            operation=operation,
-            until=term,
-            ttl_seconds=ttl_seconds,
-            reason=reason,
-            dry_run=dry_run,
-            skip_invalid=skip_invalid,
-            idempotency_key=idempotency_key,
-            is_gzipped=names[-1:] == [".gz"],
-            sent=lambda count: progress.advance(sending, count),
-        )
-        found = _watched(client, begun, progress)
+        begun = None
+        try:
+            begun = client.imports.create(
+                _rows(file),
+                format=format or kind,
+                segment=segment,
+                operation=operation,
+                until=term,
+                ttl_seconds=ttl_seconds,
+                reason=reason,
+                dry_run=dry_run,
+                skip_invalid=skip_invalid,
+                idempotency_key=idempotency_key,
+                is_gzipped=names[-1:] == [".gz"],
+                sent=lambda count: progress.advance(sending, count),
+            )
+            say(f"the import {begun.id} has begun")
+            found = _ended(client, begun, progress)
+        except KeyboardInterrupt:
+            progress.stop()
+            found = _interrupted(client, begun, progress.console)
     _tell(found)
     show(found, where.output)
     if found.status != "done":
@@ -86,19 +92,24 @@ def export(
         write(client.segments.export_file(slug, format=form, at=moment("--at", at), header=header), to)
 
 
-def _watched(client: Client, begun: Import, progress: Progress) -> Import:
-    applying = progress.add_task("applying", total=None)
+def _interrupted(client: Client, begun: Import | None, console: Console) -> Import:
+    if begun is None:
+        raise CommandFailed("stopped: an import that was sent whole goes on, any other fails")
+    if not _wants_to_cancel(console):
+        raise CommandFailed(f"the import {begun.id} goes on")
+    client.imports.cancel(begun.id)
+    return client.imports.wait(begun.id)
+
+
+def _wants_to_cancel(console: Console) -> bool:
     try:
-        return _ended(client, begun, progress, applying)
-    except KeyboardInterrupt:
-        progress.stop()
-        if not sys.stdin.isatty() or not Confirm.ask("Cancel the import?", console=progress.console):
-            raise CommandFailed(f"the import {begun.id} goes on") from None
-        client.imports.cancel(begun.id)
-        return _ended(client, begun, progress, applying)
+        return sys.stdin.isatty() and Confirm.ask("Cancel the import?", console=console)
+    except (EOFError, KeyboardInterrupt):  # Ctrl-D or Ctrl-C in place of an answer
+        return False
 
 
-def _ended(client: Client, begun: Import, progress: Progress, task: TaskID) -> Import:
+def _ended(client: Client, begun: Import, progress: Progress) -> Import:
+    task = progress.add_task("applying", total=None)
     found = begun
     while not found.is_final:
         progress.update(task, total=found.users, completed=found.applied_users)

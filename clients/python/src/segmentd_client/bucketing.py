@@ -6,11 +6,17 @@ covered when the bucket is below the threshold of the percentage. It takes some 
 
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from segmentd_client.models import Segment
 
+if TYPE_CHECKING:
+    from segmentd_client.vectorized import Vectorized
+
 BUCKETS: Final = 2**32
+WORTH_NUMPY: Final = 16
+"""From how many buckets on NumPy is quicker: some 50 microseconds for the first, against 4 for each."""
+
 _MASK: Final = BUCKETS - 1
 # 0x9e3779b9 + sizeof(uint32) + 3923095: how PostgreSQL starts the hash of one 32-bit word.
 _START: Final = (0x9E3779B9 + 4 + 3923095) & _MASK
@@ -64,7 +70,7 @@ def _rotated(word: int, bits: int) -> int:
 
 
 class Rollouts:
-    """The percentages of all segments, prepared for many users."""
+    """The percentages of all segments, prepared for many users. Uses NumPy if it is there and quicker."""
 
     def __init__(self, segments: Sequence[Segment]) -> None:
         self._prepared: Mapping[str, tuple[tuple[int, int, int], int]] = {
@@ -72,13 +78,50 @@ class Rollouts:
             for each in sorted(segments, key=lambda each: each.slug.encode())
             if each.percent is not None
         }
+        self._slugs = [*self._prepared]
+        self._vectorized = _vectorized([*self._prepared.values()])
 
     def covers(self, user_id: int, slug: str) -> bool:
         """Whether the percentage of a segment covers the user; False without one."""
         prepared = self._prepared.get(slug)
-        return prepared is not None and finish(fold(user_id), prepared[0]) < prepared[1]
+        return prepared is not None and _covers(fold(user_id), *prepared)
+
+    def covered(self, user_ids: Sequence[int], slug: str) -> Sequence[int]:
+        """Those whom the percentage of a segment covers, in the given order; nobody without one."""
+        prepared = self._prepared.get(slug)
+        if prepared is None:
+            return []
+        if len(user_ids) >= WORTH_NUMPY and (vectorized := _vectorized([prepared])):
+            return [user_ids[user] for user, _ in vectorized.of_many(user_ids)]
+        return [user_id for user_id in user_ids if _covers(fold(user_id), *prepared)]
 
     def of(self, user_id: int) -> Sequence[str]:
         """The slugs of all segments whose percentage covers the user, sorted bytewise."""
         folded = fold(user_id)
-        return [slug for slug, (parts, most) in self._prepared.items() if finish(folded, parts) < most]
+        if len(self._prepared) >= WORTH_NUMPY and self._vectorized:
+            return [self._slugs[segment] for segment in self._vectorized.of_one(folded)]
+        return [slug for slug, prepared in self._prepared.items() if _covers(folded, *prepared)]
+
+    def of_many(self, user_ids: Sequence[int]) -> Mapping[int, Sequence[str]]:
+        """What `of` gives for each user."""
+        if len(user_ids) * len(self._prepared) < WORTH_NUMPY or not self._vectorized:
+            return {user_id: self.of(user_id) for user_id in user_ids}
+        found: dict[int, list[str]] = {user_id: [] for user_id in user_ids}
+        distinct = [*found]
+        for user, segment in self._vectorized.of_many(distinct):
+            found[distinct[user]].append(self._slugs[segment])
+        return found
+
+
+def _covers(folded: int, parts: tuple[int, int, int], most: int) -> bool:
+    return finish(folded, parts) < most
+
+
+def _vectorized(prepared: Sequence[tuple[tuple[int, int, int], int]]) -> "Vectorized | None":
+    try:
+        from segmentd_client.vectorized import Vectorized  # noqa: PLC0415 - NumPy may be missing, and loads slowly
+    except ModuleNotFoundError as error:
+        if error.name != "numpy":
+            raise
+        return None
+    return Vectorized([parts for parts, _ in prepared], [most for _, most in prepared])

@@ -79,13 +79,10 @@ class LocalCopy:
         if (age_s := self.age_s(now)) > self.max_age_s:
             raise TooStale(f"the copy is {age_s:.0f} s old, more than {self.max_age_s:.0f}")
 
-    def covers(self, user_id: int, slug: str) -> bool:
-        """Whether the percentage of the segment covers the user."""
-        return self._rollouts.covers(user_id, slug)
-
-    def by_percentage(self, user_id: int) -> Sequence[str]:
-        """The segments whose percentage covers the user."""
-        return self._rollouts.of(user_id)
+    def rollouts(self, now: float) -> Rollouts:
+        """The percentages, which are replaced as a whole, never changed. Raises TooStale."""
+        self.check(now)
+        return self._rollouts
 
     def batches(self, user_ids: Sequence[int], now: float) -> Iterator[Sequence[int]]:
         """The users who have to be asked for, as many at once as the service takes."""

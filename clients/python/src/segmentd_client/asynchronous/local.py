@@ -57,13 +57,25 @@ class AsyncLocal:
 
         These are the segments of a user whom nobody ever added or removed by hand.
         """
-        self._copy.check(time.monotonic())
-        return self._copy.by_percentage(user_id)
+        return self._copy.rollouts(time.monotonic()).of(user_id)
 
     def covers(self, user_id: int, slug: str) -> bool:
         """Whether the percentage of one segment covers the user; asks nobody. Raises TooStale."""
-        self._copy.check(time.monotonic())
-        return self._copy.covers(user_id, slug)
+        return self._copy.rollouts(time.monotonic()).covers(user_id, slug)
+
+    def lookup_by_percentage(self, user_ids: Sequence[int]) -> Mapping[int, Sequence[str]]:
+        """What `by_percentage` gives for each of many users; asks nobody. Raises TooStale.
+
+        It computes a bucket for each user and percentage: some 0.1 microseconds with NumPy, 4 without.
+        """
+        return self._copy.rollouts(time.monotonic()).of_many(user_ids)
+
+    def covered(self, user_ids: Sequence[int], slug: str) -> Sequence[int]:
+        """Those of many users whom the percentage of one segment covers, in their order. Raises TooStale.
+
+        It asks nobody, and takes as long as `lookup_by_percentage` with one percentage.
+        """
+        return self._copy.rollouts(time.monotonic()).covered(user_ids, slug)
 
     async def segments(self, user_id: int) -> Sequence[str]:
         """All segments that the user is in, sorted bytewise; as `lookup` for one."""

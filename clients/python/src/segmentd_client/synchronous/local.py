@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from threading import Event, Lock, Thread
 from typing import Final, Self
 
+from segmentd_client.bucketing import Rollouts
 from segmentd_client.core import Retries
 from segmentd_client.errors import ClientError, PositionExpired
 from segmentd_client.local_copy import LocalCopy
@@ -55,15 +56,25 @@ class Local:
 
         These are the segments of a user whom nobody ever added or removed by hand.
         """
-        with self._lock:
-            self._copy.check(time.monotonic())
-            return self._copy.by_percentage(user_id)
+        return self._rollouts().of(user_id)
 
     def covers(self, user_id: int, slug: str) -> bool:
         """Whether the percentage of one segment covers the user; asks nobody. Raises TooStale."""
-        with self._lock:
-            self._copy.check(time.monotonic())
-            return self._copy.covers(user_id, slug)
+        return self._rollouts().covers(user_id, slug)
+
+    def lookup_by_percentage(self, user_ids: Sequence[int]) -> Mapping[int, Sequence[str]]:
+        """What `by_percentage` gives for each of many users; asks nobody. Raises TooStale.
+
+        It computes a bucket for each user and percentage: some 0.1 microseconds with NumPy, 4 without.
+        """
+        return self._rollouts().of_many(user_ids)
+
+    def covered(self, user_ids: Sequence[int], slug: str) -> Sequence[int]:
+        """Those of many users whom the percentage of one segment covers, in their order. Raises TooStale.
+
+        It asks nobody, and takes as long as `lookup_by_percentage` with one percentage.
+        """
+        return self._rollouts().covered(user_ids, slug)
 
     def segments(self, user_id: int) -> Sequence[str]:
         """All segments that the user is in, sorted bytewise; as `lookup` for one."""
@@ -87,6 +98,10 @@ class Local:
             user_id: self._users.segments(user_id).segments if slugs is None else slugs
             for user_id, slugs in found.items()
         }
+
+    def _rollouts(self) -> Rollouts:
+        with self._lock:
+            return self._copy.rollouts(time.monotonic())
 
     def _ask(self, batch: Sequence[int]) -> None:
         asked_at = time.monotonic()
