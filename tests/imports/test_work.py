@@ -56,8 +56,8 @@ def users(*numbers: int) -> str:
 
 
 async def apply(lists: Importing, found: Json, rows: int) -> import_work.Batch:
-    """One batch of an import."""
-    return await import_work.apply_batch(lists.database, await lists.number(found), rows)
+    """One batch of an import of few users, who are one range."""
+    return await import_work.apply_batch(lists.database, await lists.number(found), 1, rows)
 
 
 async def check(lists: Importing, found: Json) -> None:
@@ -93,7 +93,7 @@ async def test_a_batch_that_is_undone_is_applied_again_and_one_that_was_committe
     await check(lists, begun)
     number = await lists.number(begun)
     async with await psycopg.AsyncConnection.connect(database_url) as crashing:
-        await crashing.execute("SELECT apply_import_batch(%s, 2)", [number])
+        await crashing.execute("SELECT apply_import_batch(%s, 1, 2)", [number])
         await crashing.rollback()
     assert (await lists.see(begun))["applied_users"] == 0
     assert await lists.members("A") == []
@@ -102,6 +102,38 @@ async def test_a_batch_that_is_undone_is_applied_again_and_one_that_was_committe
 
     assert (done["applied_users"], counts(done)) == (6, (6, 0, 0, 0))
     assert [len(await lists.api.history(user)) for user in range(1, 7)] == [1] * 6
+
+
+async def test_a_list_of_many_users_is_applied_over_two_connections_each_user_once(
+    lists: Importing, rows: Rows, database_url: str
+) -> None:
+    begun = await lists.begin(users(*range(1, 1201)), segment="A")
+    with closing(psycopg.connect(database_url)) as holder:
+        holder.execute("INSERT INTO users (id, registered_at, last_at) VALUES (1, now(), now())")
+        finishing = asyncio.create_task(lists.finish(begun))
+
+        async def half_is_done() -> bool:
+            return bool((await lists.see(begun))["applied_users"] == 599)
+
+        await until(half_is_done)
+        assert (await lists.see(begun))["status"] == "applying"
+        assert min(await lists.members("A")) == 602
+    done = await finishing
+
+    assert (done["status"], done["applied_users"], counts(done)) == ("done", 1200, (1200, 0, 0, 0))
+    assert rows("SELECT count(*), count(DISTINCT user_id) FROM membership_events") == [(1200, 1200)]
+
+
+async def test_an_import_whose_worker_died_after_the_last_batch_is_ended_by_the_next_one(
+    lists: Importing, rows: Rows
+) -> None:
+    begun = await lists.begin(users(1), segment="A")
+    await check(lists, begun)
+    for _ in range(2):
+        rows.run("SELECT apply_import_batch(%s, 1, 10)", await lists.number(begun))
+
+    assert (await lists.see(begun))["status"] == "applying"
+    assert (await lists.finish(begun))["status"] == "done"
 
 
 def test_batches_become_as_large_as_their_time_allows() -> None:
@@ -157,9 +189,10 @@ async def test_who_joins_after_the_check_stays_when_a_list_replaces_the_members(
 
 
 async def test_a_segment_that_is_created_meanwhile_waits_for_the_batch_in_hand_alone(
-    lists: Importing, rows: Rows, database_url: str
+    lists: Importing, rows: Rows, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    begun = await lists.begin(users(*range(1, 6 * LEAST)), segment="A")
+    monkeypatch.setattr("segmentd.imports.work.MOST_ROWS", LEAST)
+    begun = await lists.begin(users(*range(1, 4 * LEAST)), segment="A")  # one range
     with closing(psycopg.connect(database_url)) as holder:
         held = 2 * LEAST  # the last user of the second batch
         holder.execute("INSERT INTO users (id, registered_at, last_at) VALUES (%s, now(), now())", [held])
@@ -171,7 +204,7 @@ async def test_a_segment_that_is_created_meanwhile_waits_for_the_batch_in_hand_a
     await creating
 
     [(before, in_hand)] = rows(BEFORE_AND_IN_HAND, held)
-    assert held <= before == in_hand < 6 * LEAST - 1
+    assert held == before == in_hand
 
 
 async def has_locks(rows: Rows, kind: str, waiting: int) -> bool:

@@ -20,7 +20,7 @@ from tests.support.client import Json
 from tests.support.processes import PATIENCE_S, Serving, eventually, serving
 
 MOST_PRIVATE_BYTES: Final = 16 * 2**20
-USERS: Final = 700  # more than a batch
+USERS: Final = 1400  # two ranges, each of more than a batch
 # More than is stored at once.
 CHUNK: Final = b"".join(b"%d\n" % number for number in range(1_000_000, 1_160_000))
 ONE_USER: LiteralString = "INSERT INTO users (id, registered_at, last_at) VALUES (%s, now(), now())"
@@ -82,20 +82,21 @@ class Node:
 
     @contextmanager
     def applying(self, segment: str) -> Iterator[None]:
-        """An import, of which one batch is there and another one is under way, until the context ends."""
+        """An import; of each range one batch is there and another is under way, until the context ends."""
         last = USERS * (1 + next(self._numbers))
         body = "".join(f"{number}\n" for number in range(last, last - USERS, -1))
         with self.service.client() as client:
             assert client.post("segments", json={"slug": segment}).status_code == 201
             with closing(self.connected()) as holder:
-                # The batch has many of its users when it has to wait for the last one.
+                # The batches have many of their users when they have to wait for these.
                 holder.execute("BEGIN")
-                holder.execute(ONE_USER, [last])
+                for user in (last - USERS // 2, last):
+                    holder.execute(ONE_USER, [user])
                 answer = client.post(
                     "imports", params={"segment": segment}, content=body, headers={"Content-Type": "text/csv"}
                 )
                 assert answer.status_code == 202
-                eventually(lambda: self.sql(IS_BLOCKED))
+                eventually(lambda: len(self.sql(IS_BLOCKED)) == 2)
                 assert 0 < self.progress(segment)[1] < USERS
                 yield
 
@@ -113,8 +114,8 @@ class Node:
             yield client
 
     def kill_the_backend(self) -> None:
-        """The process of PostgreSQL that applies; PostgreSQL then ends all others, and recovers."""
-        [(pid,)] = self.sql(IS_BLOCKED)
+        """A process of PostgreSQL that applies; PostgreSQL then ends all others, and recovers."""
+        [(pid,), _] = self.sql(IS_BLOCKED)
         os.kill(pid, signal.SIGKILL)
 
     def workers(self) -> list[int]:

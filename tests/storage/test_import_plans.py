@@ -28,6 +28,9 @@ FILL: LiteralString = """
     FROM generate_series(1, %(kept)s + %(under_way)s) AS number;
     INSERT INTO import_errors (import_number, line, detail, text)
     SELECT %(kept)s, line, 'bad', 'x' FROM generate_series(1, %(bad_rows)s) AS line;
+    INSERT INTO import_ranges (import_number, place, last_user, applied_to)
+    SELECT number, place, place * %(decisions)s / 2, (place - 1) * %(decisions)s / 2
+    FROM generate_series(1, %(kept)s + %(under_way)s) AS number, generate_series(1, 2) AS place;
     SELECT make_import_blocks(%(kept)s + 1);
     CREATE TABLE import_decisions_3001 (
         user_id bigint, segment_id bigint, until timestamptz, ttl_seconds bigint, line bigint,
@@ -46,8 +49,9 @@ STATEMENTS: Final[Mapping[LiteralString, Mapping[str, int]]] = {
     "SELECT * FROM import_load('caller 1')": {"imports": 3 * UNDER_WAY, "import_errors": 0},
     "SELECT fail_silent_imports('1 minute')": {"imports": 0},
     "SELECT import_line(3001, 5)": {"import_blocks_3001": 1},
-    "SELECT * FROM apply_import_batch(3001, 500)": {
-        "imports": 4,
+    "SELECT * FROM apply_import_batch(3001, 2, 500)": {
+        "imports": 1,
+        "import_ranges": 2,
         "import_decisions_3001": 2 * BATCH + 1,
         "users": 3 * BATCH,
         "registrations": 0,
@@ -91,6 +95,8 @@ async def test_what_is_shown_of_imports_reads_little_more_than_it_shows(filled_u
             plan = explained(connection, statement, "force_generic_plan")
             assert plan.read("imports") <= 102
             assert plan.read("import_errors") <= 1000
+            assert plan.read("import_ranges") <= 200
             assert plan.read("segments") <= 200
-            assert "none" not in plan.indexes("imports") | plan.indexes("import_errors")
+            for table in ("imports", "import_errors", "import_ranges"):
+                assert "none" not in plan.indexes(table), table
         assert len(database.sent) == 5

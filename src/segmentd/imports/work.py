@@ -7,7 +7,7 @@ from typing import Final
 
 import structlog
 
-from segmentd.background import background
+from segmentd.background import background, end
 from segmentd.domain.errors import Unavailable
 from segmentd.domain.imports import ImportLimits, ImportNumber, Status
 from segmentd.observability.metrics import Metrics
@@ -21,7 +21,7 @@ Pace = Callable[[], Awaitable[None]]
 TURN_S: Final = 10.0
 
 # A batch holds the shared catalog lock, for which a change of a segment waits.
-BATCH_S: Final = 0.04
+BATCH_S: Final = 0.02
 LEAST_ROWS: Final = 200
 MOST_ROWS: Final = 2_000
 
@@ -97,22 +97,38 @@ class ImportWork:
 
     async def _apply(self, number: ImportNumber) -> Status:
         give_way = time.monotonic() + self._turn_s
+        places = await import_work.unfinished_ranges(self._database, number)
+        ranges = [
+            asyncio.create_task(self._apply_range(number, place, give_way), name=f"apply range {place}")
+            for place in places
+        ]
+        try:
+            statuses = await asyncio.gather(*ranges)
+        finally:
+            await end(*ranges)
+        # Without a range, a worker died before it could end the import.
+        status = next(
+            (each for each in statuses if each.final),
+            Status.APPLYING if ranges else await import_work.end_if_over(self._database, number),
+        )
+        if status.final:
+            _log.info("import ended", number=number, status=status)
+            self._metrics.import_ended(status)
+        return status
+
+    async def _apply_range(self, number: ImportNumber, place: int, give_way: float) -> Status:
         rows = LEAST_ROWS
         while True:
             waited = time.monotonic()
             await self._pace()
             begun = time.monotonic()
             self._metrics.import_paused(begun - waited)
-            batch = await import_work.apply_batch(self._database, number, rows)
+            batch = await import_work.apply_batch(self._database, number, place, rows)
             took = time.monotonic() - begun
             self._metrics.import_batch(batch.users)
-            if batch.status.final:
-                _log.info("import ended", number=number, status=batch.status)
-                self._metrics.import_ended(batch.status)
+            if batch.is_over or time.monotonic() > give_way:
                 return batch.status
             rows = next_rows(rows, took)
-            if time.monotonic() > give_way:
-                return batch.status
 
 
 def next_rows(rows: int, took_s: float) -> int:

@@ -18,7 +18,7 @@ REPORTS_AT_ONCE: Final = 2
 # A build holds one connection for as long as it takes, and asks short questions by another.
 REPORT_CONNECTIONS: Final = 2 * REPORTS_AT_ONCE
 IMPORTS_AT_ONCE: Final = 2
-# Work on an import holds one connection, and asks short questions by another.
+# An import is checked over one connection, with short questions by another, and applied over two.
 IMPORT_CONNECTIONS: Final = 2 * IMPORTS_AT_ONCE
 # The pool of each queue; one connection more listens for new jobs.
 QUEUE_CONNECTIONS: Final = 3

@@ -274,14 +274,8 @@ CREATE TABLE imports (
     heard_at         timestamptz NOT NULL,
     rows             bigint      NOT NULL DEFAULT 0,
     invalid_rows     bigint      NOT NULL DEFAULT 0,
-    -- Users with decisions, and the last one who was changed.
+    -- Users with decisions.
     users            bigint,
-    applied_to       bigint      NOT NULL DEFAULT 0,
-    applied_users    bigint      NOT NULL DEFAULT 0,
-    added            bigint      NOT NULL DEFAULT 0,
-    removed          bigint      NOT NULL DEFAULT 0,
-    updated          bigint      NOT NULL DEFAULT 0,
-    unchanged        bigint      NOT NULL DEFAULT 0,
     -- A dry run's first differences.
     sample           jsonb       NOT NULL DEFAULT '[]',
     -- Why it failed.
@@ -299,6 +293,23 @@ CREATE INDEX imports_under_way ON imports (ordered_by) WHERE finished_at IS NULL
 CREATE INDEX imports_storing ON imports (number) WHERE staged OR invalid_rows > 0;
 CREATE INDEX imports_by_end ON imports (finished_at) WHERE finished_at IS NOT NULL;
 CREATE INDEX imports_silent ON imports (heard_at) WHERE status = 'receiving';
+
+-- An import is applied by ranges of users, each with its own progress, so that two connections work on one import and no
+-- two on one user. A range begins after the last user of the one before.
+CREATE TABLE import_ranges (
+    import_number bigint  NOT NULL REFERENCES imports (number) ON DELETE CASCADE,
+    place         integer NOT NULL,
+    last_user     bigint  NOT NULL,
+    -- The last user who was changed, and whether nobody is left.
+    applied_to    bigint  NOT NULL,
+    is_over       boolean NOT NULL DEFAULT false,
+    users         bigint  NOT NULL DEFAULT 0,
+    added         bigint  NOT NULL DEFAULT 0,
+    removed       bigint  NOT NULL DEFAULT 0,
+    updated       bigint  NOT NULL DEFAULT 0,
+    unchanged     bigint  NOT NULL DEFAULT 0,
+    PRIMARY KEY (import_number, place)
+) WITH (fillfactor = 50);
 
 -- Rows of imports that cannot be applied: the line, what is wrong, and the beginning of its text.
 CREATE TABLE import_errors (
@@ -2127,6 +2138,12 @@ $$;
 -- Imports begin one after the other: each counts what those before it took.
 CREATE OR REPLACE FUNCTION import_lock() RETURNS bigint LANGUAGE sql IMMUTABLE RETURN 7236837905;
 
+-- Each batch of an import shares this lock, and its end takes it alone: after the batches in hand, and before all others.
+-- A row lock would let one batch after the other go first.
+CREATE OR REPLACE FUNCTION import_end_lock(p_number bigint) RETURNS bigint
+    LANGUAGE sql IMMUTABLE
+    RETURN hashint8extended(p_number, 7236837906);
+
 -- The bytes that all imports store: their lines, what these mean, and their bad rows, each as large as they usually are.
 -- Each import counts as 256 KiB at least, so that a bound of bytes bounds their number too.
 CREATE OR REPLACE FUNCTION import_bytes() RETURNS bigint
@@ -2153,10 +2170,21 @@ BEGIN
 END
 $$;
 
+-- How far an import was applied.
+CREATE OR REPLACE FUNCTION import_progress(
+    p_number bigint, OUT users bigint, OUT added bigint, OUT removed bigint, OUT updated bigint, OUT unchanged bigint
+)
+    LANGUAGE sql STABLE AS $$
+    SELECT coalesce(sum(r.users), 0)::bigint, coalesce(sum(r.added), 0)::bigint, coalesce(sum(r.removed), 0)::bigint,
+           coalesce(sum(r.updated), 0)::bigint, coalesce(sum(r.unchanged), 0)::bigint
+    FROM import_ranges r
+    WHERE r.import_number = p_number
+$$;
+
 -- What callers see of an import.
 CREATE OR REPLACE VIEW shown_imports AS
 SELECT i.number, i.id, i.status, i.operation, s.slug AS segment, i.dry_run, i.rows, i.invalid_rows, i.users,
-       i.applied_users, i.added, i.removed, i.updated, i.unchanged,
+       p.users AS applied_users, p.added, p.removed, p.updated, p.unchanged,
        coalesce((
            SELECT jsonb_agg(jsonb_build_object('line', e.line, 'detail', e.detail, 'text', e.text) ORDER BY e.line)
            FROM (
@@ -2165,6 +2193,7 @@ SELECT i.number, i.id, i.status, i.operation, s.slug AS segment, i.dry_run, i.ro
        ), '[]') AS errors,
        i.sample, i.reason, i.detail, i.sha256, i.created_at, i.finished_at
 FROM imports i
+CROSS JOIN LATERAL import_progress(i.number) p
 LEFT JOIN segments s ON s.id = i.segment_id;
 
 -- Makes the table of an import's lines. A block is a run of lines.
@@ -2195,9 +2224,10 @@ CREATE OR REPLACE FUNCTION audited_import(p_import imports) RETURNS jsonb
     LANGUAGE sql STABLE AS $$
     SELECT jsonb_build_object('import', p_import.id, 'operation', p_import.operation, 'rows', p_import.rows)
            || CASE WHEN p_import.finished_at IS NULL THEN '{}' ELSE jsonb_build_object(
-               'status', p_import.status, 'users', p_import.applied_users, 'added', p_import.added,
-               'removed', p_import.removed, 'updated', p_import.updated, 'unchanged', p_import.unchanged
+               'status', p_import.status, 'users', p.users, 'added', p.added, 'removed', p.removed,
+               'updated', p.updated, 'unchanged', p.unchanged
            ) END
+    FROM import_progress(p_import.number) p
 $$;
 
 -- Notes in the audit log what an import begins to change, or has changed. A dry run changes nothing.
@@ -2211,7 +2241,7 @@ CREATE OR REPLACE FUNCTION note_import(p_import imports, p_operation text, p_act
     WHERE NOT p_import.dry_run
 $$;
 
--- Ends an import. False: it had ended before. The audit log has the end of one that began to change users; the actor is
+-- Ends an import, after its batches in hand. False: it had ended before. The audit log has the end of one that began to change users; the actor is
 -- the one who ended it.
 CREATE OR REPLACE FUNCTION end_import(
     p_number bigint, p_status text, p_detail text, p_actor text DEFAULT 'segmentd', p_on_behalf_of text DEFAULT NULL
@@ -2221,6 +2251,7 @@ DECLARE
     old_status text;
     ended imports;
 BEGIN
+    PERFORM pg_advisory_xact_lock(import_end_lock(p_number));
     SELECT i.status INTO old_status FROM imports i WHERE i.number = p_number AND i.finished_at IS NULL FOR UPDATE;
     IF NOT FOUND THEN
         RETURN false;
@@ -2468,11 +2499,39 @@ CREATE OR REPLACE FUNCTION import_refusal(p_import imports) RETURNS text
     WHERE s.id = p_import.segment_id
 $$;
 
+-- Divides the users of an import into so many ranges of about the same size; few users, and those of a dry run, which
+-- shows the first ones, are one range.
+CREATE OR REPLACE FUNCTION make_import_ranges(p_import imports, p_ranges integer) RETURNS void
+    LANGUAGE plpgsql AS $$
+DECLARE
+    ranges CONSTANT integer := CASE WHEN p_import.dry_run THEN 1 ELSE least(p_ranges, 1 + p_import.users / 1000) END;
+    ends_with bigint := 0;
+    begins_after bigint;
+BEGIN
+    FOR place IN 1 .. ranges LOOP
+        begins_after := ends_with;
+        IF place < ranges THEN
+            EXECUTE format(
+                'SELECT user_id FROM %I WHERE NOT is_bad AND user_id > $1 ORDER BY user_id OFFSET $2 LIMIT 1',
+                'import_decisions_' || p_import.number
+            )
+            INTO ends_with USING begins_after, p_import.users / ranges;
+        ELSE
+            ends_with := 9223372036854775807;
+        END IF;
+        INSERT INTO import_ranges (import_number, place, last_user, applied_to)
+        VALUES (p_import.number, place, ends_with, begins_after);
+    END LOOP;
+END
+$$;
+
 -- Checks all rows of an import as a set, and stores what they mean. Nothing is changed yet. A bad row fails the import,
 -- unless bad rows are to be skipped. False: the import is not to be checked; the caller then undoes the transaction.
 --
 -- While it runs, it holds no lock that anybody waits for: a caller may cancel the import meanwhile.
-CREATE OR REPLACE FUNCTION check_import(p_number bigint, p_most_bad bigint, p_most_segments integer) RETURNS boolean
+CREATE OR REPLACE FUNCTION check_import(
+    p_number bigint, p_most_bad bigint, p_most_segments integer, p_ranges integer
+) RETURNS boolean
     LANGUAGE plpgsql AS $$
 DECLARE
     i imports := (SELECT i FROM imports i WHERE i.number = p_number AND i.status = 'checking');
@@ -2551,6 +2610,7 @@ BEGIN
         RETURN false;  -- canceled meanwhile
     END IF;
     IF refusal IS NULL THEN
+        PERFORM make_import_ranges(i, p_ranges);
         PERFORM note_import(i, 'import-started', i.ordered_by, i.on_behalf_of);
     END IF;
     RETURN true;
@@ -2576,25 +2636,26 @@ BEGIN
 END
 $$;
 
--- The rows of one batch: those of the users after `applied_to`, about so many; all rows of a user are in one batch, so
--- that they are one change. Arrays without a name of users in it have one element for each decision that can be made,
+-- The rows of one batch: those of the range's next users, about so many; all rows of a user are in one batch, so that
+-- they are one change. Arrays without a name of users in it have one element for each decision that can be made,
 -- in the order of users; `places` are those of its user in `user_ids`. `refused`: the rows that were good when they were
 -- checked, and cannot be applied any more; `of_deleted` is the first line among them whose segment was deleted.
 -- `last_user` is null where no rows are left.
 CREATE OR REPLACE FUNCTION next_import_rows(
-    p_import imports, p_rows integer, p_at timestamptz,
+    p_range import_ranges, p_rows integer, p_at timestamptz,
     OUT last_user bigint, OUT users bigint, OUT refused bigint, OUT of_deleted bigint,
     OUT user_ids bigint[], OUT places integer[], OUT slugs text[], OUT adds boolean[], OUT untils timestamptz[],
     OUT ttl_seconds bigint[]
 )
     LANGUAGE plpgsql STABLE AS $$
 DECLARE
-    decisions text := quote_ident('import_decisions_' || p_import.number);
+    decisions text := quote_ident('import_decisions_' || p_range.import_number);
 BEGIN
     EXECUTE format(
-        'SELECT user_id FROM %s WHERE NOT is_bad AND user_id > $1 ORDER BY user_id OFFSET $2 LIMIT 1', decisions
+        'SELECT user_id FROM %s WHERE NOT is_bad AND user_id > $1 AND user_id <= $3 ORDER BY user_id OFFSET $2 LIMIT 1',
+        decisions
     )
-    INTO last_user USING p_import.applied_to, p_rows - 1;
+    INTO last_user USING p_range.applied_to, p_rows - 1, p_range.last_user;
     EXECUTE format(
         $sql$
         SELECT max(d.user_id), count(DISTINCT d.user_id), sum(d.rows) FILTER (WHERE NOT d.is_good),
@@ -2618,12 +2679,12 @@ BEGIN
         decisions
     )
     INTO last_user, users, refused, of_deleted, user_ids, places, slugs, adds, untils, ttl_seconds
-    USING p_import.applied_to, coalesce(last_user, 9223372036854775807), p_at;
+    USING p_range.applied_to, coalesce(last_user, p_range.last_user), p_at;
 END
 $$;
 
 -- Notes the rows of a batch that were good when they were checked.
-CREATE OR REPLACE FUNCTION note_import_refusals(p_import imports, p_last_user bigint, p_at timestamptz) RETURNS void
+CREATE OR REPLACE FUNCTION note_import_refusals(p_range import_ranges, p_last_user bigint, p_at timestamptz) RETURNS void
     LANGUAGE plpgsql AS $$
 BEGIN
     EXECUTE format(
@@ -2639,9 +2700,9 @@ BEGIN
           AND (s.deleted_at IS NOT NULL OR d.until <= $4)
         ON CONFLICT DO NOTHING
         $sql$,
-        'import_decisions_' || p_import.number
+        'import_decisions_' || p_range.import_number
     )
-    USING p_import.number, p_import.applied_to, p_last_user, p_at;
+    USING p_range.import_number, p_range.applied_to, p_last_user, p_at;
 END
 $$;
 
@@ -2701,43 +2762,43 @@ CREATE OR REPLACE FUNCTION more_differences(
     ) d
 $$;
 
--- Applies about so many rows of an import, together with its progress: both or neither.
+-- Applies about so many rows of a range of an import, together with its progress: both or neither. `is_over`: nobody is
+-- left in the range, or the import cannot go on, for the reason in `refusal`; then end_import_if_over is to be called.
 CREATE OR REPLACE FUNCTION apply_import_batch(
-    p_number bigint, p_rows integer, OUT status text, OUT users bigint, OUT added bigint, OUT removed bigint,
-    OUT updated bigint, OUT unchanged bigint
+    p_number bigint, p_place integer, p_rows integer, OUT status text, OUT is_over boolean, OUT refusal text,
+    OUT users bigint, OUT added bigint, OUT removed bigint, OUT updated bigint, OUT unchanged bigint
 )
     LANGUAGE plpgsql AS $$
 DECLARE
     i imports;
+    range import_ranges;
     at timestamptz;
     batch record;
     outcomes text[];
-    refusal text;
 BEGIN
     PERFORM pg_advisory_xact_lock_shared(catalog_lock());
     -- Until the batch is done, a caller who cancels the import waits.
-    SELECT * INTO i FROM imports WHERE number = p_number FOR UPDATE;
+    PERFORM pg_advisory_xact_lock_shared(import_end_lock(p_number));
+    SELECT * INTO i FROM imports WHERE number = p_number;
     status := i.status;
-    SELECT 0, 0, 0, 0, 0 INTO users, added, removed, updated, unchanged;
-    IF i.status IS DISTINCT FROM 'applying' THEN
+    SELECT i.status IS DISTINCT FROM 'applying', 0, 0, 0, 0, 0 INTO is_over, users, added, removed, updated, unchanged;
+    IF is_over THEN
         RETURN;
     END IF;
+    -- A worker that was taken for dead may still be at it.
+    SELECT * INTO range FROM import_ranges r WHERE r.import_number = p_number AND r.place = p_place FOR UPDATE;
     at := greatest(clock_instant(), (SELECT c.last_at FROM catalog c));
-    batch := next_import_rows(i, p_rows, at);
+    batch := next_import_rows(range, p_rows, at);
     refusal := import_refusal(i);
     IF refusal IS NULL AND NOT i.skip_invalid AND batch.of_deleted IS NOT NULL THEN
         refusal := format('Line %s: the segment was deleted before the row was applied.', batch.of_deleted);
     END IF;
     IF refusal IS NOT NULL OR batch.last_user IS NULL THEN
-        status := CASE WHEN refusal IS NULL THEN 'done' ELSE 'failed' END;
-        PERFORM end_import(
-            p_number, status,
-            refusal || format(' %s of %s users were changed before that.', i.applied_users, i.users)
-        );
+        is_over := true;
+        UPDATE import_ranges r
+        SET is_over = batch.last_user IS NULL
+        WHERE r.import_number = p_number AND r.place = p_place;
         RETURN;
-    END IF;
-    IF batch.refused > 0 THEN
-        PERFORM note_import_refusals(i, batch.last_user, at);
     END IF;
     IF i.dry_run THEN
         outcomes := foresee_changes(
@@ -2755,15 +2816,46 @@ BEGIN
            count(*) FILTER (WHERE o.outcome = 'updated'), count(*) FILTER (WHERE o.outcome = 'unchanged')
     INTO users, added, removed, updated, unchanged
     FROM unnest(outcomes) AS o (outcome);
-    UPDATE imports m
-    SET applied_to = batch.last_user, applied_users = m.applied_users + apply_import_batch.users,
-        added = m.added + apply_import_batch.added, removed = m.removed + apply_import_batch.removed,
-        updated = m.updated + apply_import_batch.updated, unchanged = m.unchanged + apply_import_batch.unchanged,
-        invalid_rows = m.invalid_rows + coalesce(batch.refused, 0)::bigint,
-        sample = CASE WHEN m.dry_run THEN more_differences(
-            m.sample, batch.user_ids, batch.places, batch.slugs, outcomes
-        ) ELSE m.sample END
-    WHERE m.number = p_number;
+    UPDATE import_ranges r
+    SET applied_to = batch.last_user, users = r.users + apply_import_batch.users,
+        added = r.added + apply_import_batch.added, removed = r.removed + apply_import_batch.removed,
+        updated = r.updated + apply_import_batch.updated, unchanged = r.unchanged + apply_import_batch.unchanged
+    WHERE r.import_number = p_number AND r.place = p_place;
+    IF batch.refused > 0 THEN
+        PERFORM note_import_refusals(range, batch.last_user, at);
+    END IF;
+    -- The row of the import comes last, because another range may wait for it.
+    IF batch.refused > 0 OR i.dry_run THEN
+        UPDATE imports m
+        SET invalid_rows = m.invalid_rows + coalesce(batch.refused, 0)::bigint,
+            sample = CASE WHEN m.dry_run THEN more_differences(
+                m.sample, batch.user_ids, batch.places, batch.slugs, outcomes
+            ) ELSE m.sample END
+        WHERE m.number = p_number;
+    END IF;
+END
+$$;
+
+-- Ends an import that cannot go on, or whose ranges are all over; returns its status.
+CREATE OR REPLACE FUNCTION end_import_if_over(p_number bigint, p_refusal text) RETURNS text
+    LANGUAGE plpgsql AS $$
+DECLARE
+    i imports;
+    refusal text;
+BEGIN
+    PERFORM pg_advisory_xact_lock(import_end_lock(p_number));
+    SELECT * INTO i FROM imports WHERE number = p_number;
+    refusal := coalesce(p_refusal, import_refusal(i));
+    IF i.status <> 'applying' OR (refusal IS NULL AND EXISTS (
+        SELECT FROM import_ranges r WHERE r.import_number = p_number AND NOT r.is_over
+    )) THEN
+        RETURN i.status;
+    END IF;
+    PERFORM end_import(
+        p_number, CASE WHEN refusal IS NULL THEN 'done' ELSE 'failed' END,
+        refusal || format(' %s of %s users were changed before that.', (import_progress(p_number)).users, i.users)
+    );
+    RETURN (SELECT m.status FROM imports m WHERE m.number = p_number);
 END
 $$;
 
@@ -2774,6 +2866,7 @@ CREATE OR REPLACE FUNCTION cancel_import(p_number bigint, p_actor text, p_on_beh
 DECLARE
     old imports;
 BEGIN
+    PERFORM pg_advisory_xact_lock(import_end_lock(p_number));
     SELECT * INTO old FROM imports WHERE number = p_number FOR UPDATE;
     IF NOT end_import(p_number, 'canceled', NULL, p_actor, p_on_behalf_of) THEN
         RETURN false;
@@ -2793,14 +2886,19 @@ DECLARE
     ended bigint := 0;
 BEGIN
     FOR lost IN
-        SELECT i.number
-        FROM imports i
-        WHERE i.status = 'receiving' AND i.heard_at < clock_instant() - p_silent
-        FOR UPDATE SKIP LOCKED
+        SELECT i.number FROM imports i WHERE i.status = 'receiving' AND i.heard_at < clock_instant() - p_silent
     LOOP
-        PERFORM end_import(lost, 'failed', 'The process that received the body has ended; send the body again.');
-        PERFORM drop_import_tables(lost);
-        ended := ended + 1;
+        -- As the end of an import does: this lock first, and then its row.
+        PERFORM pg_advisory_xact_lock(import_end_lock(lost));
+        PERFORM
+        FROM imports i
+        WHERE i.number = lost AND i.status = 'receiving' AND i.heard_at < clock_instant() - p_silent
+        FOR UPDATE SKIP LOCKED;
+        IF FOUND THEN
+            PERFORM end_import(lost, 'failed', 'The process that received the body has ended; send the body again.');
+            PERFORM drop_import_tables(lost);
+            ended := ended + 1;
+        END IF;
     END LOOP;
     RETURN ended;
 END
@@ -3131,4 +3229,4 @@ $$;
 INSERT INTO schema_migrations (number, name) VALUES
     (1, '0001_tables.sql');
 INSERT INTO schema_functions (digest, version) VALUES
-    ('1f799b3bfa5e993d25dbd8537a5ef414e8d4d46e1d85ad70da6c57fb396c281a', '0.1.0');
+    ('bdb73efb5cba049cce46b93ccdddd18e24b74f1c8a19d20e1491a23704e53d38', '0.1.0');

@@ -33,7 +33,7 @@ TABLES: Final = (
     *("users", "registrations", "segments", "rollouts", "memberships", "membership_events", "catalog"),
     *("segment_events",),
     *("tokens", "access", "audit_log", "erasures", "reports", "signing_keys"),
-    *("imports", "import_errors"),
+    *("imports", "import_ranges", "import_errors"),
 )
 
 # The values for the parameters of paths.

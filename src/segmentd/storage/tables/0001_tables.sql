@@ -265,14 +265,8 @@ CREATE TABLE imports (
     heard_at         timestamptz NOT NULL,
     rows             bigint      NOT NULL DEFAULT 0,
     invalid_rows     bigint      NOT NULL DEFAULT 0,
-    -- Users with decisions, and the last one who was changed.
+    -- Users with decisions.
     users            bigint,
-    applied_to       bigint      NOT NULL DEFAULT 0,
-    applied_users    bigint      NOT NULL DEFAULT 0,
-    added            bigint      NOT NULL DEFAULT 0,
-    removed          bigint      NOT NULL DEFAULT 0,
-    updated          bigint      NOT NULL DEFAULT 0,
-    unchanged        bigint      NOT NULL DEFAULT 0,
     -- A dry run's first differences.
     sample           jsonb       NOT NULL DEFAULT '[]',
     -- Why it failed.
@@ -290,6 +284,23 @@ CREATE INDEX imports_under_way ON imports (ordered_by) WHERE finished_at IS NULL
 CREATE INDEX imports_storing ON imports (number) WHERE staged OR invalid_rows > 0;
 CREATE INDEX imports_by_end ON imports (finished_at) WHERE finished_at IS NOT NULL;
 CREATE INDEX imports_silent ON imports (heard_at) WHERE status = 'receiving';
+
+-- An import is applied by ranges of users, each with its own progress, so that two connections work on one import and no
+-- two on one user. A range begins after the last user of the one before.
+CREATE TABLE import_ranges (
+    import_number bigint  NOT NULL REFERENCES imports (number) ON DELETE CASCADE,
+    place         integer NOT NULL,
+    last_user     bigint  NOT NULL,
+    -- The last user who was changed, and whether nobody is left.
+    applied_to    bigint  NOT NULL,
+    is_over       boolean NOT NULL DEFAULT false,
+    users         bigint  NOT NULL DEFAULT 0,
+    added         bigint  NOT NULL DEFAULT 0,
+    removed       bigint  NOT NULL DEFAULT 0,
+    updated       bigint  NOT NULL DEFAULT 0,
+    unchanged     bigint  NOT NULL DEFAULT 0,
+    PRIMARY KEY (import_number, place)
+) WITH (fillfactor = 50);
 
 -- Rows of imports that cannot be applied: the line, what is wrong, and the beginning of its text.
 CREATE TABLE import_errors (
