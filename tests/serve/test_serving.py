@@ -44,10 +44,10 @@ def is_served(service: Serving) -> bool:
         return False
 
 
-def test_it_says_where_it_serves_in_one_line_serves_and_ends_on_sigterm(
+def test_as_shipped_it_says_where_it_serves_in_one_line_serves_and_ends_on_sigterm(
     empty_database_url: str, tmp_path: Path
 ) -> None:
-    with serving("--database-url", empty_database_url, cwd=tmp_path) as service:
+    with serving("--database-url", empty_database_url, cwd=tmp_path, as_shipped=True) as service:
         service.ready()
         assert re.fullmatch(r"http://127\.0\.0\.1:[1-9]\d*", service.url)
         with service.client() as client:

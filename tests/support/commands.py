@@ -1,10 +1,12 @@
 """The command `segmentd` in a process of its own that has imported everything already.
 
-Python imports for half a second, and tests run hundreds of commands: all are forked from one process.
+Python imports for half a second, and tests run hundreds of commands: all are forked from one process, and so
+are the processes that they start (tests/support/becoming.py).
 """
 
 import multiprocessing
 import os
+import runpy
 import select
 import signal
 import subprocess
@@ -18,6 +20,7 @@ from tempfile import TemporaryDirectory
 from typing import Final
 
 from segmentd.cli import main
+from tests.support.becoming import fork_processes
 
 _FORKED: Final = multiprocessing.get_context("forkserver")
 _FORKED.set_forkserver_preload([__name__])
@@ -46,10 +49,14 @@ def run_forked(
 class Running:
     """A command that runs in a session of its own, its standard error in a file. Has what Popen has of it."""
 
-    def __init__(self, arguments: Sequence[str], cwd: Path, env: Mapping[str, str], err: Path) -> None:
+    def __init__(
+        self, arguments: Sequence[str], cwd: Path, env: Mapping[str, str], err: Path, *, as_shipped: bool
+    ) -> None:
         self.args: Final = [*arguments]
         self._out, theirs = _FORKED.Pipe(duplex=False)
-        self._process = _FORKED.Process(target=_session, args=(arguments, cwd, {**env}, theirs, err))
+        self._process = _FORKED.Process(
+            target=_session, args=(arguments, cwd, {**env}, theirs, err, as_shipped)
+        )
         self._process.start()
         theirs.close()
         self.pid: Final = self._process.pid or 0
@@ -98,10 +105,59 @@ class Running:
         return found.decode()
 
 
+class Piped:
+    """A Python module in a process that is told lines, and answers in lines. Has what Popen has of it."""
+
+    def __init__(self, module: str, *arguments: str) -> None:
+        theirs, our_in = _FORKED.Pipe(duplex=False)
+        our_out, answers = _FORKED.Pipe(duplex=False)
+        self._process = _FORKED.Process(target=_answer, args=(module, arguments, theirs, answers))
+        self._process.start()
+        for end in (theirs, answers):
+            end.close()
+        self.pid: Final = self._process.pid or 0
+        self.stdin: Final = os.fdopen(os.dup(our_in.fileno()), "w")
+        self.stdout: Final = os.fdopen(os.dup(our_out.fileno()))
+        for end in (our_in, our_out):
+            end.close()
+
+    def poll(self) -> int | None:
+        """The exit code; None while it runs."""
+        return self._process.exitcode
+
+    def end(self) -> None:
+        """Tells it nothing more, and waits for the end."""
+        self.stdin.close()
+        self._process.join()
+        self._process.close()
+        self.stdout.close()
+
+
+def _answer(
+    module: str,
+    arguments: Sequence[str],
+    told: "Connection[bytes, bytes]",
+    answers: "Connection[bytes, bytes]",
+) -> None:
+    for end, descriptor in ((told, 0), (answers, 1)):
+        os.dup2(end.fileno(), descriptor)
+        end.close()
+    sys.stdin = os.fdopen(0)
+    sys.argv = [module, *arguments]
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
 def _session(
-    arguments: Sequence[str], cwd: Path, env: dict[str, str], out: "Connection[bytes, bytes]", err: Path
+    arguments: Sequence[str],
+    cwd: Path,
+    env: dict[str, str],
+    out: "Connection[bytes, bytes]",
+    err: Path,
+    as_shipped: bool,  # noqa: FBT001 - the arguments of a process have no names
 ) -> None:
     os.setsid()
+    if not as_shipped:
+        fork_processes()
     os.dup2(out.fileno(), sys.stdout.fileno())
     out.close()
     with err.open("ab") as file:

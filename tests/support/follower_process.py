@@ -1,7 +1,6 @@
 """A node's follower in another process, as it is shipped, whose rounds the test calls."""
 
 import asyncio
-import subprocess
 import sys
 from pathlib import Path
 from typing import Final
@@ -11,6 +10,7 @@ from segmentd.observability.logs import set_up_logging
 from segmentd.replica.files import remove
 from segmentd.replica.follower import Follower
 from segmentd.storage.database import Database
+from tests.support.commands import Piped
 
 # The modules that ask how long the machine has been running.
 BOOT_TIMES: Final = [f"segmentd.replica.{module}.boot_time" for module in ("status", "follower", "replica")]
@@ -31,13 +31,7 @@ class FollowerProcess:
 
     def __init__(self, database_url: str, folder: Path, boot: BootTime) -> None:
         self._boot = boot
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.support.follower_process", database_url, str(folder)],
-            cwd=Path(__file__).parents[2],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+        self._process = Piped("tests.support.follower_process", database_url, str(folder))
 
     def begin(self) -> None:
         """Removes the replica and builds another one."""
@@ -48,11 +42,9 @@ class FollowerProcess:
 
     def close(self) -> None:
         """Ends the process."""
-        self._process.communicate()
+        self._process.end()
 
     def _do(self, command: str) -> None:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
         self._process.stdin.write(f"{command} {self._boot.now}\n")
         self._process.stdin.flush()
         assert self._process.stdout.readline() == "done\n"

@@ -67,10 +67,13 @@ def failure(ended: subprocess.CompletedProcess[str]) -> str:
 class Serving:
     """A `segmentd serve` that runs."""
 
-    def __init__(self, arguments: Sequence[str | Path], cwd: Path, env: Mapping[str, str]) -> None:
+    def __init__(
+        self, arguments: Sequence[str | Path], cwd: Path, env: Mapping[str, str], *, as_shipped: bool = False
+    ) -> None:
         self._errors = cwd / f"stderr-{time.monotonic_ns()}"
         self._errors.touch()
-        self._process = Running(["serve", *map(str, arguments)], cwd, environment(env), self._errors)
+        command = ["serve", *map(str, arguments)]
+        self._process = Running(command, cwd, environment(env), self._errors, as_shipped=as_shipped)
         self.url = ""
 
     @property
@@ -130,11 +133,19 @@ class Serving:
 
 @contextmanager
 def serving(
-    *arguments: str | Path, cwd: Path, port: int = 0, workers: int = 1, env: Mapping[str, str] | None = None
+    *arguments: str | Path,
+    cwd: Path,
+    port: int = 0,
+    workers: int = 1,
+    env: Mapping[str, str] | None = None,
+    as_shipped: bool = False,
 ) -> Iterator[Serving]:
-    """A `segmentd serve` that was started, and may not be ready yet."""
+    """A `segmentd serve` that was started, and may not be ready yet.
+
+    Unless it is `as_shipped`, its processes are forked of one that has imported everything.
+    """
     fixed = ("--port", str(port), "--workers", str(workers))
-    service = Serving([*fixed, *arguments], cwd, env or {})
+    service = Serving([*fixed, *arguments], cwd, env or {}, as_shipped=as_shipped)
     try:
         yield service
     finally:
@@ -177,7 +188,10 @@ def descendants(pid: int) -> dict[int, str]:
 def processes() -> dict[int, tuple[int, str]]:
     """Every process that runs: its id, its parent's, and its command."""
     listed = subprocess.run(
-        ["/bin/ps", "-A", "-ww", "-o", "pid=,ppid=,stat=,args="], capture_output=True, text=True, check=True
+        ["/bin/ps", "-A", "-ww", "-o", "pid=,ppid=,stat=,comm=,args="],
+        capture_output=True,
+        text=True,
+        check=True,
     ).stdout
     rows = [line.split(maxsplit=3) for line in listed.splitlines()]
     return {

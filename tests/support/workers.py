@@ -5,7 +5,6 @@ They live for the whole run, because Python starts slowly; nodes are opened and 
 
 import asyncio
 import json
-import subprocess
 import sys
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -29,6 +28,7 @@ from segmentd.serve.wiring import open_authenticator, open_node, service
 from segmentd.storage.database import Database
 from segmentd.storage.replication import OwnWrite
 from tests.support.asgi import JSON, Answer, Request, ask
+from tests.support.commands import Piped
 
 Json = Any
 
@@ -52,13 +52,7 @@ class Worker:
     """Another process, in which this test's node is opened."""
 
     def __init__(self) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.support.workers"],
-            cwd=Path(__file__).parents[2],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+        self._process = Piped("tests.support.workers")
         self._turn = threading.Lock()
 
     @property
@@ -67,7 +61,7 @@ class Worker:
 
     def end(self) -> None:
         """Ends the process."""
-        self._process.communicate()
+        self._process.end()
 
     @asynccontextmanager
     async def open_node(
@@ -134,8 +128,6 @@ class Worker:
             return self._asked(command)
 
     def _asked(self, command: Json) -> Json:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
         self._process.stdin.write(json.dumps(command) + "\n")
         self._process.stdin.flush()
         line = self._process.stdout.readline()
