@@ -16,7 +16,11 @@ from segmentd.domain.identifiers import Slug, UserId
 from segmentd.domain.memberships import Addition, Change, Changed
 from segmentd.storage.changes import Locked, Wanted
 
-LIMITS: Final = GroupLimits(lines=2, long=0, users=4, slugs=6, alone=2, waiting=12, of_a_user=5, seconds=60)
+LIMITS: Final = GroupLimits(
+    lines=2, long=0, worth=4, pause=0, users=4, slugs=6, alone=2, waiting=12, of_a_user=5, seconds=60
+)
+# A pause that only changes can end.
+PAUSING: Final = LIMITS._replace(long=60, pause=1e9)
 AWAY: Final = Unavailable("It is away.", hot_reads=True)
 
 
@@ -55,6 +59,7 @@ class Office:
         self.grouped = GroupedChanges(self, limits, self._waited_too_long)
         self.under_way: list[Transaction] = []
         self.made: list[Transaction] = []
+        self.begun = asyncio.Event()
 
     async def each(self, wanted: Sequence[Wanted]) -> Sequence[Outcome | Locked]:
         return await self._transaction(Transaction(wanted, together=False))
@@ -65,6 +70,7 @@ class Office:
 
     async def _transaction(self, transaction: Transaction) -> Sequence[Outcome | Locked]:
         self.under_way.append(transaction)
+        self.begun.set()
         self.made.append(transaction)
         try:
             return await transaction.ending
@@ -139,6 +145,49 @@ async def test_another_transaction_begins_when_a_whole_group_waits_and_not_befor
     await office.end(0)
     await office.end(0)
     await asyncio.gather(*tasks)
+
+
+async def test_after_a_group_the_next_one_waits_for_as_many_as_were_answered_and_waited() -> None:
+    office = Office(PAUSING)
+    tasks = await office.send(wanted(1), wanted(2))
+    tasks += await office.send(wanted(3))
+    await office.end(0)
+    tasks += await office.send(wanted(4))
+    assert users_of(office.under_way) == []
+
+    tasks += await office.send(wanted(5))
+    assert users_of(office.under_way) == [[3, 4, 5]]
+    tasks += await office.send(wanted(6), wanted(7))
+    await office.end(0)
+    tasks += await office.send(wanted(8))
+    assert users_of(office.under_way) == []
+    # Five are about, but a group of four is worth its transaction.
+    tasks += await office.send(wanted(9))
+    assert users_of(office.under_way) == [[6, 7, 8, 9]]
+    await office.end(0)
+    assert [await task for task in tasks] == [changed(wanted(user)) for user in range(1, 10)]
+    await office.grouped.end()
+
+
+async def test_a_client_alone_never_waits_for_others() -> None:
+    office = Office(PAUSING)
+    for user in range(1, 4):
+        [task] = await office.send(wanted(user))
+        assert users_of(office.under_way) == [[user]]
+        await office.end(0)
+        assert await task == changed(wanted(user))
+
+
+async def test_a_group_waits_for_others_only_for_a_part_of_the_time_of_the_one_before() -> None:
+    office = Office(PAUSING._replace(pause=1.0))
+    tasks = await office.send(wanted(1), wanted(2))
+    tasks += await office.send(wanted(3))
+    office.begun.clear()
+    await office.end(0)
+    await office.begun.wait()
+    assert users_of(office.under_way) == [[3]]
+    await office.end(0)
+    assert [await task for task in tasks] == [changed(wanted(user)) for user in range(1, 4)]
 
 
 async def test_a_change_does_not_wait_for_long_for_a_transaction_that_does_not_end() -> None:

@@ -1,7 +1,9 @@
 """Changes in groups: those that come while a transaction is under way go together in the next one.
 
-One that comes alone begins at once. Each has its own answer and its own error. The changes of one user are
-applied in the order in which they came, one after the other (docs/decisions/0057).
+One that comes alone begins at once. Clients that were just answered often send their next change: a small
+group waits a moment for these, because a transaction costs as much as the changes of several users. Each
+change has its own answer and its own error. The changes of one user are applied in the order in which they
+came, one after the other (docs/decisions/0057).
 """
 
 import asyncio
@@ -46,6 +48,10 @@ class GroupLimits(NamedTuple):
     """Transactions with groups, at once: a second one if a whole group waits, or a change for long."""
     long: float = 0.05
     """Seconds after which a change waits for no transaction under way, if there may be another one."""
+    worth: int = 16
+    """Users of a group that waits for no more to come."""
+    pause: float = 0.25
+    """The longest wait for them after a group, in times of how long its transaction took."""
     users: int = 64
     """Of one group."""
     slugs: int = 512
@@ -103,6 +109,9 @@ class GroupedChanges:
         self._lines = 0
         self._alone = 0
         self._beginning = False
+        # What a line waits for before its next group, and how many changes are enough of it.
+        self._enough_came: asyncio.Future[None] | None = None
+        self._enough = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._impatience: asyncio.TimerHandle | None = None
@@ -148,6 +157,9 @@ class GroupedChanges:
 
     def _begin(self) -> None:
         """Begins a line if one more may work and is needed. It finds all that come until its task runs."""
+        if self._enough_came is not None and len(self._ready) >= self._enough:
+            self._enough_came.set_result(None)
+            self._enough_came = None
         if not self._ready or self._beginning or self._lines >= self._limits.lines:
             return
         if self._lines and len(self._ready) < self._limits.users and not self._waits_for_long():
@@ -168,13 +180,26 @@ class GroupedChanges:
 
     async def _line(self) -> None:
         self._beginning = False
+        loop = asyncio.get_running_loop()
         try:
             while group := self._next_group():
                 self._begin()
+                begun = loop.time()
                 await self._take(group, self._apply.each)
+                await self._pause(len(group), (loop.time() - begun) * self._limits.pause)
         finally:
             self._lines -= 1
             self._begin()
+
+    async def _pause(self, answered: int, seconds: float) -> None:
+        """Waits until those who were answered have sent their next changes, unless that was one alone."""
+        enough = min(answered + len(self._ready), self._limits.worth)
+        if enough == 1 or len(self._ready) >= enough or self._lines > 1 or not seconds:
+            return
+        self._enough = enough
+        self._enough_came = enough_came = asyncio.get_running_loop().create_future()
+        await asyncio.wait([enough_came], timeout=seconds)
+        self._enough_came = None
 
     def _next_group(self) -> list[_Waiting]:
         group: list[_Waiting] = []
