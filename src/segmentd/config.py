@@ -140,6 +140,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         str | None, Meta(description="Origins whose pages may call, separated by commas; * is all.")
     ] = None
     metrics: Annotated[bool, Meta(description="Measure requests and serve /metrics.")] = True
+    console: Annotated[bool, Meta(description="Serve the console, pages for people, at /console/.")] = True
     report_store: Annotated[
         str | None,
         Meta(description="Where report files are, such as s3://bucket/reports; else in data_dir."),

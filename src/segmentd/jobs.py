@@ -29,7 +29,7 @@ from segmentd.observability.traces import Tracing
 from segmentd.reports.build import build
 from segmentd.reports.files import ReportFiles
 from segmentd.reports.room import claim_of
-from segmentd.storage import feed, import_rows, import_work, reports, upkeep
+from segmentd.storage import console_sessions, feed, import_rows, import_work, reports, upkeep
 from segmentd.storage.database import Database
 from segmentd.storage.job_queue import IMPORTS_AT_ONCE, REPORTS_AT_ONCE, QueueConnector
 from segmentd.storage.sessions import reason_of
@@ -96,10 +96,11 @@ class Tasks:
             _log.info("settled", users_with_ended_terms=terms, users_in_deleted_segments=closed)
 
     async def maintain(self) -> None:
-        """Makes the history's partitions three months ahead, and removes old erasures and orders."""
+        """Makes the history's partitions three months ahead, removes old erasures, orders, sessions."""
         await upkeep.make_partitions(self._database)
         await upkeep.forget_erasures(self._database)
         await reports.forget(self._database)
+        await console_sessions.forget(self._database)
 
     async def build_report(self, report_id: ReportId, *, last_attempt: bool) -> None:
         """Builds a report; after an error on the last attempt the report shows the caller the reason."""

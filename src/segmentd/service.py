@@ -1,7 +1,7 @@
 """Every use case by name: what segmentd does, in the order of the contract."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager
 from datetime import datetime, timedelta
 from functools import partial
@@ -23,7 +23,7 @@ from segmentd.domain.errors import (
     SegmentNotFound,
     Unavailable,
 )
-from segmentd.domain.identifiers import Slug, UserId
+from segmentd.domain.identifiers import Slug, SlugPart, UserId
 from segmentd.domain.imports import IdempotencyKey, Import, ImportOrder
 from segmentd.domain.instants import Span
 from segmentd.domain.memberships import (
@@ -193,9 +193,18 @@ class Service:
         await self._show_segments()
         return created
 
-    async def list_segments(self, limit: Limit, cursor: str | None) -> Page[Segment]:
-        """A page of the living segments, by slug. Raises Invalid."""
-        listed = partial(segments.list_after, self._database)
+    async def list_segments(
+        self, limit: Limit, cursor: str | None, part: SlugPart | None = None
+    ) -> Page[Segment]:
+        """A page of the living segments, by slug; only those with the part in their slugs, if it is given.
+
+        Raises Invalid.
+        """
+        listed = (
+            partial(segments.list_after, self._database)
+            if part is None
+            else partial(segments.list_with_part, self._database, part)
+        )
         return await Listing("segments", SLUG_KEYS).page(listed, lambda last: last.slug, limit, cursor)
 
     async def get_segment(self, slug: Slug) -> Segment:
@@ -354,6 +363,19 @@ class Service:
         """Why a user is or was in a segment, or not. Raises SegmentNotFound, Invalid."""
         return await history.explain(self._database, user_id, slug, at)
 
+    async def explain_all(
+        self, user_id: UserId, slugs: Sequence[Slug], at: datetime | None
+    ) -> Mapping[Slug, Evidence]:
+        """Why a user is or was in several segments, or not; without those that there were not.
+
+        Raises Invalid.
+        """
+        return await history.explain_all(self._database, user_id, slugs, at)
+
+    async def present(self) -> datetime:
+        """The time now, by the clock that writes the history."""
+        return await history.instant(self._database)
+
     async def list_events(
         self, user_id: UserId, period: Span, limit: Limit, cursor: str | None
     ) -> Page[Event]:
@@ -361,6 +383,15 @@ class Service:
         period.check()
         listed = partial(history.events_after, self._database, user_id, period)
         listing: Listing[history.HistoryKey] = Listing(f"history of {user_id}", history.HISTORY_KEYS)
+        return await listing.page(listed, history.HistoryKey.of, limit, cursor)
+
+    async def list_latest_events(
+        self, user_id: UserId, period: Span, limit: Limit, cursor: str | None
+    ) -> Page[Event]:
+        """As `list_events`, newest first. Raises Invalid."""
+        period.check()
+        listed = partial(history.events_before, self._database, user_id, period)
+        listing: Listing[history.HistoryKey] = Listing(f"latest of {user_id}", history.HISTORY_KEYS)
         return await listing.page(listed, history.HistoryKey.of, limit, cursor)
 
     # Reports

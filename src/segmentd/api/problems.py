@@ -54,6 +54,7 @@ PROBLEMS: Final[Mapping[type[errors.SegmentdError], Problem]] = {
     errors.Unauthenticated: Problem("unauthenticated", "Not authenticated", 401, "UNAUTHENTICATED"),
     errors.Forbidden: Problem("forbidden", "Not allowed", 403, "PERMISSION_DENIED"),
     errors.ForeignOrigin: Problem("foreign-origin", "Foreign origin", 403, "PERMISSION_DENIED"),
+    errors.FormExpired: Problem("form-expired", "Form expired", 403, "PERMISSION_DENIED"),
     errors.AnswerTooLarge: Problem("answer-too-large", "Answer too large", 413, "RESOURCE_EXHAUSTED"),
     errors.TooManyRequests: Problem(
         "too-many-requests", "Too many requests", 429, "RESOURCE_EXHAUSTED", retry_after=1

@@ -16,6 +16,9 @@ ROLES: Final[Mapping[str, Role | None]] = {
     "options": None,
     "get_report_file": None,
     "watch_flags": None,
+    # The console's pages to log in and out, the choice of a language, and its files. Each of its other pages
+    # is in this table under the operation that it shows or does.
+    "console": None,
     # Reading.
     "list_segments": Role.READER,
     "get_segment": Role.READER,
@@ -56,6 +59,12 @@ ROLES: Final[Mapping[str, Role | None]] = {
 
 `erase_user` is `delete_user` with `erase=true`.
 """
+
+
+def allows(principal: Principal, operation: str) -> bool:
+    """Whether this operation is for everybody or within the principal's role."""
+    needed = ROLES[operation]
+    return needed is None or principal.role.covers(needed)
 
 
 def check(principal: Principal, operation: str) -> None:

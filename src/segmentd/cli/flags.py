@@ -55,6 +55,7 @@ class Flags:
     trusted_proxies: Annotated[str | None, setting("trusted_proxies")] = None
     cors_origins: Annotated[str | None, setting("cors_origins")] = None
     metrics: Annotated[bool | None, setting("metrics")] = None
+    console: Annotated[bool | None, setting("console")] = None
     report_store: Annotated[str | None, setting("report_store")] = None
     report_store_bytes: Annotated[str | None, setting("report_store_bytes")] = None
     reports_per_caller: Annotated[str | None, setting("reports_per_caller")] = None

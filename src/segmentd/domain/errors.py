@@ -6,7 +6,7 @@ SegmentdError
 ├── Conflict ─── SegmentExists, SegmentHasPercentage, UserExists, TokenExists, ReportNotReady, ImportFinished,
 │                IdempotencyKeyReused, IdempotencyKeyInUse
 ├── Gone ─────── ReportExpired, PositionExpired
-├── Denied ───── Unauthenticated, Forbidden, ForeignOrigin
+├── Denied ───── Unauthenticated, Forbidden, ForeignOrigin, FormExpired
 ├── AnswerTooLarge
 ├── TooManyRequests ─ TooManyReports, ReportStoreFull, TooManyImports, ImportStoreFull, TooManyExports
 ├── Unavailable ─ Overloaded
@@ -188,6 +188,10 @@ class Forbidden(Denied):
 
 class ForeignOrigin(Denied):
     """A page of a foreign origin asks for this; cors_origins names such pages, public_url this service's."""
+
+
+class FormExpired(Denied):
+    """The form is not from a page of this session; send it again from the page as it is now."""
 
 
 class AnswerTooLarge(SegmentdError):

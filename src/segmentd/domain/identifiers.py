@@ -15,6 +15,9 @@ UserId = NewType("UserId", int)
 Slug = NewType("Slug", str)
 """A living segment's name, 1 to 128 ASCII characters; compared and sorted bytewise."""
 
+SlugPart = NewType("SlugPart", str)
+"""A part of a slug, in any case, by which segments are found."""
+
 Salt = NewType("Salt", int)
 """A signed 64-bit integer; segments with one salt share their cohort."""
 
@@ -78,6 +81,20 @@ def read_uuid(text: str) -> UUID:
     if _UUID.fullmatch(text) is None:
         raise ValueError("not a UUID")
     return UUID(text)
+
+
+def read_slug(text: str) -> Slug:
+    """The slug in a text. Raises ValueError."""
+    if not re.search(SLUG.pattern, text):
+        raise ValueError(SLUG.words)
+    return Slug(text)
+
+
+def read_slug_part(text: str) -> SlugPart:
+    """The part of a slug in a text. Raises ValueError for what no slug has in it."""
+    if not re.fullmatch("[A-Za-z0-9_.-]{1,128}", text):
+        raise ValueError("a slug has no characters but A-Z a-z 0-9 _ . -, 128 at most")
+    return SlugPart(text)
 
 
 def read_salt(text: str) -> Salt:

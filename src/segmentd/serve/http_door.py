@@ -1,5 +1,7 @@
 """Builds the layers between the network and the use cases."""
 
+from litestar import Router
+
 from segmentd.api.http.app import create_app
 from segmentd.api.http.edge.addresses import Addresses
 from segmentd.api.http.edge.cors import Cors
@@ -28,6 +30,7 @@ def http_door(
     authenticator: Authenticator,
     replica: Replica,
     metrics: Metrics | None,
+    console: Router | None = None,
 ) -> tuple[HotPath, InProgress, DirectChanges]:
     """The hot path in front of the framework's application, its requests, and the short way of changes."""
     cors = cors_of(settings)
@@ -39,7 +42,7 @@ def http_door(
     ids = RequestIds()
     measured = metrics or Metrics()
     room = Room.of(settings.max_connections, settings.max_unsent_bytes, measured)
-    app = create_app(use_cases, authenticator, metrics, cors, addresses, links)
+    app = create_app(use_cases, authenticator, metrics, cors, addresses, links, console)
     middleware = RequestMiddleware(
         HotChanges(app, use_cases, authenticator),
         ids,

@@ -16,7 +16,15 @@ from segmentd.serve.connection_queue import EndedHere
 from segmentd.serve.http_door import cors_of, http_door
 from segmentd.serve.http_server import Server, uvicorn_config
 from segmentd.serve.limits import connection_limits
-from segmentd.serve.wiring import metrics_in, open_authenticator, open_node, open_tracing, sampling, service
+from segmentd.serve.wiring import (
+    metrics_in,
+    open_authenticator,
+    open_console,
+    open_node,
+    open_tracing,
+    sampling,
+    service,
+)
 from segmentd.service import Service
 from segmentd.storage.database import Database
 
@@ -54,10 +62,11 @@ async def serve_http(assignment: Assignment, duty: Duty) -> None:
                 may_be_open=assignment.may_be_open,
                 rate_key=assignment.rate_key,
             ) as authenticator,
+            open_console(database, settings, folder, authenticator, assignment.rate_key) as console,
         ):
             use_cases = service(database, settings, node, metrics, export_database)
             hot_path, in_progress, changes = http_door(
-                use_cases, settings, authenticator, node.replica, metrics
+                use_cases, settings, authenticator, node.replica, metrics, console
             )
             app = hot_path if tracing is None else trace_requests(hot_path, tracing)
             protocol = HotProtocol.answering_by(

@@ -1,6 +1,6 @@
 """When the answer to "is the user in?" changed, and why (functions/05_history.sql)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Final, LiteralString, Self
 
@@ -46,6 +46,46 @@ USER_HISTORY: Final[LiteralString] = """
     ORDER BY c.at, s.slug, c.segment_id
     LIMIT %(limit)s
 """
+
+
+# The same, the latest events first.
+USER_HISTORY_BACK: Final[LiteralString] = """
+    SELECT s.slug AS segment, c.operation, c.at, c.source, c.cause, c.actor, c.reason, c.until,
+           c.on_behalf_of, c.segment_id
+    FROM effective_changes(%(as_of)s) c
+    JOIN segments s ON s.id = c.segment_id
+    WHERE c.user_id = %(user_id)s
+      AND c.at >= %(begin)s
+      AND c.at <= %(before_at)s
+      AND (c.at, s.slug, c.segment_id) < (%(before_at)s, %(before_slug)s, %(before_id)s)
+    ORDER BY c.at DESC, s.slug DESC, c.segment_id DESC
+    LIMIT %(limit)s
+"""
+
+
+async def events_before(
+    database: Database,
+    user_id: UserId,
+    period: Span,
+    before: HistoryKey | None,
+    limit: int,
+) -> Sequence[Event]:
+    """Up to `limit` of the user's events in the half-open period, newest first. Raises Unavailable."""
+    begin, end = period
+    return await database.all(
+        Event,
+        USER_HISTORY_BACK,
+        {
+            "as_of": await _present_of(database, user_id),
+            "user_id": user_id,
+            "begin": begin or EARLIEST,
+            # No slug is before the empty one, so the end itself is left out.
+            "before_at": before.at if before else end or "infinity",
+            "before_slug": before.slug if before else "",
+            "before_id": before.segment_id if before else 0,
+            "limit": limit,
+        },
+    )
 
 
 async def events_after(
@@ -99,6 +139,22 @@ async def explain(database: Database, user_id: UserId, slug: Slug, at: datetime 
     return evidence
 
 
+async def explain_all(
+    database: Database, user_id: UserId, slugs: Sequence[Slug], at: datetime | None
+) -> Mapping[Slug, Evidence]:
+    """As `explain` for several segments; those that did not live then are left out.
+
+    Raises Invalid, Unavailable.
+    """
+    found = await database.all(
+        _EvidenceOf,
+        "SELECT asked.slug, e.* FROM unnest(%s::text[]) AS asked (slug)"
+        " CROSS JOIN LATERAL explain_membership(%s, asked.slug, %s) e",
+        [[*slugs], user_id, await _asked_instant(database, user_id, at)],
+    )
+    return {evidence.slug: evidence for evidence in found}
+
+
 async def instant(database: Database) -> datetime:
     """The present by the database's clock, the only one for times that are stored. Raises Unavailable."""
     [now] = await database.all(_Instant, "SELECT at AS now FROM present")
@@ -116,6 +172,10 @@ async def _asked_instant(database: Database, user_id: UserId, at: datetime | Non
     if at is not None and at > now:
         raise Invalid(Fault("/at", "this time is in the future"))
     return at or now
+
+
+class _EvidenceOf(Evidence, frozen=True, kw_only=True):
+    slug: Slug
 
 
 class _Instant(msgspec.Struct, frozen=True):

@@ -379,6 +379,21 @@ CREATE TABLE access (
 INSERT INTO access (version) VALUES (0);
 
 
+-- Sessions of people in the console. What a cookie holds is stored nowhere: `digest` is its SHA-256, and `sealed` is what
+-- the person logged in with, encrypted with a key that is made from it (docs/decisions/0083).
+CREATE TABLE console_sessions (
+    digest     bytea       PRIMARY KEY CHECK (length(digest) = 32),
+    -- The name of the token, or the subject of the JWT.
+    caller     text        NOT NULL CHECK (length(caller) <= 128),
+    sealed     bytea       NOT NULL CHECK (length(sealed) <= 10000),
+    created_at timestamptz NOT NULL,
+    expires_at timestamptz NOT NULL CHECK (expires_at > created_at)
+);
+
+CREATE INDEX console_sessions_of_caller ON console_sessions (caller, created_at);
+CREATE INDEX console_sessions_to_forget ON console_sessions (expires_at);
+
+
 -- Who changed segments and tokens or erased users, with the values before and after. Append-only; no personal data.
 CREATE TABLE audit_log (
     id           bigint      PRIMARY KEY GENERATED ALWAYS AS IDENTITY,

@@ -49,6 +49,16 @@ async def list_after(database: Database, after: Slug | None, limit: int) -> Sequ
     )
 
 
+async def list_with_part(database: Database, part: str, after: Slug | None, limit: int) -> Sequence[Segment]:
+    """As `list_after`, of the segments whose slugs have this part, in any case. Raises Unavailable."""
+    return await database.all(
+        Segment,
+        f"SELECT {_COLUMNS} FROM living_segments"
+        " WHERE slug > %s AND strpos(lower(slug), lower(%s)) > 0 ORDER BY slug LIMIT %s",
+        [after or "", part, limit],
+    )
+
+
 async def update(database: Database, slug: Slug, update: SegmentUpdate, actor: Actor) -> Segment:
     """Makes the changes asked for. Raises SegmentNotFound, SegmentExists, Unavailable."""
     new_slug = None if update.slug is UNSET else update.slug

@@ -43,11 +43,12 @@ def create_app(
     cors: Cors | None = None,
     addresses: Addresses | None = None,
     event_links: EventLinks | None = None,
+    console: Router | None = None,
 ) -> Litestar:
     """The application that serves these use cases to callers whom the authenticator knows.
 
-    It has /metrics if there are metrics. Raises LookupError for a handler that has no row in the table of
-    roles.
+    It has /metrics if there are metrics, and the console if there is one. Raises LookupError for a handler
+    that has no row in the table of roles.
     """
     addresses = addresses or Addresses()
     app = Litestar(
@@ -70,6 +71,7 @@ def create_app(
             ofrep_router,
             operations_router,
             *([] if metrics is None else [metrics_router]),
+            *([] if console is None else [console]),
         ],
         dependencies={
             "service": Provide(lambda: service, sync_to_thread=False),

@@ -7,6 +7,7 @@ proxy wrote.
 
 import ipaddress
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Final
 
 from litestar.datastructures import State
@@ -45,6 +46,15 @@ class Addresses:
             prefix = given if is_prefix(given) else ""
         return Address(scheme, host.decode("latin-1"), prefix)
 
+    def peer(self, scope: Scope) -> str:
+        """From which address the client comes: the connection's, or what a trusted proxy says it is."""
+        address = (scope["client"] or ("",))[0]
+        if self._is_trusted(scope):
+            forwarded = _last(dict(scope["headers"]), b"x-forwarded-for")
+            with suppress(ValueError):
+                return str(ipaddress.ip_address(forwarded))
+        return address
+
     def _is_trusted(self, scope: Scope) -> bool:
         try:
             peer = ipaddress.ip_address((scope["client"] or ("",))[0])
@@ -66,6 +76,11 @@ def location(request: AnyRequest, path: str) -> str:
     if found.public is not None:
         return found.public.url + path
     return found.called(request.scope).prefix + path
+
+
+def peer(request: AnyRequest) -> str:
+    """From which address the client of this request comes."""
+    return _addresses(request.app.state).peer(request.scope)
 
 
 def _addresses(state: State) -> Addresses:

@@ -18,7 +18,7 @@ from segmentd.domain.wording import in_words
 LARGEST_BODY_BYTES: Final = 2**20
 
 # Better words than the framework's.
-_DETAILS: Final = {
+DETAILS: Final[Mapping[int, str]] = {
     404: "There is nothing at this address.",
     405: "This address does not take this method.",
     413: f"A body has {LARGEST_BODY_BYTES} bytes at most.",
@@ -81,13 +81,7 @@ def refused(request: AnyRequest, error: SegmentdError) -> Response[bytes]:
 
 def invalid_parameter(request: AnyRequest, error: ValidationException) -> Response[bytes]:
     """A bad path or query parameter, or a missing body."""
-    extra = error.extra if isinstance(error.extra, list) else []
-    faults = [
-        # In a URL everything is a string, so "not a string" would help nobody.
-        Fault(f"/{item.get('key', '')}", in_words(str(item.get("message", ""))).partition(", not ")[0])
-        for item in extra
-        if isinstance(item, dict) and item.get("key") != "data"
-    ]
+    faults = faults_of(error)
     if not faults and is_below_ofrep(request.scope["path"]):
         return refused(request, TargetingKeyMissing())
     if not faults:
@@ -96,12 +90,22 @@ def invalid_parameter(request: AnyRequest, error: ValidationException) -> Respon
     return refused(request, Invalid(*faults))
 
 
+def faults_of(error: ValidationException) -> list[Fault]:
+    """The bad parameters; none if the body is missing."""
+    return [
+        # In a URL everything is a string, so "not a string" would help nobody.
+        Fault(f"/{item.get('key', '')}", in_words(str(item.get("message", ""))).partition(", not ")[0])
+        for item in (error.extra if isinstance(error.extra, list) else [])
+        if isinstance(item, dict) and item.get("key") != "data"
+    ]
+
+
 def http_error(request: AnyRequest, error: HTTPException) -> Response[bytes]:
     """Errors that only HTTP has: an unknown path, a wrong method, broken JSON and the like."""
     problem = HTTP_PROBLEMS.get(error.status_code) or Problem(
         "http", "HTTP error", error.status_code, "UNKNOWN"
     )
-    detail = _DETAILS.get(error.status_code, error.detail)
+    detail = DETAILS.get(error.status_code, error.detail)
     return _response(problem_answer(request.scope, problem, detail, headers=error.headers))
 
 

@@ -1,5 +1,6 @@
 """Access control for HTTP: who is calling, and whether the role is enough."""
 
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 import structlog
@@ -24,7 +25,17 @@ TAKES_API_KEY: Final = "takes_api_key"
 # Handlers that Litestar brings.
 _OF_THE_FRAMEWORK: Final = {"options_handler": "options", "_handler": "openapi"}
 
+OPERATION: Final = "operation"
+"""A handler's opt: its name in the table of roles, where this is not the handler's own name."""
+
+ADMITS: Final = "admits"
+"""A handler's opt: an `Admits` that finds the caller in another way than by `Authorization`."""
+
 AnyConnection = ASGIConnection[BaseRouteHandler, object, object, State]
+
+
+Admits = Callable[[AnyConnection], Awaitable[Principal]]
+"""Finds who sends a request. Raises Unauthenticated, TooManyRequests, Unavailable."""
 
 
 class Guard:
@@ -38,7 +49,10 @@ class Guard:
         operation = operation_of(handler)
         if ROLES[operation] is None:
             return
-        if "principal" not in connection.scope["state"]:  # the hot path admits callers by itself
+        admits: Admits | None = handler.opt.get(ADMITS)
+        if admits is not None:
+            note(connection.scope, await admits(connection), operation)
+        elif "principal" not in connection.scope["state"]:  # the hot path admits callers by itself
             takes_key = bool(handler.opt.get(TAKES_API_KEY))
             admit(connection.scope, self._authenticator, operation, takes_api_key=takes_key)
 
@@ -53,7 +67,11 @@ def admit(
     found = authorization(scope["headers"])
     if found is None and takes_api_key:
         found = bearer(single(scope["headers"], API_KEY, "X-API-Key"))
-    principal = authenticator.admit(found)
+    return note(scope, authenticator.admit(found), operation)
+
+
+def note(scope: Scope, principal: Principal, operation: str) -> Principal:
+    """Notes who sends this request, if their role is enough. Raises Forbidden."""
     structlog.contextvars.bind_contextvars(actor=principal.name)
     check(principal, operation)
     scope["state"]["principal"] = principal
@@ -62,6 +80,8 @@ def admit(
 
 def operation_of(handler: BaseRouteHandler) -> str:
     """The name of this handler in the table of roles."""
+    if isinstance(named := handler.opt.get(OPERATION), str):
+        return named
     return _OF_THE_FRAMEWORK.get(handler.handler_name, handler.handler_name)
 
 

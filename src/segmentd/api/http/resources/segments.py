@@ -77,6 +77,16 @@ class SegmentBody(Struct, frozen=True):
         )
 
 
+def new_segment(data: SegmentCreation) -> NewSegment:
+    """In the words of the domain. Raises Invalid."""
+    return NewSegment(
+        data.slug,
+        data.description,
+        None if data.percent is None else read(exact_percent, data.percent, "/percent"),
+        random_salt() if data.salt is UNSET else read(read_salt, data.salt, "/salt"),
+    )
+
+
 class SegmentPage(Struct, frozen=True):
     """Segments, by slug."""
 
@@ -89,15 +99,7 @@ async def create_segment(
     request: AnyRequest, data: JSONBody[SegmentCreation], service: UseCases
 ) -> Response[SegmentBody]:
     """Create a segment, with a percentage of all users if one is given."""
-    segment = await service.create_segment(
-        NewSegment(
-            data.slug,
-            data.description,
-            None if data.percent is None else read(exact_percent, data.percent, "/percent"),
-            random_salt() if data.salt is UNSET else read(read_salt, data.salt, "/salt"),
-        ),
-        actor(request),
-    )
+    segment = await service.create_segment(new_segment(data), actor(request))
     return Response(
         SegmentBody.of(segment), headers={"Location": location(request, f"/api/v1/segments/{segment.slug}")}
     )

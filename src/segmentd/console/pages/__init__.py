@@ -1,0 +1,1 @@
+"""The pages, each with the forms that stand on it."""

@@ -1,0 +1,142 @@
+"""The forms that add a user to a segment and remove them from one."""
+
+import re
+from typing import Final
+
+import htpy as h
+from litestar import Response
+
+from segmentd.api.http.resources.memberships import MembershipChange
+from segmentd.api.http.types import AnyRequest
+from segmentd.console.forms import (
+    NONE_REFUSED,
+    Attributes,
+    Form,
+    Refusal,
+    converted,
+    field,
+    post_form,
+    read_form,
+    whole,
+)
+from segmentd.console.instants import in_rfc3339
+from segmentd.console.layout import see_other
+from segmentd.console.visit import Visit
+from segmentd.console.words import user as words
+from segmentd.domain.errors import SegmentdError, SegmentNotFound
+from segmentd.domain.identifiers import Slug, UserId
+from segmentd.service import Service
+
+_ADD: Final = "add"
+_REMOVE: Final = "remove"
+_UNTIL: Final = "until"
+_SECONDS: Final = re.compile("[0-9]{1,13}")
+# The fields of the form, for what the API's call says of its body.
+_FIELDS: Final = {
+    "/add/0": "term",
+    "/add/0/slug": "slug",
+    "/add/0/until": "until",
+    "/add/0/ttl_seconds": "term",
+    "/remove/0": "slug",
+    "/reason": "reason",
+}
+
+
+async def change(
+    request: AnyRequest, visit: Visit, service: Service, user_id: UserId
+) -> Response[bytes] | Refusal:
+    """Does what the form says; leads back to the page, or says what is wrong with the form."""
+    form = await read_form(request, visit)
+    try:
+        body = converted(_body(form), MembershipChange)
+        changed = await service.change_memberships(user_id, body.to_change(), visit.actor())
+    except SegmentdError as error:
+        return Refusal.of(error, form, _FIELDS, "slug" if isinstance(error, SegmentNotFound) else None)
+    done = "unchanged"
+    for name in ("added", "removed", "updated"):
+        if getattr(changed, name):
+            done = name
+    return see_other(visit, visit.link(f"/users/{user_id}", done=done))
+
+
+def _body(form: Form) -> dict[str, object]:
+    """The form as the body of the API's call."""
+    slug = form.text("slug").strip()
+    if form.text("operation") == _REMOVE:
+        return {"remove": [slug], **form.given("reason")}
+    addition: dict[str, object] = {"slug": slug}
+    term = form.text("term")
+    if term == _UNTIL:
+        addition["until"] = in_rfc3339(form.text("until"))
+    elif term:
+        addition["ttl_seconds"] = int(term) if _SECONDS.fullmatch(term) else term
+    return {"add": [addition], **form.given("reason")}
+
+
+def addition(visit: Visit, user_id: UserId, refusal: Refusal) -> h.Node:
+    """The form that adds."""
+    if refusal.form.text("operation") == _REMOVE:
+        refusal = NONE_REFUSED
+    sent = refusal.form
+    options = [
+        h.option(value=value, selected=value == sent.text("term"))[visit.say(text)]
+        for value, text in words.TERMS.items()
+    ]
+
+    def slug(own: Attributes) -> h.VoidElement:
+        return h.input(
+            own,
+            required=True,
+            maxlength="128",
+            value=sent.text("slug"),
+            autocomplete="off",
+            spellcheck="false",
+        )
+
+    def until(own: Attributes) -> h.VoidElement:
+        return h.input(own, type="datetime-local", step="1", value=sent.text("until")[:19], data_zone="utc")
+
+    return [
+        h.h2[visit.say(words.ADD)],
+        post_form(
+            visit,
+            f"/users/{user_id}/segments",
+            whole(refusal),
+            h.input(type="hidden", name="operation", value=_ADD),
+            field(visit, words.SEGMENT, "slug", slug, refusal, form=_ADD),
+            field(visit, words.TERM, "term", lambda own: h.select(own)[options], refusal, form=_ADD),
+            field(visit, words.UNTIL_TIME, "until", until, refusal, form=_ADD),
+            _reason(visit, refusal, _ADD),
+            h.button(".main")[visit.say(words.ADD_BUTTON)],
+            class_="card",
+        ),
+    ]
+
+
+def removal(visit: Visit, user_id: UserId, slug: Slug) -> h.Element:
+    """The form that removes, folded up until it is wanted."""
+    return h.details[
+        h.summary[visit.say(words.REMOVE)],
+        post_form(
+            visit,
+            f"/users/{user_id}/segments",
+            h.input(type="hidden", name="operation", value=_REMOVE),
+            h.input(type="hidden", name="slug", value=slug),
+            _reason(visit, NONE_REFUSED, f"{_REMOVE}-{slug}"),
+            h.button(".danger")[visit.say(words.REMOVE_FROM, slug=slug)],
+        ),
+    ]
+
+
+def refused_removal(refusal: Refusal) -> h.Node:
+    """Why a removal was refused; its form may be gone with the row."""
+    if refusal.form.text("operation") != _REMOVE:
+        return None
+    return whole(refusal._replace(of_whole="; ".join([*refusal.of_fields.values(), refusal.of_whole or ""])))
+
+
+def _reason(visit: Visit, refusal: Refusal, form: str) -> h.Element:
+    def control(own: Attributes) -> h.VoidElement:
+        return h.input(own, maxlength="500", value=refusal.form.text("reason"), autocomplete="off")
+
+    return field(visit, words.REASON, "reason", control, refusal, words.REASON_HINT, form=form)

@@ -1,0 +1,58 @@
+// Times in the reader's zone, with UTC on hover; and the key / for the search. Without it every page still works.
+"use strict";
+
+(() => {
+  const locale = () => document.documentElement.lang;
+  const shown = { dateStyle: "medium", timeStyle: "medium" };
+  const two = (number) => String(number).padStart(2, "0");
+
+  function localTimes(root) {
+    const format = new Intl.DateTimeFormat(locale(), shown);
+    for (const time of root.querySelectorAll("time[datetime]:not([data-local])")) {
+      time.dataset.local = "";
+      time.textContent = format.format(new Date(time.dateTime));
+    }
+  }
+
+  // A field of a time is sent in UTC. The reader sees and writes it in their own zone.
+  function localFields(root) {
+    for (const input of root.querySelectorAll("input[type=datetime-local][data-zone=utc]")) {
+      input.dataset.zone = "local";
+      if (input.value) {
+        const date = new Date(input.value + "Z");
+        input.value = `${date.getFullYear()}-${two(date.getMonth() + 1)}-${two(date.getDate())}T` +
+          `${two(date.getHours())}:${two(date.getMinutes())}:${two(date.getSeconds())}`;
+      }
+      for (const label of input.labels) {
+        label.textContent = label.textContent.replace(" (UTC)", "");
+      }
+    }
+  }
+
+  function localise(root) {
+    localTimes(root);
+    localFields(root);
+  }
+
+  document.addEventListener("formdata", (event) => {
+    for (const input of event.target.querySelectorAll("input[type=datetime-local][data-zone=local]")) {
+      if (input.value && input.name) {
+        event.formData.set(input.name, new Date(input.value).toISOString());
+      }
+    }
+  });
+
+  document.addEventListener("keydown", (event) => {
+    const into = event.target;
+    const writes = into instanceof HTMLElement && (into.isContentEditable || into.matches("input, textarea, select"));
+    const search = document.getElementById("search");
+    if (event.key === "/" && !writes && search && !event.ctrlKey && !event.metaKey && !event.altKey) {
+      event.preventDefault();
+      search.focus();
+      search.select();
+    }
+  });
+
+  document.addEventListener("htmx:afterSettle", (event) => localise(event.target));
+  document.addEventListener("DOMContentLoaded", () => localise(document));
+})();

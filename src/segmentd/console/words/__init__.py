@@ -1,0 +1,1 @@
+"""All that the console says, in every language: one module for each part of it."""
