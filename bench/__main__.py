@@ -26,7 +26,6 @@ from bench import (
     starting,
     writing,
 )
-from bench.chart import draw
 from bench.figures import Figure, Skipped
 from bench.lab import Lab, Plan
 from bench.programs import Missing, machine
@@ -125,6 +124,8 @@ def _keep(result: Result, title: str, console: Console) -> None:
     path.write_bytes(msgspec.json.format(msgspec.json.encode(result)))
     figures = [row for row in result.rows if isinstance(row, Figure)]
     if any(row.target for row in figures):
+        from bench.chart import draw  # noqa: PLC0415 - its library takes long to load, and few runs draw
+
         draw(figures, title, path.with_suffix(".png"))
     console.print(f"{result.seconds:.0f} s; kept in {path} and .png")
 

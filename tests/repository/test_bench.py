@@ -14,7 +14,6 @@ from rich.console import Console
 
 from bench.__main__ import ROWS, main
 from bench.changing import CHANGE, CHANGES
-from bench.chart import draw
 from bench.figures import Figure, Skipped, Spread, Target, quantile
 from bench.grpc_load import Calls, put_calls
 from bench.loading import load_events, load_more_segments, load_users
@@ -235,6 +234,8 @@ def test_the_table_has_a_line_for_each_row_also_for_what_could_not_be_measured()
 
 
 def test_the_chart_is_a_png(tmp_path: Path) -> None:
+    from bench.chart import draw  # noqa: PLC0415 - its library takes long to load, and only this test draws
+
     draw([figure(target=Target(100, 200))], "a run", tmp_path / "chart.png")
 
     assert (tmp_path / "chart.png").read_bytes().startswith(b"\x89PNG\r\n")

@@ -88,7 +88,7 @@ class OneTruth(RuleBasedStateMachine):
 
 
 SHORT: Final = settings(
-    max_examples=20,
+    max_examples=12,
     stateful_step_count=45,
     phases=[Phase.generate, Phase.shrink],
     derandomize=True,

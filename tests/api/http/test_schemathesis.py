@@ -39,7 +39,7 @@ CONFORMANCE = [
     response_schema_conformance,
 ]
 SHORT = settings(
-    max_examples=8,
+    max_examples=5,
     derandomize=True,
     database=None,
     phases=[Phase.explicit, Phase.generate],
