@@ -44,8 +44,8 @@ proto: .venv/.dev ## writes the messages of gRPC from proto/
 client: .venv/.dev ## writes the synchronous Python client from the asynchronous one
 	@.venv/bin/python .ci/synchronous_client.py
 
-proof: .venv/.dev .venv/.package ## runs the long proofs that `make test` leaves out
-	.venv/bin/pytest -m proof --timeout 3600 $(ARGS)
+proof: .venv/.dev .venv/.package ## does what production does, compares everything, writes docs/proof.md
+	.venv/bin/python -m proof $(ARGS)
 
 bench: .venv/.dev .venv/.package ## measures, each figure against a reference in the same run
 	.venv/bin/python -m bench $(ARGS)

@@ -97,6 +97,31 @@ def test_a_request_that_runs_is_answered_before_the_end(
         assert "process died" not in service.errors
 
 
+def test_after_a_kill_of_the_supervisor_what_runs_is_answered_and_its_processes_end_in_order(
+    empty_database_url: str, rows: Rows, tmp_path: Path
+) -> None:
+    with (
+        serving("--database-url", empty_database_url, cwd=tmp_path) as service,
+        ThreadPoolExecutor(1) as client,
+    ):
+        service.ready()
+        with service.client() as other:
+            other.post("segments", json={"slug": "A"})
+        rows("SELECT pg_advisory_lock(%s)", WRITERS_LOCK)
+        running: Future[httpx.Response] = client.submit(add, service, 1000, "A")
+        eventually(lambda: rows(SOMEBODY_WAITS))
+        family = service.family()
+
+        os.kill(service.pid, signal.SIGKILL)
+        eventually(lambda: is_refused_at(service.url))
+        rows("SELECT pg_advisory_unlock(%s)", WRITERS_LOCK)
+
+        assert running.result().status_code == 200
+        eventually(lambda: not [pid for pid in family if is_alive(pid)])
+        assert '"level":"error"' not in service.errors
+        assert "Traceback" not in service.errors
+
+
 def place(url: str) -> tuple[str, int]:
     """The address and port of a URL."""
     parts = urlsplit(url)

@@ -108,12 +108,14 @@ class Taken(NamedTuple):
 
 
 def taken_from(taking: socket.socket) -> Iterator[Taken]:
-    """What waits in a queue, one by one."""
+    """What waits in a queue, one by one. Raises EOFError after the last one where the supervisor has gone."""
     while True:
         try:
             message, descriptors, flags, _ = socket.recv_fds(taking, _MESSAGE.size, 1)
         except BlockingIOError:
             return
+        if not message:
+            raise EOFError
         [since] = _MESSAGE.unpack(message)
         connection = socket.socket(fileno=descriptors[0]) if descriptors else None
         yield Taken(connection, since, bool(flags & socket.MSG_CTRUNC))

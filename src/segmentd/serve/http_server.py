@@ -78,6 +78,12 @@ class Server(uvicorn.Server):
             await self._end_the_rest()
 
     def _take(self, most: int | None) -> None:
+        try:
+            self._take_some(most)
+        except EOFError:  # the supervisor was killed: the stop follows, and begins by itself
+            asyncio.get_running_loop().remove_reader(self._queue)
+
+    def _take_some(self, most: int | None) -> None:
         loop = asyncio.get_running_loop()
         for taken in islice(taken_from(self._queue), most):
             if taken.connection is not None:

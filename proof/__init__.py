@@ -1,0 +1,1 @@
+"""Long proofs: what production does to segmentd, and what must hold meanwhile. Run as `python -m proof`."""

@@ -1,0 +1,100 @@
+"""Runs the proofs: `python -m proof [NAME] [--help]`; without a name all of them."""
+
+import asyncio
+import sys
+import time
+from argparse import ArgumentDefaultsHelpFormatter, ArgumentParser, Namespace
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Final, NamedTuple
+
+from proof import kills, long_tests
+from proof.results import PAGE, Measured, Result, keep, kept, page
+
+Run = Callable[[Namespace, Path], Measured]
+
+
+class Proof(NamedTuple):
+    """A proof: its promise, the most time that it takes, its options with defaults, and what runs it."""
+
+    promise: str
+    minutes: int
+    options: dict[str, tuple[int, str]]
+    run: Run
+
+
+def _kills(options: Namespace, folder: Path) -> Measured:
+    plan = kills.Plan(options.cycles, options.seed, seconds=60 * options.minutes)
+    return kills.measured(asyncio.run(kills.kill_cycles(plan, folder, _say)), plan)
+
+
+def _long_tests(options: Namespace, folder: Path) -> Measured:
+    del folder
+    return long_tests.run(60 * options.minutes)
+
+
+PROOFS: Final[dict[str, Proof]] = {
+    "kills": Proof(
+        "every acknowledged change is there, none that was refused, none by half; events replay to the"
+        " memberships, the replica and the feed have the same",
+        25,
+        {"cycles": (100, "how often something is killed"), "seed": (1, "of everything random")},
+        _kills,
+    ),
+    "tests": Proof("the long forms of the tests", 30, {}, _long_tests),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one proof or all, and writes the page; 1 if anything contradicted a promise."""
+    options = _parser().parse_args(arguments)
+    if options.name == "page":
+        PAGE.write_text(page(kept()), "utf-8")
+        return 0
+    failed = [name for name in ([options.name] if options.name else PROOFS) if not _prove(name, options)]
+    if failed:
+        _say(f"contradicted: {', '.join(failed)}")
+    return bool(failed)
+
+
+def _prove(name: str, options: Namespace) -> bool:
+    """Whether the promise held."""
+    proof = PROOFS[name]
+    defaults = {option: default for option, (default, _) in proof.options.items()}
+    given = Namespace(**{"minutes": proof.minutes, **defaults, **vars(options)})
+    _say(f"{name}: {proof.promise}")
+    begun = time.monotonic()
+    with TemporaryDirectory(prefix="proof-", ignore_cleanup_errors=True) as folder:
+        measured = proof.run(given, Path(folder))
+    for violation in measured.violations:
+        _say(f"{name}: VIOLATION {violation}")
+    result = Result.of(proof.promise, measured, time.monotonic() - begun)
+    _say(f"{name}: {result.figures}; {result.violations} violations; {result.seconds} s")
+    keep(name, result)
+    return not measured.violations
+
+
+def _parser() -> ArgumentParser:
+    parser = ArgumentParser(prog="python -m proof", description=__doc__)
+    names = parser.add_subparsers(dest="name", metavar="NAME")
+    for name, proof in PROOFS.items():
+        own = names.add_parser(
+            name,
+            help=proof.promise,
+            description=f"{proof.promise}.",
+            formatter_class=ArgumentDefaultsHelpFormatter,
+        )
+        own.add_argument("--minutes", type=int, default=proof.minutes, help="the most time that it takes")
+        for option, (default, meaning) in proof.options.items():
+            own.add_argument(f"--{option}", type=int, default=default, help=meaning)
+    names.add_parser("page", help="writes docs/proof.md from the latest results")
+    return parser
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

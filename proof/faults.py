@@ -1,0 +1,19 @@
+"""Faults, what must hold while they last and afterwards, and where that is shown."""
+
+from typing import Final, NamedTuple
+
+
+class Fault(NamedTuple):
+    """What must hold, and the proofs and tests that show it."""
+
+    holds: tuple[str, ...]
+    shown_by: tuple[str, ...]
+
+
+FAULTS: Final[dict[str, Fault]] = {
+    "kill -9 of an HTTP, node or gRPC worker, the supervisor, PostgreSQL or one backend, everything": Fault(
+        ("no acknowledged change is lost", "no refused one is made", "it comes back by itself"),
+        ("kills",),
+    ),
+    "processes are stopped for seconds (SIGSTOP)": Fault(("as for a kill",), ("kills",)),
+}
