@@ -69,11 +69,16 @@ _OUR_TURN: Final = {"the supervisor", "everything"}
 _WAYS: Final = ("killed", "stopped, then killed", "stopped for a while")
 
 
-async def kill_cycles(plan: Plan, folder: Path, say: Callable[[str], None]) -> Report:
+async def kill_cycles(
+    plan: Plan, folder: Path, say: Callable[[str], None], *, as_shipped: bool = True
+) -> Report:
     """Runs the cycles; after each of them everything is compared with everything."""
     chance = random.Random(plan.seed)
     kills, differences = Counter[str](), list[str]()
-    async with running_node(folder) as node, company(node, plan.writers, plan.seed) as users:
+    async with (
+        running_node(folder, as_shipped=as_shipped) as node,
+        company(node, plan.writers, plan.seed) as users,
+    ):
         over = time.monotonic() + plan.seconds
         for cycle in range(plan.cycles):
             is_last = cycle + 1 == plan.cycles or time.monotonic() > over

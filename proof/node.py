@@ -16,9 +16,9 @@ from proof.writers import SLUGS, Doors
 from segmentd.storage import embedded
 from tests.support.processes import Serving, is_alive
 
-HTTP: Final = "segmentd.serve.http_worker"
-NODE: Final = "segmentd.serve.node_worker"
-GRPC: Final = "segmentd.serve.grpc_worker"
+HTTP: Final = "http_worker"
+NODE: Final = "node_worker"
+GRPC: Final = "grpc_worker"
 POSTGRES: Final = "bin/postgres -D"
 BACKEND: Final = "postgres: "
 
@@ -33,8 +33,9 @@ class NodeFailed(Exception):
 class Node:
     """`segmentd serve`, started again on the same data and ports whenever it is asked to."""
 
-    def __init__(self, folder: Path, env: Mapping[str, str]) -> None:
+    def __init__(self, folder: Path, env: Mapping[str, str], *, as_shipped: bool) -> None:
         self.folder = folder
+        self._as_shipped = as_shipped
         self.doors = Doors("127.0.0.1", free_port(), free_port())
         self._env = {
             "SEGMENTD_GRPC_PORT": str(self.doors.grpc_port),
@@ -66,7 +67,9 @@ class Node:
             self._earlier.append(self._serving)
         arguments = ("--port", str(self.doors.port), "--workers", str(_WORKERS))
         data = ("--data-dir", str(self.folder / "data"))
-        self._serving = await asyncio.to_thread(Serving, [*arguments, *data], self.folder, self._env)
+        self._serving = await asyncio.to_thread(
+            Serving, [*arguments, *data], self.folder, self._env, as_shipped=self._as_shipped
+        )
         await asyncio.to_thread(self._serving.ready)
         await self.healthy()
 
@@ -114,9 +117,11 @@ class Node:
 
 
 @asynccontextmanager
-async def running_node(folder: Path, env: Mapping[str, str] | None = None) -> AsyncIterator[Node]:
+async def running_node(
+    folder: Path, env: Mapping[str, str] | None = None, *, as_shipped: bool = True
+) -> AsyncIterator[Node]:
     """A node that is ready and has the segments of the writers."""
-    node = Node(folder, env or {})
+    node = Node(folder, env or {}, as_shipped=as_shipped)
     try:
         await node.start()
         client = node.doors.client()

@@ -19,8 +19,8 @@ _HEAD: Final = """\
 # Proof
 
 What production does to a service is done to segmentd here, and afterwards everything that it acknowledged is
-compared with everything that it says. `make proof` does all of it and writes this page; each proof also runs alone,
-and `--help` says how long it takes and what can be set:
+compared with everything that it says. `make proof` does all of it and writes this page; each proof also runs
+alone, and `--help` says how long it takes and what can be set:
 
     make proof
     make proof ARGS=kills
