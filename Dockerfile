@@ -8,10 +8,14 @@ COPY requirements.lock ./
 RUN /srv/segmentd/bin/pip install --require-hashes --only-binary :all: --requirement requirements.lock
 
 
-# segmentd and its client alone, about a megabyte: a change of the source rebuilds only this layer.
+# segmentd and its client alone, about a megabyte: a change of the source rebuilds only this layer. It has a compiler for
+# the kernel.
 FROM locked AS package
 
-COPY pyproject.toml ./
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends gcc libc6-dev \
+    && rm -rf /var/lib/apt/lists/*
+COPY pyproject.toml hatch_build.py ./
 COPY src ./src
 COPY clients/python ./clients/python
 RUN /srv/segmentd/bin/pip install --no-index --no-deps --no-build-isolation --ignore-installed --prefix /srv/package ./clients/python .
@@ -46,8 +50,9 @@ ENV PATH=/srv/segmentd/bin:$PATH \
     SEGMENTD_PORT=8080
 USER 10001:10001
 WORKDIR /data
-# Fails here, and not at the first start, when a part is missing that the command needs.
+# Fails here, and not at the first start, when a part is missing that the command needs, or the compiled kernel.
 RUN ["segmentd", "--help"]
+RUN ["python", "-c", "import segmentd.replica._kernel"]
 
 # The replica, which can be rebuilt from the database, and the report files, which cannot.
 VOLUME /data

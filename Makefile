@@ -106,8 +106,9 @@ python_is = $(shell "$(PYTHON)" -c 'import sys; v = sys.version_info; print("is 
 	@$(INSTALL) requirements-dev.lock
 	@touch .venv/.run .venv/.otel $@
 
-# After .run or .dev, which bring the build backend.
-.venv/.package: .venv/.run pyproject.toml clients/python/pyproject.toml src/segmentd/__init__.py
+# After .run or .dev, which bring the build backend. Where there is a C compiler, this compiles the kernel too.
+.venv/.package: .venv/.run pyproject.toml clients/python/pyproject.toml src/segmentd/__init__.py hatch_build.py \
+		src/segmentd/replica/_kernel.c
 	@$(PIP) install --no-index --no-deps --no-build-isolation --editable clients/python --editable .
 	@.venv/bin/python -m compileall -q src clients/python/src # as pip does it with every package but an editable one
 	@touch $@

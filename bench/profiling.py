@@ -120,7 +120,14 @@ def _scope(method: str, path: str) -> HTTPScope:
     headers = [(b"host", b"bench"), (b"content-type", b"application/json")]
     return cast(
         HTTPScope,
-        {"type": "http", "method": method, "path": path, "query_string": b"", "headers": headers},
+        {
+            "type": "http",
+            "method": method,
+            "path": path,
+            "raw_path": path.encode(),
+            "query_string": b"",
+            "headers": headers,
+        },
     )
 
 

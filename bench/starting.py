@@ -14,7 +14,8 @@ from bench.figures import Figure, Target
 from bench.lab import Lab
 from bench.nodes import node
 from bench.programs import BenchError
-from segmentd.replica.rollouts import Rollouts
+from segmentd.domain.decisions import Decision
+from segmentd.replica.kernel import BEST, Kernel, Plan
 
 _COMPUTATIONS: Final = 2000
 
@@ -60,10 +61,12 @@ def rollouts(lab: Lab) -> Iterator[Figure]:
         chance = np.random.default_rng(count)
         salts: list[int] = chance.integers(0, 2**63 - 1, count).tolist()
         thresholds: list[int] = chance.integers(1, 2**31, count).tolist()
-        prepared = Rollouts(salts, thresholds)
+        ranks = range(count)
+        plan = Plan(ranks, bytes([Decision.UNCOVERED] * count), ranks, salts, thresholds)
+        kernel = BEST(plan).kernel([b""] * count, b"")
         ours, theirs = [], []
         for _ in range(max(5, lab.plan.rounds)):
-            ours.append(_microseconds(prepared.covering))
+            ours.append(_microseconds(partial(_decided, kernel)))
             theirs.append(_microseconds(partial(_hashed, salts)))
         work = f"one user, {count:,} rollouts"
         yield Figure(
@@ -83,6 +86,10 @@ def rollouts(lab: Lab) -> Iterator[Figure]:
             reference="one xxh64 a rollout, in µs",
             reference_values=theirs,
         )
+
+
+def _decided(kernel: Kernel, user_id: int) -> bytes:
+    return kernel.codes(user_id, None, 0)
 
 
 def _hashed(salts: list[int], user_id: int) -> list[int]:

@@ -13,6 +13,7 @@ from segmentd.config import Settings
 from segmentd.observability import FOLDER_VARIABLE
 from segmentd.observability.metrics import Metrics, Refusal
 from segmentd.observability.tally import BUCKETS_S, Tallies
+from segmentd.replica.kernel import BEST
 from segmentd.serve.wiring import sampling, service
 from segmentd.storage.database import Database
 from tests.support.client import Api
@@ -203,6 +204,8 @@ async def test_metrics_are_text_unless_something_else_is_asked_for(api: Api) -> 
     build = Scrape(answer.text).families["segmentd_build_info"].samples[0]
     assert build.value == 1
     assert {*build.labels} == {"version", "python"}
+    kernel = Scrape(answer.text).families["segmentd_kernel_info"].samples[0]
+    assert (kernel.value, kernel.labels) == (1, {"kernel": BEST.name})
 
 
 async def test_metrics_are_openmetrics_where_that_is_asked_for(api: Api) -> None:

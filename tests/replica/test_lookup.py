@@ -4,7 +4,7 @@ import asyncio
 import json
 import struct
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Final, LiteralString
 
@@ -48,7 +48,7 @@ class Counted(Catalog):
 
     def segments_of_slice(
         self, user_ids: Sequence[int], states: Sequence[bytes | None], now: int
-    ) -> Iterator[list[bytes]]:
+    ) -> list[bytes]:
         self.asked.append([*user_ids])
         return super().segments_of_slice(user_ids, states, now)
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from segmentd.domain.identifiers import UserId
-from segmentd.replica.states import EXCLUDED, HAS_TERM, SEGMENT_BITS, ends_of, version_of, words_of
+from segmentd.replica.states import EXCLUDED, HAS_TERM, SEGMENT_BITS, version_of, words_and_ends
 from segmentd.storage import replication
 from segmentd.storage.database import Database
 from tests.support.client import Api
@@ -20,8 +20,8 @@ LATE, LATER = "2262-04-11T23:47:16.854775Z", "9999-12-31T23:59:59.999999Z"
 
 def read(state: bytes) -> list[tuple[int, bool, datetime | None]]:
     """Segment, included, end of the term, of each override."""
-    words = words_of(state)
-    ends = ends_of(state, len(words))
+    words, terms = words_and_ends(state)
+    ends = iter(terms)
     found = [
         (
             word & SEGMENT_BITS,

@@ -21,6 +21,7 @@ from segmentd.config import Settings
 from segmentd.serve import healthcheck
 from segmentd.serve.connections import SPARE, needs_of_node
 from segmentd.serve.supervisor import SPARE_SECONDS
+from tests.support.kernels import IS_COMPILED
 
 ROOT = Path(__file__).parents[2]
 LOCKS = ["requirements.lock", "requirements-otel.lock", "requirements-dev.lock"]
@@ -275,7 +276,11 @@ def test_a_change_of_the_source_leaves_the_layer_of_the_packages_alone() -> None
     copied = {stage[0][1].split()[-1]: [a for name, a in stage if name == "COPY"] for stage in stages()}
     assert copied["locked"] == ["requirements.lock ./"]
     assert copied["environment"] == []
-    assert copied["package"] == ["pyproject.toml ./", "src ./src", "clients/python ./clients/python"]
+    assert copied["package"] == [
+        "pyproject.toml hatch_build.py ./",
+        "src ./src",
+        "clients/python ./clients/python",
+    ]
 
 
 def test_the_layer_of_the_source_is_segmentd_alone_and_a_few_megabytes(tmp_path: Path) -> None:
@@ -288,7 +293,7 @@ def test_the_layer_of_the_source_is_segmentd_alone_and_a_few_megabytes(tmp_path:
         else:
             shutil.copy(ROOT / name, context / name)
     [stage] = [stage for stage in stages() if stage[0][1].endswith("AS package")]
-    [install] = [arguments for name, arguments in stage if name == "RUN"]
+    [_, install] = [arguments for name, arguments in stage if name == "RUN"]
     program, *arguments = install.replace("/srv/package", str(prefix)).split()
     assert program == "/srv/segmentd/bin/pip"
 
@@ -298,6 +303,7 @@ def test_the_layer_of_the_source_is_segmentd_alone_and_a_few_megabytes(tmp_path:
 
     files = [path.relative_to(prefix) for path in prefix.rglob("*") if path.is_file()]
     assert Path("bin/segmentd") in files
+    assert any(path.name == "_kernel.abi3.so" for path in files) == IS_COMPILED
     packages = r"(segctl|segmentd_client|segmentd)(-[^/]+\.dist-info)?"
     allowed = re.compile(rf"bin/(segctl|segmentd)|lib/python3\.\d+/site-packages/{packages}/.*")
     assert [path for path in files if not allowed.fullmatch(path.as_posix())] == []

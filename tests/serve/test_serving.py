@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from segmentd.config import Settings
+from segmentd.replica.kernel import BEST
 from segmentd.serve.supervisor import SPARE_SECONDS
 from tests.support.processes import PATIENCE_S, Serving, eventually, failure, is_alive, run, serving
 from tests.support.rows import Rows, rows_of
@@ -384,6 +385,7 @@ def test_the_embedded_database_outlives_a_stop_and_a_kill_of_the_service(tmp_pat
         beside = run("check", "--data-dir", data, cwd=tmp_path)
         assert beside.returncode == 0, beside.stderr
         assert "schema: up to date" in beside.stdout
+        assert f"kernel: {BEST.name}\n" in beside.stdout
         assert run("migrate", "--data-dir", data, cwd=tmp_path).stdout == "the schema is up to date\n"
         second = failure(run("serve", "--port", "0", "--data-dir", data, cwd=tmp_path))
         assert second == f"the data directory {data} is in use by process {service.pid}"

@@ -5,9 +5,6 @@ from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 from typing import Final, NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
 FINGERPRINT_BYTES: Final = 12
 
 
@@ -41,7 +38,7 @@ class Decisions(NamedTuple):
 
     slugs: Sequence[bytes]
     """As JSON strings, sorted bytewise. The same object as long as the segments are the same."""
-    codes: NDArray[np.uint8]
+    codes: bytes
     """The number of the decision for each of them."""
 
 
@@ -51,9 +48,9 @@ class Fingerprints:
     def __init__(self, slugs: Sequence[bytes]) -> None:
         self._key = blake2b(b",".join(slugs)).digest()
 
-    def of(self, codes: NDArray[np.uint8]) -> bytes:
+    def of(self, codes: bytes) -> bytes:
         """The fingerprint of the decisions about one user."""
-        return blake2b(codes.tobytes(), key=self._key, digest_size=FINGERPRINT_BYTES).digest()
+        return blake2b(codes, key=self._key, digest_size=FINGERPRINT_BYTES).digest()
 
 
 _MEMBERS: Final = frozenset({Decision.COVERED, Decision.INCLUDED})

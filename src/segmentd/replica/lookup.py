@@ -8,6 +8,7 @@ from typing import Final, NamedTuple
 from segmentd.domain.errors import AnswerTooLarge
 from segmentd.domain.memberships import LARGEST_LOOKUP_BYTES
 from segmentd.replica.catalog import Catalog
+from segmentd.replica.files import Unusable
 
 # A read of more bytes than this is large, such as one of a thousand users with a thousand overrides each.
 LARGE_BYTES: Final = 4 * 2**20
@@ -27,7 +28,7 @@ class Lookup(NamedTuple):
         return sum(map(len, filter(None, self.states))) > LARGE_BYTES
 
     async def segments(self, times: Mapping[int, int]) -> list[bytes]:
-        """For each user: the slugs as JSON strings, with commas between. Raises AnswerTooLarge.
+        """For each user: the slugs as JSON strings, with commas between. Raises AnswerTooLarge, Unusable.
 
         `times` is how often each user is in the answer. The computation stops as soon as the answer is known
         to be too large.
@@ -38,8 +39,10 @@ class Lookup(NamedTuple):
             if found:
                 await asyncio.sleep(0)
             user_ids = self.user_ids[part]
-            of_slice = self.catalog.segments_of_slice(user_ids, self.states[part], self.now)
-            slugs = [*map(b",".join, of_slice)]
+            try:
+                slugs = self.catalog.segments_of_slice(user_ids, self.states[part], self.now)
+            except ValueError as error:
+                raise Unusable(str(error)) from error
             sizes = map(len, slugs)
             size += sum(map(mul, sizes, map(times.__getitem__, user_ids)) if repeated else sizes)
             if size > LARGEST_LOOKUP_BYTES:

@@ -13,7 +13,7 @@ import structlog
 from segmentd.domain.decisions import Decision, Decisions
 from segmentd.domain.errors import Unavailable
 from segmentd.replica.behind import Outdated
-from segmentd.replica.catalog import Catalog, Form
+from segmentd.replica.catalog import JSON, Catalog, Form
 from segmentd.replica.files import Unusable
 from segmentd.replica.lookup import Lookup
 from segmentd.replica.moments import show_catalog
@@ -120,29 +120,36 @@ class Replica:
     # Reads of what holds now; call them only if there is an age. Each raises Unusable, and Outdated if the
     # replica does not know yet how a user changed. With the version of `Older` they show the state of before.
 
-    def segments(self, user_id: int, older: int | None = None, form: Form | None = None) -> list[bytes]:
-        """The slugs that the user is in, as JSON strings or in a form."""
+    def segments(
+        self,
+        user_id: int,
+        older: int | None = None,
+        form: Form = JSON,
+        before: bytes = b"",
+        after: bytes = b"",
+    ) -> bytes:
+        """The slugs that the user is in, in a form, between two texts."""
         try:
-            return self._serving().segments(user_id, self.status.now(), older, form)
-        except lmdb.Error as error:
+            return self._serving().segments(user_id, self.status.now(), older, form, before, after)
+        except (lmdb.Error, ValueError) as error:
             raise self._useless(error) from error
 
     def decisions(self, user_id: int, older: int | None = None) -> Decisions:
         """What decides about the user and each segment."""
         try:
             return self._serving().decisions(user_id, self.status.now(), older)
-        except lmdb.Error as error:
+        except (lmdb.Error, ValueError) as error:
             raise self._useless(error) from error
 
     def decision(self, slug: bytes, user_id: int, older: int | None = None) -> Decision | None:
         """What decides about the user and one segment; None if it does not exist."""
         try:
             return self._serving().decision(slug, user_id, self.status.now(), older)
-        except lmdb.Error as error:
+        except (lmdb.Error, ValueError) as error:
             raise self._useless(error) from error
 
     async def segments_of_many(self, user_ids: Sequence[int], older: int | None = None) -> list[bytes]:
-        """`segments` for many users, with commas between. Raises AnswerTooLarge.
+        """`segments` for many users, as JSON strings. Raises AnswerTooLarge.
 
         They are of one moment, that of the call; other requests are answered meanwhile.
         """
@@ -163,7 +170,7 @@ class Replica:
         """What one who watches the user compares; of outdated users too, as they were before."""
         try:
             return self._serving().watched(user_id, self.status.now())
-        except lmdb.Error as error:
+        except (lmdb.Error, ValueError) as error:
             raise self._useless(error) from error
 
     def changed_since(self, point: Point | None) -> tuple[Point, Sequence[int] | None]:
@@ -272,7 +279,7 @@ class Replica:
                 raise Unusable(str(error)) from error
         return store
 
-    def _useless(self, error: lmdb.Error) -> Unusable:
+    def _useless(self, error: lmdb.Error | ValueError) -> Unusable:
         self._close_all()
         return Unusable(str(error))
 

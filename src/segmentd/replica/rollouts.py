@@ -18,7 +18,6 @@ import numexpr
 from numexpr.expressions import VariableNode
 
 _SIGN: Final = 1 << 31
-_WORD: Final = 0xFFFFFFFF
 
 
 class Rollouts:
@@ -28,7 +27,6 @@ class Rollouts:
         self._salted = Salted(np.array(salts, dtype=np.int64))
         # A threshold of 2^32 does not fit into 32 bits, so compare with the last bucket that is covered.
         self._last_inside = np.array([threshold - 1 for threshold in thresholds], dtype=np.uint32)
-        self._one_by_one = [*zip(*(part.tolist() for part in self._salted.parts), strict=True)]
         self._covers = _compiled()
         self._prepared = tuple(
             each.view(np.int32) for each in (*self._salted.parts, self._last_inside ^ np.uint32(_SIGN))
@@ -39,11 +37,6 @@ class Rollouts:
         covered: NDArray[np.bool_] = self._covers(*self._prepared, fold_one(user_id))
         return covered
 
-    def covers(self, user_id: int, place: int) -> bool:
-        """For one positive user id: whether the rollout at this place covers it."""
-        bucket: int = finish(fold_one(user_id), self._one_by_one[place], rotate_one) & _WORD
-        return bucket <= int(self._last_inside[place])
-
     def covering_many(self, user_ids: NDArray[np.int64]) -> NDArray[np.bool_]:
         """For user ids of the shape (m,): whether each is covered by each rollout, of the shape (m, n)."""
         covered: NDArray[np.bool_] = self._salted.buckets(fold(user_ids)[:, None]) <= self._last_inside
@@ -53,12 +46,6 @@ class Rollouts:
 def fold_one(user_id: int) -> int:
     """The 32 bits of one positive id that the hash uses, as a signed number."""
     return (((user_id ^ (user_id >> 32)) & 0xFFFFFFFF) ^ _SIGN) - _SIGN
-
-
-def rotate_one(word: int, bits: int) -> int:
-    """The low 32 bits of the word, rotated to the left."""
-    low = word & _WORD
-    return ((low << bits) | (low >> (32 - bits))) & _WORD
 
 
 @cache

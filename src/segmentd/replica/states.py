@@ -6,8 +6,7 @@ microseconds since 1970.
 """
 
 import struct
-from collections.abc import Iterator
-from functools import cache
+from functools import lru_cache
 from typing import Final
 
 HAS_TERM: Final = 1 << 30
@@ -31,37 +30,27 @@ def is_as_new(state: bytes, other: bytes) -> bool:
     return state[: _HEAD.size] >= other[: _HEAD.size] or version_of(state) == version_of(other)
 
 
-def words_of(state: bytes) -> tuple[int, ...]:
-    """The word of each override, by segment id."""
-    count = _HEAD.unpack_from(state)[0] & ((1 << _COUNT_BITS) - 1)
-    return _words(count).unpack_from(state, _HEAD.size)
+def words_and_ends(state: bytes) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The word of each override, by segment id, and the ends of their terms, in the same order.
 
-
-def ends_of(state: bytes, count: int) -> Iterator[int]:
-    """The ends of the terms of those overrides that have one, in the order of the overrides."""
-    for (end,) in struct.iter_unpack(">q", state[_HEAD.size + _WORD_BYTES * count :]):
-        yield end
-
-
-def override_of(state: bytes, segment_id: int, now: int) -> bool | None:
-    """Whether the override of this segment includes the user; None if none holds at `now`."""
-    words = words_of(state)
-    if segment_id in words:
-        return True
-    if segment_id + EXCLUDED in words:
-        return False
-    if segment_id + HAS_TERM not in words:
-        return None
-    terms = [word for word in words if word & HAS_TERM]
-    end = [*ends_of(state, len(words))][terms.index(segment_id + HAS_TERM)]
-    return True if end > now else None
+    Raises ValueError for a state that is torn.
+    """
+    try:
+        count = _HEAD.unpack_from(state)[0] & ((1 << _COUNT_BITS) - 1)
+        begin = _HEAD.size + _WORD_BYTES * count
+        words = _numbers("I", count).unpack(state[_HEAD.size : begin])
+        terms = len([word for word in words if word & HAS_TERM])
+        return words, _numbers("q", terms).unpack(state[begin:])
+    except struct.error as error:
+        raise ValueError("a state is torn") from error
 
 
 def next_end(state: bytes, now: int) -> int | None:
     """The next end of a term after `now`, both in microseconds since 1970; None if there is none."""
-    return min((end for end in ends_of(state, len(words_of(state))) if end > now), default=None)
+    _, ends = words_and_ends(state)
+    return min((end for end in ends if end > now), default=None)
 
 
-@cache
-def _words(count: int) -> struct.Struct:
-    return struct.Struct(f">{count}I")
+@lru_cache
+def _numbers(kind: str, count: int) -> struct.Struct:
+    return struct.Struct(f">{count}{kind}")

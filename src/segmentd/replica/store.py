@@ -14,7 +14,7 @@ import msgspec
 
 from segmentd.domain.decisions import Decision, Decisions
 from segmentd.replica.behind import Mark, ids_after
-from segmentd.replica.catalog import Catalog, CatalogState, Form
+from segmentd.replica.catalog import JSON, Catalog, CatalogState, Form
 from segmentd.replica.environment import Environment
 from segmentd.replica.files import Unusable
 from segmentd.replica.keys import KEY, Transaction
@@ -46,13 +46,20 @@ class Store(Environment):
 
     # Reading. Each raises Outdated if the replica does not know yet how a user changed. With an `older`
     # version of the segments, the state of before serves; Unusable, if the segments are others by now.
+    # ValueError, if a state is torn.
 
     def segments(
-        self, user_id: int, now: int, older: int | None = None, form: Form | None = None
-    ) -> list[bytes]:
-        """The slugs, as JSON strings or in a form, that the user is in at `now` (microseconds since 1970)."""
+        self,
+        user_id: int,
+        now: int,
+        older: int | None = None,
+        form: Form = JSON,
+        before: bytes = b"",
+        after: bytes = b"",
+    ) -> bytes:
+        """The slugs, in a form, that the user is in at `now` (microseconds since 1970), between two texts."""
         state = self._state(user_id, older)
-        return self._catalog.segments(user_id, state, now, form)
+        return self._catalog.kernel(form).join(user_id, state, now, before, after)
 
     def decisions(self, user_id: int, now: int, older: int | None = None) -> Decisions:
         """What decides about the user and each segment at `now`."""

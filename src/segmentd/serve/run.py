@@ -179,6 +179,9 @@ def check(configuration: Configuration) -> Iterator[str]:
         yield f"  {name} = {value}  ({source})"
     exporters = ", ".join(exporter.name for exporter in exporters_asked_for())
     yield f"traces: {exporters or 'off'}"
+    from segmentd.replica.kernel import BEST  # noqa: PLC0415 - no other command of this process needs NumPy
+
+    yield f"kernel: {BEST.name}"
     settings = configuration.settings
     if settings.database_url is None and not Path(settings.data_dir, "postgres").exists():
         yield f"database: embedded, made in {settings.data_dir} by the first `segmentd serve`"

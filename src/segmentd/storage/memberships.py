@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 import msgspec
-import numpy as np
 
 from segmentd.domain.decisions import Decision, Decisions
 from segmentd.domain.errors import AnswerTooLarge
@@ -31,7 +30,7 @@ async def decisions(database: Database, user_id: UserId) -> Decisions:
         'SELECT slug, decision FROM current_decisions(%s, reading_instant()) ORDER BY slug COLLATE "C"',
         [user_id],
     )
-    codes = np.array([row.decision for row in rows], dtype=np.uint8)
+    codes = bytes(row.decision for row in rows)
     return Decisions([f'"{row.slug}"'.encode() for row in rows], codes)
 
 

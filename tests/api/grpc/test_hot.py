@@ -9,7 +9,7 @@ import pytest
 
 from segmentd.api.grpc.generated import segmentd_pb2 as pb
 from segmentd.api.grpc.hot import HotReads
-from segmentd.api.grpc.written import field, look_up_response, user_segments
+from segmentd.api.grpc.written import FIELDS, aged, look_up_response, written_id
 from segmentd.auth.authenticator import AccessRules, Authenticator
 from segmentd.config import Settings
 from segmentd.domain.access import Role
@@ -120,7 +120,8 @@ def test_the_written_bytes_are_those_messages() -> None:
     quoted = [b'"%b"' % slug for slug in slugs]
 
     for age in (0, 61):
-        one = pb.UserSegments.FromString(user_segments(2**62, map(field, quoted), age))
+        fields = b"".join(map(FIELDS.piece, quoted))
+        one = pb.UserSegments.FromString(written_id(2**62) + fields + aged(age))
         found = pb.LookUpResponse.FromString(
             look_up_response([1, 2, 2**62], [b"", b",".join(quoted[:2]), b",".join(quoted)], age)
         )

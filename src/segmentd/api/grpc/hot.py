@@ -9,7 +9,7 @@ from collections.abc import Collection
 
 from segmentd.api.grpc.calls import AUTHORIZATION, REQUEST_ID, Context, Handler
 from segmentd.api.grpc.generated import segmentd_pb2 as pb
-from segmentd.api.grpc.written import field, user_segments
+from segmentd.api.grpc.written import FIELDS, aged, written_id
 from segmentd.api.http.edge.request_ids import RequestIds
 from segmentd.auth.authenticator import Authenticator
 from segmentd.domain.errors import SegmentdError
@@ -54,17 +54,18 @@ class HotReads:
         try:
             # Every role may read, so every known caller is admitted; the general handler answers refusals.
             self._authenticator.admit(_bytes(given.get(AUTHORIZATION)))
+            before = written_id(user_id)
             try:
-                fields = self._replica.segments(user_id, form=field)
+                answer = self._replica.segments(user_id, None, FIELDS, before, aged(age))
             except Outdated as outdated:
                 if (older := self._replica.older(outdated)) is None:
                     return None
-                age, fields = older.age, self._replica.segments(user_id, older.version, field)
+                answer = self._replica.segments(user_id, older.version, FIELDS, before, aged(older.age))
         except (SegmentdError, Unusable):
             return None
         request_id = self._ids.id(_bytes(given.get(REQUEST_ID)))
         context.set_trailing_metadata(((REQUEST_ID, request_id.decode()),))
-        return user_segments(user_id, fields, age)
+        return answer
 
 
 def _bytes(value: str | bytes | None) -> bytes | None:

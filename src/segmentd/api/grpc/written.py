@@ -7,6 +7,7 @@ from typing import Final
 from google.protobuf.duration_pb2 import Duration
 
 from segmentd.api.grpc.generated import segmentd_pb2 as pb
+from segmentd.replica.catalog import Form
 
 # Slugs whose bytes are remembered; beyond, all are forgotten.
 _MOST_REMEMBERED: Final = 100_000
@@ -30,10 +31,13 @@ class _Fields(dict[bytes, bytes]):
 _field_of: Final = _Fields().__getitem__
 
 
-def user_segments(user_id: int, fields: Iterable[bytes], age: int) -> bytes:
-    """A UserSegments; the age is in seconds."""
-    # A message may have its fields in any order.
-    return b"".join([_USER_ID, _varint(user_id), *fields, _aged(age)])
+FIELDS: Final = Form(field, b"")
+"""The fields `segments` of a UserSegments. A message may have its fields in any order."""
+
+
+def written_id(user_id: int) -> bytes:
+    """The field `user_id` of a UserSegments."""
+    return _USER_ID + _varint(user_id)
 
 
 def look_up_response(user_ids: Iterable[int], found: Iterable[bytes], age: int) -> bytes:
@@ -41,13 +45,14 @@ def look_up_response(user_ids: Iterable[int], found: Iterable[bytes], age: int) 
     parts = [pb.LookUpResponse(age=Duration(seconds=age)).SerializeToString()]
     for user_id, slugs in zip(user_ids, found, strict=True):
         fields = map(_field_of, slugs.split(b",") if slugs else ())
-        user = b"".join([_USER_ID, _varint(user_id), *fields])
+        user = b"".join([written_id(user_id), *fields])
         parts += (_USERS, _varint(len(user)), user)
     return b"".join(parts)
 
 
 @lru_cache
-def _aged(age: int) -> bytes:
+def aged(age: int) -> bytes:
+    """The field `age` of a UserSegments, of so many seconds."""
     return pb.UserSegments(age=Duration(seconds=age)).SerializeToString()
 
 

@@ -22,6 +22,7 @@ from segmentd.domain.identifiers import INT64_MAX, UserId, UserIdValue
 from segmentd.domain.memberships import UsersOfLookup
 from segmentd.observability.metrics import Metrics
 from segmentd.replica.behind import Outdated
+from segmentd.replica.catalog import JSON
 from segmentd.replica.files import Unusable
 from segmentd.replica.replica import Replica
 
@@ -125,15 +126,16 @@ class HotCalls:
         try:
             # Every role may read, so every known caller is admitted; the framework answers the refusals.
             self._authenticator.admit(question.authorization)
+            before, after = b'{"user_id":%d,"segments":[' % user_id, b"]}"
             try:
-                slugs = self._replica.segments(user_id)
+                body = self._replica.segments(user_id, None, JSON, before, after)
             except Outdated as outdated:
                 if (older := self._replica.older(outdated)) is None:
                     return None
-                age, slugs = older.age, self._replica.segments(user_id, older.version)
+                age = older.age
+                body = self._replica.segments(user_id, older.version, JSON, before, after)
         except (SegmentdError, Unusable):
             return None
-        body = b'{"user_id":%d,"segments":[%b]}' % (user_id, b",".join(slugs))
         return self._answer(question, body, age)
 
     async def look_up(self, question: Question) -> Answer | None:

@@ -6,7 +6,6 @@ from typing import Annotated, Final, NamedTuple
 import msgspec
 import numpy as np
 from msgspec import Meta
-from numpy.typing import NDArray
 
 from segmentd.api.http.ofrep.answers import entity_tag
 from segmentd.api.http.ofrep.event_links import EventLinks, fingerprint_with, written_streams
@@ -85,9 +84,7 @@ class WrittenFlags:
         self._first = np.arange(len(slugs), dtype=np.intp) * len(Decision)
         self.fingerprints = Fingerprints(slugs)
 
-    def answer(
-        self, user_id: UserId, codes: NDArray[np.uint8], links: EventLinks | None, prefix: str = ""
-    ) -> "AllFlags":
+    def answer(self, user_id: UserId, codes: bytes, links: EventLinks | None, prefix: str = "") -> "AllFlags":
         """The answer to a user with these decisions; `prefix` stands before the paths of this service."""
         fingerprint = self.fingerprints.of(codes)
         path = None if links is None else links.path(user_id, fingerprint)
@@ -96,16 +93,16 @@ class WrittenFlags:
         etag = entity_tag(fingerprint_with(fingerprint, prefix + path))
         return AllFlags(self, codes, written_streams(prefix + path), etag)
 
-    def joined(self, codes: NDArray[np.uint8]) -> bytes:
+    def joined(self, codes: bytes) -> bytes:
         """The flags with these decisions, with commas between."""
-        return b",".join(self._written[self._first + codes].tolist())
+        return b",".join(self._written[self._first + np.frombuffer(codes, np.uint8)].tolist())
 
 
 class AllFlags(NamedTuple):
     """All flags of a user, not written yet, and the entity tag of what will be written."""
 
     flags: WrittenFlags
-    codes: NDArray[np.uint8]
+    codes: bytes
     streams: bytes
     etag: bytes
 

@@ -7,12 +7,13 @@ from typing import Final
 from litestar import Response, Router, get
 from litestar.di import NamedDependency
 from prometheus_client import Metric
-from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily
 
 from segmentd.api.http.types import AnyRequest, UseCases
 from segmentd.domain.imports import Status as ImportStatus
 from segmentd.domain.reports import Status
 from segmentd.observability.metrics import Metrics
+from segmentd.replica.kernel import BEST
 from segmentd.replica.replica import ReplicaMeasures
 from segmentd.storage.measures import Measures
 
@@ -23,7 +24,8 @@ Meters = NamedDependency[Metrics]
 async def metrics(request: AnyRequest, service: UseCases, meters: Meters) -> Response[bytes]:
     """All metrics, in Prometheus's text format or as OpenMetrics."""
     database, replica, report_bytes_limit, import_bytes_limit = await service.measure()
-    others = [
+    others: list[Metric] = [
+        InfoMetricFamily("segmentd_kernel", "What computes the segments of users.", {"kernel": BEST.name}),
         _gauge("database_up", "Whether the database answered this scrape in time.", database is not None),
         *([] if database is None else _of_database(database)),
         *([] if replica is None else _of_replica(replica)),
