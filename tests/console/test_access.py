@@ -252,7 +252,7 @@ async def test_without_access_control_nobody_logs_in_and_forms_still_need_their_
 
     assert (await browser.send("/segments", form_token="AAAA", slug="A")).status == 403
     made = await browser.send("/segments", form_token=form_token, slug="A")
-    assert made.texts("p", class_="notice box") == ["The segment was made."]
+    assert made.texts("p", class_="notice box") == ["The segment was created."]
     # A page under another name, which its owner points to this service, may not (DNS rebinding).
     rebound = await browser.client.post(
         "/console/segments",

@@ -172,6 +172,24 @@ async def whole_history(recorder: Recorder, after: HistoryKey | None) -> None:
     await history.events_after(recorder, USER, Span(), after, 1000)
 
 
+async def test_the_latest_events_are_read_from_the_end_of_each_index(
+    recorder: Recorder, large_url: str
+) -> None:
+    async def ask(recorder: Recorder) -> None:
+        await history.events_before(recorder, USER, Span(), None, 5)
+
+    async def ask_before(recorder: Recorder) -> None:
+        await history.events_before(recorder, USER, Span(), HistoryKey(month(3), Slug("S1"), 4), 5)
+
+    for mode in PLAN_MODES:
+        *_, plan = await plans_of(recorder, large_url, ask, mode)
+        used = plan.indexes("membership_events")
+        assert f"membership_events_2025_{MONTHS:02}_pkey" in used
+        assert read_in_full(plan) == []
+        *_, earlier = await plans_of(recorder, large_url, ask_before, mode)
+        assert f"2025_{MONTHS:02}" not in earlier.months()
+
+
 async def test_a_period_of_a_history_touches_only_the_months_in_it(
     recorder: Recorder, large_url: str
 ) -> None:

@@ -135,7 +135,7 @@ def field(
         "aria-invalid": "true" if wrong else None,
         "aria-describedby": f"{identity}-told" if wrong or hint else None,
     }
-    return h.div(".field", class_="wrong" if wrong else None)[
+    return h.div(class_="field wrong" if wrong else "field")[
         h.label(for_=identity)[visit.say(label)],
         control(attributes),
         (wrong or hint)

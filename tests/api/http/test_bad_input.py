@@ -95,7 +95,7 @@ BAD_SLUGS: Final = {
     "with a slash": "a/b",
     "with NUL": "a\0",
     "not ASCII": "é",
-    "full-width": "Ａ",  # noqa: RUF001 - looks like an A, that is the point
+    "full-width": "Ａ",
     "ending with a line feed": "TAKEN\n",
     "beginning with a hyphen": "-a",
     "beginning with a dot": ".a",
@@ -215,7 +215,7 @@ def salts() -> Iterator[Bad]:
         "+1",
         " 1",
         "1\n",
-        "１",  # noqa: RUF001 - a full-width one
+        "１",
         22,
         None,
         "9" * 99,

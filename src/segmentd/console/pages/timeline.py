@@ -1,6 +1,6 @@
 """A user's segments as bars over time, and the same as a table."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Final, NamedTuple
 
@@ -21,7 +21,9 @@ _LANE: Final = 26
 _TOP: Final = 24
 _LEFT: Final = 260
 _TICKS: Final = 4
+_WITH_HOURS: Final = timedelta(days=4)
 _LONGEST_LABEL: Final = 34
+_THINNEST: Final = 3.0
 
 
 class Bar(NamedTuple):
@@ -45,12 +47,17 @@ class Timeline(NamedTuple):
         cls,
         begin: datetime,
         end: datetime,
-        at_begin: Iterable[Membership],
-        events: Iterable[Event],
+        at_begin: Sequence[Membership],
+        events: Sequence[Event],
         *,
         is_cut: bool,
     ) -> "Timeline":
-        """From the segments at the beginning, and all events after it, oldest first."""
+        """From the segments at the beginning, and all events after it, oldest first.
+
+        Where nothing held at the beginning, the timeline begins shortly before the first event.
+        """
+        if events and not at_begin:
+            begin = max(begin, events[0].at - (end - events[0].at) / 20)
         lanes: dict[Slug, list[Bar]] = {m.slug: [Bar(None, None, m.source)] for m in at_begin}
         for event in events:
             bars = lanes.setdefault(Slug(event.segment), [])
@@ -110,7 +117,7 @@ def _tick(timeline: Timeline, number: int, height: int) -> h.Node:
     instant = timeline.begin + (timeline.end - timeline.begin) * number / _TICKS
     x = timeline.place(instant, instant)
     anchor = "start" if number == 0 else "end" if number == _TICKS else "middle"
-    form = "%Y-%m-%d" if timeline.end - timeline.begin > timedelta(days=2) else "%m-%d %H:%M"
+    form = "%Y-%m-%d" if timeline.end - timeline.begin > _WITH_HOURS else "%m-%d %H:%M"
     return [
         h.line(".axis", x1=f"{x:.1f}", x2=f"{x:.1f}", y1=str(_TOP - 6), y2=str(height)),
         h.text(".faint", x=f"{x:.1f}", y="12", text_anchor=anchor)[f"{instant:{form}}"],
@@ -124,13 +131,13 @@ def _lane(visit: Visit, timeline: Timeline, index: int, slug: Slug, bars: Sequen
 
 
 def _bar(visit: Visit, timeline: Timeline, top: int, slug: Slug, bar: Bar) -> h.Element:
-    left = timeline.place(bar.begins, timeline.begin)
+    left = min(timeline.place(bar.begins, timeline.begin), _WIDTH - _THINNEST)
     right = timeline.place(bar.ends, timeline.end)
     return h.rect(
         f".bar.{bar.source.value}",
         x=f"{left:.1f}",
         y=str(top + 4),
-        width=f"{max(2.0, right - left):.1f}",
+        width=f"{max(_THINNEST, right - left):.1f}",
         height=str(_LANE - 8),
         rx="3",
     )[

@@ -132,7 +132,8 @@ def refused_removal(refusal: Refusal) -> h.Node:
     """Why a removal was refused; its form may be gone with the row."""
     if refusal.form.text("operation") != _REMOVE:
         return None
-    return whole(refusal._replace(of_whole="; ".join([*refusal.of_fields.values(), refusal.of_whole or ""])))
+    said = filter(None, [*refusal.of_fields.values(), refusal.of_whole])
+    return whole(refusal._replace(of_whole="; ".join(said)))
 
 
 def _reason(visit: Visit, refusal: Refusal, form: str) -> h.Element:

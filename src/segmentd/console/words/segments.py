@@ -9,11 +9,11 @@ FILTER: Final = Text("A part of the slug", "Часть имени")
 FIND: Final = Text("Find", "Найти")
 ALL: Final = Text("All segments", "Все сегменты")
 NONE_YET: Final = Text(
-    "There are no segments yet. Make the first one below; then add users, or give it a percentage.",
+    "There are no segments yet. Create the first one below; then add users, or give it a percentage.",
     "Сегментов пока нет. Создайте первый ниже; затем добавьте пользователей или задайте процент.",
 )
 NONE_YET_TO_READ: Final = Text(
-    "There are no segments yet. Who has the role editor can make one.",
+    "There are no segments yet. Who has the role editor can create one.",
     "Сегментов пока нет. Создать сегмент может тот, у кого роль editor.",
 )
 NONE_FOUND: Final = Text(
@@ -25,10 +25,10 @@ PERCENT: Final = Text("Percentage", "Процент")
 SIZE: Final = Text("Size", "Размер")
 SHOW_SIZE: Final = Text("count", "посчитать")
 SIZE_TITLE: Final = Text("Size of {slug}", "Размер {slug}")
-MADE: Final = Text("Made", "Создан")
+MADE: Final = Text("Created", "Создан")
 USERS: Final = Plural(("user", "users"), ("пользователь", "пользователя", "пользователей"))
-CREATE: Final = Text("Make a segment", "Создать сегмент")
-CREATE_BUTTON: Final = Text("Make", "Создать")
+CREATE: Final = Text("Create a segment", "Создать сегмент")
+CREATE_BUTTON: Final = Text("Create", "Создать")
 SLUG_HINT: Final = Text(
     "Letters, digits and . _ -, beginning with a letter or a digit; 128 characters at most.",
     "Латинские буквы, цифры и . _ -, первой — буква или цифра; до 128 символов.",
@@ -37,4 +37,4 @@ PERCENT_HINT: Final = Text(
     "How many of all users are in it; empty: only those who are added.",
     "Какая доля всех пользователей в нём; пусто — только добавленные.",
 )
-MADE_NOTICE: Final = Text("The segment was made.", "Сегмент создан.")
+MADE_NOTICE: Final = Text("The segment was created.", "Сегмент создан.")

@@ -15,7 +15,7 @@ HOW_TO_SEARCH: Final = Text(
 )
 FIND: Final = Text("Find", "Найти")
 NOTHING_YET: Final = Text(
-    "There are no segments yet. First make one: ", "Сегментов пока нет. Сначала создайте сегмент: "
+    "There are no segments yet. First create one: ", "Сегментов пока нет. Сначала создайте сегмент: "
 )
 
 # The page

@@ -280,7 +280,7 @@ BAD_FILES: dict[str, tuple[bytes, int, str]] = {
     ),
     "an id in another spelling": (b"1;A\n+1;A\n", 2, "column 1 (user_id): must be an integer from"),
     "an id with a zero": (b"1;A\n01;A\n", 2, "column 1 (user_id): must be an integer from"),
-    "digits of another script": ("1;A\n١;A\n".encode(), 2, "column 1 (user_id): must be an integer from"),  # noqa: RUF001 - meant
+    "digits of another script": ("1;A\n١;A\n".encode(), 2, "column 1 (user_id): must be an integer from"),
     "no id": (b"1;A\n;A\n", 2, "column 1 (user_id): the id of a user is missing"),
     "an operation that is none": (b"1;A;add\n1;A;drop\n", 2, "column 3 (operation): must be add or remove"),
     "a time that is none": (b"until;user_id\n;1\nsoon;1\n", 3, "column 1 (until): a time is written like"),
