@@ -24,7 +24,7 @@ CSP: Final = (
 # htmx keeps no pages in the browser, runs no text as a script and adds no styles; it shows refusals too.
 _HTMX: Final = (
     '{"allowEval":false,"allowScriptTags":false,"historyCacheSize":0,"refreshOnHistoryMiss":true,'
-    '"includeIndicatorStyles":false,"scrollIntoViewOnBoost":false,'
+    '"includeIndicatorStyles":false,"attributesToSettle":["class"],"scrollIntoViewOnBoost":false,'
     '"responseHandling":[{"code":"204","swap":false},{"code":"...","swap":true}]}'
 )
 

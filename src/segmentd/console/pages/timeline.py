@@ -10,6 +10,7 @@ from segmentd.console.layout import empty, moment, sentence, table
 from segmentd.console.visit import Visit
 from segmentd.console.words import user as words
 from segmentd.domain.identifiers import Slug
+from segmentd.domain.instants import rfc3339
 from segmentd.domain.memberships import Event, Membership, Operation, Source
 
 DAYS: Final = (7, 30, 90, 365)
@@ -120,7 +121,9 @@ def _tick(timeline: Timeline, number: int, height: int) -> h.Node:
     form = "%Y-%m-%d" if timeline.end - timeline.begin > _WITH_HOURS else "%m-%d %H:%M"
     return [
         h.line(".axis", x1=f"{x:.1f}", x2=f"{x:.1f}", y1=str(_TOP - 6), y2=str(height)),
-        h.text(".faint", x=f"{x:.1f}", y="12", text_anchor=anchor)[f"{instant:{form}}"],
+        h.text(".faint", x=f"{x:.1f}", y="12", text_anchor=anchor, data_time=rfc3339(instant))[
+            f"{instant:{form}}"
+        ],
     ]
 
 

@@ -2,7 +2,11 @@
 "use strict";
 
 (() => {
-  const locale = () => document.documentElement.lang;
+  // The reader's own variety of the page's language, for the order of day and month.
+  const locale = () => {
+    const { lang } = document.documentElement;
+    return navigator.languages.find((each) => each.split("-")[0] === lang) || lang;
+  };
   const shown = { dateStyle: "medium", timeStyle: "medium" };
   const two = (number) => String(number).padStart(2, "0");
 
@@ -11,6 +15,16 @@
     for (const time of root.querySelectorAll("time[datetime]:not([data-local])")) {
       time.dataset.local = "";
       time.textContent = format.format(new Date(time.dateTime));
+    }
+  }
+
+  // What stands at the axis of a chart: as much of it as in the text for UTC.
+  function localAxes(root) {
+    for (const text of root.querySelectorAll("svg text[data-time]")) {
+      const hours = text.textContent.includes(":") ? { hour: "2-digit", minute: "2-digit" } : { year: "numeric" };
+      const form = { day: "2-digit", month: "short", ...hours };
+      text.textContent = new Intl.DateTimeFormat(locale(), form).format(new Date(text.dataset.time));
+      delete text.dataset.time;
     }
   }
 
@@ -31,6 +45,7 @@
 
   function localise(root) {
     localTimes(root);
+    localAxes(root);
     localFields(root);
   }
 
