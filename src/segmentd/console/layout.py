@@ -10,6 +10,7 @@ from litestar import Response
 from litestar.datastructures import Cookie
 
 from segmentd.api.http.edge.problem_documents import SECURITY_HEADERS
+from segmentd.api.http.types import AnyRequest
 from segmentd.console.files import file_link
 from segmentd.console.forms import post_form
 from segmentd.console.language import Language, Text
@@ -83,6 +84,11 @@ def html(content: str, status: int = 200, cookies: Sequence[Cookie] = ()) -> Res
         headers={**SECURITY_HEADERS, "Content-Security-Policy": CSP, "Referrer-Policy": "same-origin"},
         cookies=list(cookies),
     )
+
+
+def is_for_a_part(request: AnyRequest) -> bool:
+    """Whether htmx asks for a part of a page, which it puts into the page that is there."""
+    return "HX-Request" in request.headers and "HX-Boosted" not in request.headers
 
 
 def see_other(visit: Visit, address: str, cookies: Sequence[Cookie] = ()) -> Response[bytes]:

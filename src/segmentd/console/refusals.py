@@ -9,7 +9,7 @@ from segmentd.api.http.edge.errors import DETAILS, failure, faults_of
 from segmentd.api.http.types import AnyRequest
 from segmentd.api.problems import HTTP_PROBLEMS, Problem, problem_of
 from segmentd.console.language import Text
-from segmentd.console.layout import html, page, see_other
+from segmentd.console.layout import html, is_for_a_part, page, see_other
 from segmentd.console.visit import Visit, session_secret
 from segmentd.console.words import access as access_words
 from segmentd.console.words import layout as words
@@ -52,6 +52,8 @@ def _refusal(
     request: AnyRequest, visit: Visit, problem: Problem, detail: str, retry_after: int | None = None
 ) -> Response[bytes]:
     request.scope["state"]["problem"] = problem.kind  # for the metrics
+    if is_for_a_part(request):
+        return html(str(h.span(".error", lang="en")[detail]), problem.status)
     title: Text = _TITLES.get(problem.status, words.REFUSED)
     request_id = request.scope["state"].get("request_id")
     answer = page(
@@ -72,6 +74,10 @@ def _refusal(
 
 def _to_login(request: AnyRequest, visit: Visit) -> Response[bytes]:
     """The way to the form to log in, and from there back to this page if it is one to look at."""
+    if is_for_a_part(request):  # the whole page has to go
+        answer = html("")
+        answer.headers["HX-Redirect"] = visit.link("/login")
+        return answer
     login = visit.link("/login", next=visit.here if request.method == "GET" else None)
     comes_from_elsewhere = request.headers.get("Sec-Fetch-Site") == "cross-site"
     if request.method != "GET" or session_secret(request) is not None or not comes_from_elsewhere:

@@ -20,7 +20,17 @@ from segmentd.console.forms import (
     read_form,
     whole,
 )
-from segmentd.console.layout import empty, html, moment, next_page, notice, page, see_other, table
+from segmentd.console.layout import (
+    empty,
+    html,
+    is_for_a_part,
+    moment,
+    next_page,
+    notice,
+    page,
+    see_other,
+    table,
+)
 from segmentd.console.visit import Visit
 from segmentd.console.words import segments as words
 from segmentd.domain.errors import Invalid, SegmentdError, SegmentExists, read
@@ -72,7 +82,7 @@ async def show_size(request: AnyRequest, slug: SlugParameter, service: UseCases)
     visit = Visit.of(request)
     counts = await service.count_members(slug, None)
     written = visit.counted(counts.tally.members, words.USERS)
-    if request.headers.get("HX-Target", "").startswith("size-"):
+    if is_for_a_part(request):
         return html(str(h.span[written]))
     return page(visit, visit.say(words.SIZE_TITLE, slug=slug), h.p[written, ", ", moment(visit, counts.at)])
 
