@@ -155,20 +155,23 @@ async def test_the_work_gives_way_after_its_turn_and_goes_on_in_the_next_one(lis
     assert (await lists.see(begun))["applied_users"] == LEAST + 1
 
 
-async def test_each_batch_waits_until_the_replica_has_kept_up(lists: Importing) -> None:
+async def test_each_batch_waits_until_the_replica_has_kept_up_and_for_its_turn(lists: Importing) -> None:
     begun = await lists.begin(users(*range(1, 2 * LEAST)), segment="A")
-    kept_up = asyncio.Event()
+    kept_up, turn = asyncio.Event(), asyncio.Lock()
     applied: list[int] = []
 
     async def pace() -> None:
         applied.append((await lists.see(begun))["applied_users"])
         await kept_up.wait()
 
-    lists.work = ImportWork(lists.database, pace=pace)
+    lists.work = ImportWork(lists.database, pace=pace, turn=lambda: turn)
     finishing = asyncio.create_task(lists.finish(begun))
     await until(lambda: asyncio.sleep(0, applied))
     assert (applied, (await lists.see(begun))["applied_users"]) == ([0], 0)
-    kept_up.set()
+    async with turn:
+        kept_up.set()
+        await asyncio.sleep(0)
+        assert (applied, (await lists.see(begun))["applied_users"]) == ([0], 0)
 
     assert (await finishing)["status"] == "done"
     assert len(applied) > 2

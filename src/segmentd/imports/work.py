@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Final
 
 import structlog
@@ -16,6 +17,9 @@ from segmentd.storage.database import Database
 
 Pace = Callable[[], Awaitable[None]]
 """Returns when the replica of this node has kept up with the changes so far."""
+
+Turn = Callable[[], AbstractAsyncContextManager[None]]
+"""Within it a batch may be applied."""
 
 # The work gives way to other imports after so long.
 TURN_S: Final = 10.0
@@ -43,12 +47,14 @@ class ImportWork:
         database: Database,
         metrics: Metrics | None = None,
         pace: Pace = at_once,
+        turn: Turn = nullcontext,
         limits: ImportLimits | None = None,
         turn_s: float = TURN_S,
     ) -> None:
         self._database = database
         self._metrics = metrics or Metrics()
         self._pace = pace
+        self._turn = turn
         self._limits = limits or ImportLimits()
         self._turn_s = turn_s
 
@@ -121,10 +127,11 @@ class ImportWork:
         while True:
             waited = time.monotonic()
             await self._pace()
-            begun = time.monotonic()
+            async with self._turn():
+                begun = time.monotonic()
+                batch = await import_work.apply_batch(self._database, number, place, rows)
+                took = time.monotonic() - begun
             self._metrics.import_paused(begun - waited)
-            batch = await import_work.apply_batch(self._database, number, place, rows)
-            took = time.monotonic() - begun
             self._metrics.import_batch(batch.users)
             if batch.is_over or time.monotonic() > give_way:
                 return batch.status

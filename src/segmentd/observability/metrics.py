@@ -167,7 +167,7 @@ class Metrics:
         )
         self._import_users = counter("import_users", "Users whom imports changed, or looked at in a dry run.")
         self._import_paused = counter(
-            "import_paused_seconds", "Time for which imports waited until the node's replica followed."
+            "import_paused_seconds", "Time for which imports left the node to its replica and to hot reads."
         )
 
         self.exports_running = gauge("exports_running", "Exports that are being sent.")
@@ -192,6 +192,10 @@ class Metrics:
             self._requests.labels(**labels)
             self._tallied.append(labels)
         return self._tallies.own[self._tallied.index(labels)]
+
+    def hot_calls(self) -> int:
+        """How many calls the tallies of all processes of the node have counted. Reads files."""
+        return sum(sum(counted.buckets) for counted in self._tallies.counted())
 
     def flush(self) -> None:
         """Adds up what the tallies collected since the last time. In the thread that collects it."""

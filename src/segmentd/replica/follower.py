@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import time
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Final
 
@@ -45,14 +47,24 @@ PROGRESS_EVERY: Final = 1_000_000
 
 _USELESS: Final = (Unusable, lmdb.CorruptedError, lmdb.InvalidError, lmdb.PageNotFoundError)
 
+Turn = Callable[[], AbstractAsyncContextManager[None]]
+"""Within it the follower may work."""
+
 _log = structlog.get_logger(__name__)
 
 
 class Follower:
     """Builds and updates a node's replicas; other processes write only their own writes into them."""
 
-    def __init__(self, database: Database, folder: Path, metrics: Metrics | None = None) -> None:
+    def __init__(
+        self,
+        database: Database,
+        folder: Path,
+        metrics: Metrics | None = None,
+        turn: Turn = contextlib.nullcontext,
+    ) -> None:
         self._database = database
+        self._turn = turn
         self._metrics = metrics or Metrics()
         self._throttled = ThrottledLog(_log)
         self._folder = folder
@@ -115,7 +127,7 @@ class Follower:
         """
         try:
             begun = boot_time()
-            async with replication.reading(self._database) as reading:
+            async with self._turn(), replication.reading(self._database) as reading:
                 position = await reading.position()
                 offset = await _clock_offset(reading)
                 version = await follow(store, reading, position, self._status.fresh_at)

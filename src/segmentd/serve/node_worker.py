@@ -8,7 +8,9 @@ from segmentd.imports.work import ImportWork, at_once
 from segmentd.jobs import Tasks, work
 from segmentd.replica.follower import Follower
 from segmentd.replica.notifications import listen
+from segmentd.replica.turns import Turns
 from segmentd.serve.child import Assignment, Duty, run_child
+from segmentd.serve.cores import usable_cores
 from segmentd.serve.wiring import metrics_in, open_tracing, report_files, sampling
 from segmentd.storage.database import Database
 from segmentd.storage.job_queue import IMPORT_CONNECTIONS, REPORT_CONNECTIONS
@@ -29,7 +31,8 @@ async def work_for_node(assignment: Assignment, duty: Duty) -> None:
             Database(url, pool_size=IMPORT_CONNECTIONS, tracing=tracing) as applying,
             sampling(database, metrics),
         ):
-            follower = None if folder is None else Follower(database, Path(folder), metrics)
+            turns = Turns(None if metrics is None else metrics.hot_calls, usable_cores())
+            follower = None if folder is None else Follower(database, Path(folder), metrics, turns.round)
             tasks = Tasks(
                 database,
                 report_files(settings),
@@ -37,7 +40,12 @@ async def work_for_node(assignment: Assignment, duty: Duty) -> None:
                 metrics,
                 builds,
                 settings.report_store_bytes,
-                ImportWork(applying, metrics, at_once if follower is None else follower.keep_pace),
+                ImportWork(
+                    applying,
+                    metrics,
+                    at_once if follower is None else follower.keep_pace,
+                    turns.batch,
+                ),
             )
             async with asyncio.TaskGroup() as group:
                 if follower is not None:
