@@ -2,7 +2,7 @@
 
 The database has only the SHA-256 of the cookie, and the token encrypted with a key made from the cookie. So
 neither the database nor a cookie after its session shows a token, and each request is admitted by the token
-itself: its end, its revocation and the rate limit are the authenticator's (docs/decisions/0091).
+itself: its end, its revocation and the rate limit are the authenticator's (docs/decisions/0083).
 """
 
 import math

@@ -380,7 +380,7 @@ INSERT INTO access (version) VALUES (0);
 
 
 -- Sessions of people in the console. What a cookie holds is stored nowhere: `digest` is its SHA-256, and `sealed` is what
--- the person logged in with, encrypted with a key that is made from it (docs/decisions/0091).
+-- the person logged in with, encrypted with a key that is made from it (docs/decisions/0083).
 CREATE TABLE console_sessions (
     digest     bytea       PRIMARY KEY CHECK (length(digest) = 32),
     -- The name of the token, or the subject of the JWT.
