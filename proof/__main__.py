@@ -9,8 +9,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final, NamedTuple
 
-from proof import kills, long_tests
+from proof import histories, kills, long_tests
 from proof.results import PAGE, Measured, Result, keep, kept, page
+from tests.support.postgres import new_database, quick_server
 
 Run = Callable[[Namespace, Path], Measured]
 
@@ -29,6 +30,12 @@ def _kills(options: Namespace, folder: Path) -> Measured:
     return kills.measured(asyncio.run(kills.kill_cycles(plan, folder, _say)), plan)
 
 
+def _histories(options: Namespace, folder: Path) -> Measured:
+    plan = histories.Plan(options.operations, options.seed, seconds=60 * options.minutes)
+    with quick_server(folder) as server, new_database(server, "template1") as url:
+        return asyncio.run(histories.histories(plan, url, folder, _say))
+
+
 def _long_tests(options: Namespace, folder: Path) -> Measured:
     del folder
     return long_tests.run(60 * options.minutes)
@@ -41,6 +48,13 @@ PROOFS: Final[dict[str, Proof]] = {
         25,
         {"cycles": (100, "how often something is killed"), "seed": (1, "of everything random")},
         _kills,
+    ),
+    "histories": Proof(
+        "writes to a user are linearizable; a node shows what it acknowledged; no read is older than its age;"
+        " no client sees a node go back; every follower of the feed has the same changes once and in order",
+        20,
+        {"operations": (100_000, "of all clients together"), "seed": (1, "of everything random")},
+        _histories,
     ),
     "tests": Proof("the long forms of the tests", 30, {}, _long_tests),
 }

@@ -16,4 +16,8 @@ FAULTS: Final[dict[str, Fault]] = {
         ("kills",),
     ),
     "processes are stopped for seconds (SIGSTOP)": Fault(("as for a kill",), ("kills",)),
+    "the follower of one node of two is stopped, and processes of both are killed": Fault(
+        ("no read is older than its `Age`", "own writes show", "nobody goes back", "the feeds are the same"),
+        ("histories",),
+    ),
 }

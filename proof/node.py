@@ -5,7 +5,7 @@ import os
 import random
 import signal
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Final
@@ -118,14 +118,18 @@ class Node:
 
 @asynccontextmanager
 async def running_node(
-    folder: Path, env: Mapping[str, str] | None = None, *, as_shipped: bool = True
+    folder: Path,
+    env: Mapping[str, str] | None = None,
+    slugs: Sequence[str] = SLUGS,
+    *,
+    as_shipped: bool = True,
 ) -> AsyncIterator[Node]:
-    """A node that is ready and has the segments of the writers."""
+    """A node that is ready and has these segments."""
     node = Node(folder, env or {}, as_shipped=as_shipped)
     try:
         await node.start()
         client = node.doors.client()
-        for slug in SLUGS:
+        for slug in slugs:
             await client.ask("POST", "/api/v1/segments", {"slug": slug})
         client.close()
         yield node
