@@ -21,4 +21,17 @@ FINDINGS: Final = (
         "the end of the queue is the end of new connections; running requests have their usual time",
         "serve/test_serving.py",
     ),
+    Finding(
+        "an import, or the order of a report, was answered 500 when PostgreSQL died while it was put into the"
+        " queue",
+        "there the library of the queue wraps PostgreSQL's errors in its own, which nobody took for an outage",
+        "the wrapped error counts, so the answer is 503 with `Retry-After`, as for any other statement",
+        "test_jobs.py",
+    ),
+    Finding(
+        "a worker that was still starting when its supervisor was killed left a traceback",
+        "it said that it was ready into a pipe that nobody reads any more",
+        "it leaves that out: the end of the other pipe tells it to stop",
+        "serve/test_child.py",
+    ),
 )

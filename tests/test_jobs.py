@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from datetime import datetime, timedelta
 from itertools import product
 from pathlib import Path
@@ -12,6 +12,7 @@ import psycopg
 import pytest
 
 from segmentd import jobs
+from segmentd.domain.errors import Unavailable
 from segmentd.domain.instants import rfc3339
 from segmentd.jobs import Tasks
 from segmentd.reports.files import ReportFiles
@@ -50,6 +51,16 @@ BATCHES: LiteralString = """
     SELECT count(DISTINCT user_id) FROM membership_events WHERE operation = 'remove' GROUP BY xid
 """
 OPEN: LiteralString = "SELECT count(*) FROM memberships WHERE ended_at IS NULL"
+
+
+@pytest.mark.parametrize("queue", [jobs.report_queue, jobs.import_queue])
+async def test_where_the_database_goes_while_a_job_is_put_into_its_queue_that_is_said_as_everywhere(
+    queue: Callable[[], Callable[..., Awaitable[None]]], database: Database, rows: Rows
+) -> None:
+    with pytest.raises(Unavailable):
+        async with database.transaction() as connection:
+            rows("SELECT pg_terminate_backend(%s, 5000)", connection.info.backend_pid)
+            await queue()(connection, 1, 0)
 
 
 # The schedule

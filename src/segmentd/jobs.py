@@ -7,7 +7,7 @@ reports there are and however long they take.
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 from uuid import UUID
 
@@ -270,7 +270,8 @@ def report_queue() -> reports.Enqueue:
         task = app.configure_task(
             BUILD_REPORT, connection=connection, queue=REPORTS.name, priority=-under_way
         )
-        await task.defer_async(report_id=str(report_id))
+        with _in_a_caller_s_transaction():
+            await task.defer_async(report_id=str(report_id))
 
     return enqueue
 
@@ -280,9 +281,21 @@ def import_queue() -> import_rows.Enqueue:
     app = App(connector=PsycopgConnector())  # never opened: each call passes its connection
 
     async def enqueue(connection: psycopg.AsyncConnection, number: ImportNumber, under_way: int) -> None:
-        await _turn_of(app, number, connection, -under_way).defer_async(number=number)
+        with _in_a_caller_s_transaction():
+            await _turn_of(app, number, connection, -under_way).defer_async(number=number)
 
     return enqueue
+
+
+@contextlib.contextmanager
+def _in_a_caller_s_transaction() -> Iterator[None]:
+    """The queue's errors are PostgreSQL's own, as those of the caller's statements: 503 where it is away."""
+    try:
+        yield
+    except ConnectorException as error:
+        if isinstance(error.__cause__, psycopg.Error):
+            raise error.__cause__ from error
+        raise
 
 
 async def work(database_url: str, tasks: Tasks, stop: asyncio.Event, drain_seconds: float) -> None:

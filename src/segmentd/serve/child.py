@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Final
 
 import msgspec
@@ -67,7 +68,9 @@ class Duty:
         # What is in memory now stays there until the end. The garbage collector need not look through it:
         # that would delay requests, and take a quarter of a second at the end.
         gc.freeze()
-        os.write(sys.stdout.fileno(), b"ready\n")
+        # A supervisor that has ended needs no report; `watch` finds out, and begins the stop.
+        with suppress(BrokenPipeError):
+            os.write(sys.stdout.fileno(), b"ready\n")
 
     async def watch(self) -> None:
         """Sets `stop` when the supervisor closes the pipe, or has ended."""
