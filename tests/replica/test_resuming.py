@@ -10,6 +10,7 @@ from pathlib import Path
 
 import lmdb
 import pytest
+from msgspec import structs
 
 from segmentd.domain.errors import Unavailable
 from segmentd.replica.catalog import CatalogState
@@ -273,8 +274,8 @@ async def test_after_an_exchange_of_the_database_the_replica_is_rebuilt(
     async def elsewhere(reading: Reading) -> Position:
         true = await position(reading)
         if changed == "another database":
-            return Position(true.snapshot, "elsewhere", true.instant)
-        return Position("3:3:", true.source, true.instant)
+            return structs.replace(true, source="elsewhere")
+        return structs.replace(true, snapshot="3:3:")
 
     monkeypatch.setattr(Reading, "position", elsewhere)
     await api.add(2, "A")
@@ -292,7 +293,7 @@ async def test_a_discarded_replica_is_not_read_while_there_is_no_other(
     await follower.round()
 
     async def elsewhere(_: Reading) -> Position:
-        return Position("3:3:", "elsewhere", 0)
+        return Position("3:3:", "elsewhere", 1, 0, 0)
 
     async def away(_: Reading) -> int:
         raise Unavailable

@@ -1,5 +1,6 @@
 """Why the database cannot be reached: in PostgreSQL's words, once a minute, for logs and /readyz alike."""
 
+import asyncio
 import secrets
 from collections.abc import Iterator
 
@@ -12,7 +13,9 @@ from segmentd.domain.errors import Unavailable
 from segmentd.storage.database import Database
 from segmentd.storage.sessions import Reachability
 from tests.storage.test_migrate import with_login
+from tests.support.office import until
 from tests.support.postgres import execute, new_database, with_database
+from tests.support.rows import Rows
 
 TOO_MANY = "too many connections for role"
 
@@ -102,3 +105,20 @@ def test_each_reason_is_logged_once_a_minute() -> None:
     now = 60.0
     assert said("two", "one", "one") == ["two", "one"]
     assert reachability.reason is None
+
+
+async def test_only_a_statement_whose_connection_broke_may_have_been_done(
+    database: Database, rows: Rows
+) -> None:
+    async def ends() -> bool:
+        return rows.column(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND wait_event = 'PgSleep'"
+        ) == [True]
+
+    asking = asyncio.create_task(database.execute("SELECT pg_sleep(60)"))
+    await until(ends)
+    with pytest.raises(Unavailable, match="made as a whole or not at all"):
+        await asking
+    with pytest.raises(Unavailable, match=r"cannot be reached at the moment"):
+        await database.execute("SELECT pg_cancel_backend(pg_backend_pid())")

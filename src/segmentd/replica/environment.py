@@ -13,7 +13,7 @@ from segmentd.replica.files import Unusable, check_trust, note_synced, note_unsy
 from segmentd.replica.notes import Notes
 from segmentd.shared_memory import mapped
 
-FORMAT: Final = b"segmentd replica 2"
+FORMAT: Final = b"segmentd replica 3"
 
 # The most that a file may grow to. It takes address space, not memory or disk.
 _LARGEST_FILE: Final = 1 << 40

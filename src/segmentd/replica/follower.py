@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import lmdb
 import psycopg
@@ -16,6 +16,7 @@ from segmentd.background import end
 from segmentd.domain.errors import Unavailable
 from segmentd.observability.metrics import Metrics
 from segmentd.observability.throttled import ThrottledLog
+from segmentd.replica import timelines
 from segmentd.replica.catalog import CatalogState
 from segmentd.replica.environment import FORMAT
 from segmentd.replica.files import Unusable, remove
@@ -24,6 +25,7 @@ from segmentd.replica.renewal import Renewal
 from segmentd.replica.replica import store_path
 from segmentd.replica.status import ReplicaStatus, boot_time, status_path
 from segmentd.replica.store import Store
+from segmentd.replica.timelines import Moment, Parted
 from segmentd.storage import replication
 from segmentd.storage.database import Database
 from segmentd.storage.replication import Position, Reading
@@ -43,6 +45,9 @@ PACE_AGE_SECONDS: Final = 2.5
 PACE_POLL_SECONDS: Final = 0.02
 LONGEST_PACE_SECONDS: Final = 5.0
 
+# For so long after a fail-over, an own write that is shown may be one that the new primary lacks.
+LATE_WRITES_SECONDS: Final = 2
+
 PROGRESS_EVERY: Final = 1_000_000
 
 _USELESS: Final = (Unusable, lmdb.CorruptedError, lmdb.InvalidError, lmdb.PageNotFoundError)
@@ -51,6 +56,13 @@ Turn = Callable[[], AbstractAsyncContextManager[None]]
 """Within it the follower may work."""
 
 _log = structlog.get_logger(__name__)
+
+
+class _FailOver(NamedTuple):
+    """The replica went on after a fail-over: the number of its latest write then, and a boot time."""
+
+    until: int
+    write: int
 
 
 class Follower:
@@ -74,6 +86,7 @@ class Follower:
         self._store: Store | None = None
         self._renewal: Renewal | None = None
         self._number = 0
+        self._fail_over: _FailOver | None = None
 
     async def follow(self, stop: asyncio.Event, wake: asyncio.Event, round_seconds: float) -> None:
         """Runs rounds until `stop`: one whenever `wake` is set, and one `round_seconds` after each rest."""
@@ -104,8 +117,6 @@ class Follower:
             await self._resume()
         if self._store is not None and await self._advance(self._store):
             return
-        if self._store is not None:
-            _log.info("so many changes that rebuilding is cheaper", users=self._status.behind)
         await self._rebuild()
 
     async def keep_pace(self, patience_s: float = LONGEST_PACE_SECONDS) -> None:
@@ -128,12 +139,13 @@ class Follower:
         try:
             begun = boot_time()
             async with self._turn(), replication.reading(self._database) as reading:
-                position = await reading.position()
+                moment = await timelines.present(store, reading)
                 offset = await _clock_offset(reading)
-                version = await follow(store, reading, position, self._status.fresh_at)
+                version = await self._follow(store, reading, moment)
                 self._status.behind = store.behind()
                 self._publish(begun, offset)
                 if self._status.behind > max(SMALLEST_REBUILD, int(REBUILD_SHARE * store.users())):
+                    _log.info("so many changes that rebuilding is cheaper", users=self._status.behind)
                     return False
                 if renewing and self._renewal is not None:
                     await self._renewal.work(reading, version)
@@ -142,10 +154,26 @@ class Follower:
             store.close()
             self._store = None
             raise
+        except Parted as error:
+            _log.info("the replica cannot go on", reason=str(error))
+            return False
         except _USELESS as error:
             self._give_up(store, str(error))
             return False
         return True
+
+    async def _follow(self, store: Store, reading: Reading, moment: Moment) -> int:
+        """Brings the replica to this moment, also after a fail-over. Raises Parted if it cannot."""
+        if self._fail_over is not None and boot_time() > self._fail_over.until:
+            write, self._fail_over = self._fail_over.write, None
+            store.forget(timelines.written_since(store, write))
+        try:
+            return await follow(store, reading, moment, self._status.fresh_at)
+        except Parted as error:
+            forgotten = await timelines.go_back(store, reading, moment.position.timeline)
+            _log.warning("the replica goes on after a fail-over", reason=str(error), users_again=forgotten)
+            self._fail_over = _FailOver(boot_time() + LATE_WRITES_SECONDS * 1_000_000, store.last_write)
+        return await follow(store, reading, moment, 0)
 
     def close(self) -> None:
         """Syncs the replica to the disk, so that the next start resumes it."""
@@ -220,14 +248,15 @@ class Follower:
             self._status.filling = number
             begun = boot_time()
             async with replication.reading(self._database) as reading:
-                position = await reading.position()
+                moment = await timelines.present(store, reading)
                 offset = await _clock_offset(reading)
-                await follow(store, reading, position, 0)
+                await follow(store, reading, moment, 0)
         except BaseException:
             self._status.filling = 0
             store.delete()
             raise
         old, self._store, self._number = self._store, store, number
+        self._fail_over = None
         self._renewal = Renewal(store, self._status)
         self._status.behind = store.behind()
         self._publish(begun, offset)
@@ -255,7 +284,7 @@ class Follower:
         """Streams all users of one snapshot into the replica; returns their number. Logs its progress."""
         users = 0
         async with replication.reading(self._database) as reading:
-            position = await reading.position()
+            moment = await timelines.present(store, reading)
             expected = await reading.approximate_users()
             version = await reading.catalog_version()
             store.put_catalog(CatalogState(version, await reading.segments()))
@@ -265,7 +294,7 @@ class Follower:
                     users += len(batch)
                     if users % PROGRESS_EVERY < len(batch):
                         _log.info("building the replica", users=users, of_about=expected)
-        store.put([], [(b"format", FORMAT), *facts_of(position)])
+        store.put([], [(b"format", FORMAT), *facts_of(store, moment)])
         return users
 
 
@@ -284,7 +313,8 @@ def _usable(path: Path, position: Position) -> Store:
     """The replica, if it can follow this database from where it is. Raises Unusable."""
     store = Store.checked(path)
     try:
-        shown_by(store, position)
+        with contextlib.suppress(Parted):  # the first round goes back, or builds another one
+            shown_by(store, position)
     except Unusable:
         store.close()
         raise

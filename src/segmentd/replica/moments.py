@@ -9,10 +9,12 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from segmentd.domain.identifiers import UserId
+from segmentd.replica import timelines
 from segmentd.replica.catalog import CatalogState
 from segmentd.replica.files import Unusable
 from segmentd.replica.keys import KEY
 from segmentd.replica.store import Store
+from segmentd.replica.timelines import Moment
 from segmentd.storage.replication import Position, Reading
 from segmentd.storage.snapshots import Snapshot, Window
 
@@ -22,20 +24,20 @@ FEW_USERS: Final = 500
 MOST_USERS_OF_A_PROCESS: Final = 100_000
 
 
-async def follow(store: Store, reading: Reading, position: Position, fresh_at: int) -> int:
+async def follow(store: Store, reading: Reading, moment: Moment, fresh_at: int) -> int:
     """Brings the replica to the moment of the reading; returns the version of the segments.
 
     Afterwards all of it is of that moment, but for the users whom it names: their states are of the boot time
-    `fresh_at`. Raises Unusable.
+    `fresh_at`. Raises Unusable, Parted.
     """
 
     def mark(outdated: Sequence[bytes], settled: Sequence[bytes]) -> None:
         store.mark(outdated, settled, fresh_at)
 
-    few = await _changed_users(reading, _missed_by(store, position), mark)
+    few = await _changed_users(reading, _missed_by(store, moment.position), mark)
     version = await reading.catalog_version()
     catalog = await _catalog(reading, version) if version != store.catalog_version else None
-    store.put(await reading.states(few) if few else (), facts_of(position), catalog)
+    store.put(await reading.states(few) if few else (), facts_of(store, moment), catalog)
     return version
 
 
@@ -64,7 +66,7 @@ async def show_catalog(store: Store, reading: Reading, position: Position) -> No
 def shown_by(store: Store, position: Position) -> Snapshot:
     """The snapshot that a replica shows.
 
-    Raises Unusable if the replica cannot follow this database from it.
+    Raises Unusable if the replica cannot follow this database from it, and Parted if it has to go back first.
     """
     source, snapshot, seen = map(store.fact, (b"source", b"snapshot", b"seen"))
     if source is None or snapshot is None or seen is None:
@@ -73,19 +75,16 @@ def shown_by(store: Store, position: Position) -> Snapshot:
         raise Unusable("it is of another database")
     if int(seen) < position.erasures_since:
         raise Unusable("it may have missed erasures")
+    timelines.check(store, position)
     shown = Snapshot.parsed(snapshot.decode())
     if shown.xmax > Snapshot.parsed(position.snapshot).xmax:
         raise Unusable("the database is older than it, as after a restored backup")
     return shown
 
 
-def facts_of(position: Position) -> list[tuple[bytes, bytes]]:
+def facts_of(store: Store, moment: Moment) -> list[tuple[bytes, bytes]]:
     """What a replica that shows this moment says of itself."""
-    return [
-        (b"source", position.source.encode()),
-        (b"snapshot", position.snapshot.encode()),
-        (b"seen", str(position.instant).encode()),
-    ]
+    return [*timelines.facts_of(moment.position), timelines.fact_of(store, moment)]
 
 
 async def _changed_users(

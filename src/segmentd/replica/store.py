@@ -116,6 +116,12 @@ class Store(Environment):
             entries: int = transaction.stat(self._users)["entries"]
             return entries
 
+    @property
+    def last_write(self) -> int:
+        """The number of the latest write."""
+        number: int = self._env.info()["last_txnid"]
+        return number
+
     def notes(self) -> int:
         """How many writes have notes."""
         with self._env.begin() as transaction:
@@ -194,6 +200,18 @@ class Store(Environment):
             present = self._catalog_version_in(transaction)
             self._behind.remove(transaction, map(KEY.pack, user_ids), version, present)
             self._put_head(transaction, present)
+
+    def forget(self, user_ids: Iterable[int], facts: Iterable[tuple[bytes, bytes]] = ()) -> None:
+        """Forgets the states of users, who are then outdated, so any state replaces them; writes facts."""
+        with self._env.begin(self._users, write=True) as transaction:
+            keys = [*map(KEY.pack, user_ids)]
+            for key in keys:
+                transaction.delete(key)
+            present = self._catalog_version_in(transaction)
+            self._behind.add_in_need(transaction, keys, present)
+            self._put_head(transaction, present)
+            for name, value in facts:
+                transaction.put(name, value, db=self._facts)
 
     def put_own(self, writes: Iterable[tuple[int, OwnWrite]]) -> None:
         """Writes the states that writes of this node led to. Raises Unusable if it cannot show them yet.

@@ -40,6 +40,10 @@ _OUT_OF_REACH: Final = (
 )
 _ATTEMPTS: Final = 4
 _LONGEST_WAIT_S: Final = 3.0
+_CUT_OFF: Final = (
+    "The connection to the database broke before it answered. A change that was asked for has been made as a"
+    " whole or not at all; try again shortly."
+)
 
 _log = structlog.get_logger(__name__)
 
@@ -190,9 +194,10 @@ class Database:
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator[psycopg.AsyncConnection]:
         self.check()
+        held: psycopg.AsyncConnection | None = None
         try:
-            async with self._pool.connection() as connection:
-                yield connection
+            async with self._pool.connection() as held, _given_up_if_read_only(held):
+                yield held
         except _UNDONE:
             self._note_answer()
             raise
@@ -201,7 +206,10 @@ class Database:
                 self._breaker.note_timeout()
             self._note_failure(error)
             self._check_the_others()
-            raise Unavailable from error
+            # A server that refused has done nothing; one whose connection broke may have committed before.
+            refused = isinstance(error, psycopg.errors.ReadOnlySqlTransaction)
+            is_cut_off = held is not None and held.closed and not refused
+            raise (Unavailable(_CUT_OFF) if is_cut_off else Unavailable()) from error
         except psycopg.Error:
             self._note_answer()
             raise
@@ -229,6 +237,16 @@ class Database:
         """After one connection broke, others may be broken too: replaces idle ones that no longer answer."""
         if self._checking is None or self._checking.done():
             self._checking = asyncio.create_task(self._pool.check(), name="check connections")
+
+
+@asynccontextmanager
+async def _given_up_if_read_only(connection: psycopg.AsyncConnection) -> AsyncIterator[None]:
+    """Closes a connection that leads to what is no primary any more, so that the pool makes another one."""
+    try:
+        yield
+    except psycopg.errors.ReadOnlySqlTransaction:
+        await connection.close()
+        raise
 
 
 async def _fetch(

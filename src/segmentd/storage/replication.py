@@ -82,13 +82,14 @@ ALL_STATES: Final[LiteralString] = """
     ORDER BY o.user_id
 """
 
-# The source is the cluster, the database and the timeline. On a standby this fails, as it should: a standby
-# has no current place in the log.
+# The source is the cluster and the database. All that the snapshot shows is before the place in the log: that
+# is read later. On a standby this fails, as it should: a standby has no current place in the log.
 _POSITION: Final[LiteralString] = """
     SELECT pg_current_snapshot()::text AS snapshot,
            system_identifier
-           || ' ' || (SELECT oid FROM pg_database WHERE datname = current_database())
-           || ' ' || left(pg_walfile_name(pg_current_wal_lsn()), 8) AS source,
+           || ' ' || (SELECT oid FROM pg_database WHERE datname = current_database()) AS source,
+           current_timeline() AS timeline,
+           (pg_current_wal_insert_lsn() - '0/0')::bigint AS place,
            (extract(epoch FROM clock_instant()) * 1000000)::bigint AS instant
     FROM pg_control_system()
 """
@@ -99,6 +100,10 @@ class Position(msgspec.Struct, frozen=True):
 
     snapshot: str
     source: str
+    timeline: int
+    """The timeline of the write-ahead log: each standby that becomes the primary begins another one."""
+    place: int
+    """A place in the log, in bytes, before which is all that the snapshot shows."""
     instant: int
     """By PostgreSQL's clock, in microseconds since 1970."""
 
@@ -158,6 +163,16 @@ class Reading:
             await cursor.execute(_POSITION)
             [position] = await cursor.fetchall()
             return position
+
+    async def still_has(self, position: Position) -> bool:
+        """Whether the database has all that a reader at this position saw; False if that is not known.
+
+        It notes where the present timeline began.
+        """
+        await self._connection.execute("SELECT note_timeline()")
+        query = "SELECT still_has(%s, '0/0'::pg_lsn + %s::numeric)"
+        cursor = await self._connection.execute(query, [position.timeline, position.place])
+        return await cursor.fetchone() == (True,)
 
     async def clock(self) -> int:
         """What a reader takes as now, in microseconds since 1970; never before the latest catalog change."""

@@ -11,6 +11,7 @@ from typing import Any, Final, Self
 import psycopg
 import structlog
 from psycopg.abc import AdaptContext, ConnParam
+from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import AsyncRowFactory, TupleRow
 
 from segmentd.observability.throttled import ThrottledLog
@@ -59,6 +60,10 @@ _VANISHED: Final = {
     "keepalives_count": 3,
     "tcp_user_timeout": 10_000,
 }
+
+_CONNECT_S: Final = 5
+# One that is silent holds up each connection to those after it.
+_CONNECT_TO_ONE_OF_SEVERAL_S: Final = 2
 
 _log = structlog.get_logger(__name__)
 
@@ -114,7 +119,7 @@ class Session(psycopg.AsyncConnection[TupleRow]):
         """As psycopg's, with our settings; `reachability`, if given, learns whether it succeeded."""
         parameters: dict[str, ConnParam] = {
             "application_name": "segmentd",
-            "connect_timeout": 5,
+            **_patience(conninfo),
             **_VANISHED,
             **kwargs,
         }
@@ -140,13 +145,33 @@ class Session(psycopg.AsyncConnection[TupleRow]):
         return connection
 
     async def pin(self) -> None:
-        """Sets our settings. Not as startup parameters: poolers refuse those that they do not know."""
+        """Sets our settings. Not as startup parameters: poolers refuse those that they do not know.
+
+        Raises OperationalError on a standby, where an address leads to one for a while.
+        """
         try:
+            self._refuse_standby()
             # A pooler may pass on a session in which another client prepared statements under the same names.
             await self.execute(pins(self.info.server_version) + b"; DEALLOCATE ALL")
         except BaseException:
             await self.close()
             raise
+
+    def _refuse_standby(self) -> None:
+        # PostgreSQL reports it with each connection; a pooler may not.
+        if self.info.parameter_status("in_hot_standby") == "on":
+            raise psycopg.OperationalError("the server is a standby, which takes no writes")
+
+
+def _patience(conninfo: str) -> Mapping[str, ConnParam]:
+    """For how long a host is tried; of several hosts, the one that takes writes is wanted."""
+    given = conninfo_to_dict(conninfo)
+    if "," not in f"{given.get('host') or ''}{given.get('hostaddr') or ''}":
+        return {"connect_timeout": _CONNECT_S}
+    return {
+        "connect_timeout": _CONNECT_TO_ONE_OF_SEVERAL_S,
+        "target_session_attrs": given.get("target_session_attrs") or "read-write",
+    }
 
 
 def reason_of(error: BaseException) -> str:

@@ -1,0 +1,127 @@
+"""PostgreSQL fails over under nodes that run: nothing that was answered is lost, nothing comes of itself."""
+
+import asyncio
+import sys
+import time
+from contextlib import ExitStack
+from itertools import cycle, islice
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from segmentd.domain.errors import Unavailable
+from segmentd.storage.database import Database
+from tests.support.calling import Callers, Ids, Node, node_of, running
+from tests.support.pairs import Pair, pair
+from tests.support.processes import eventually
+
+ROUNDS = 20
+
+
+def answered(callers: list[Callers]) -> int:
+    return sum(len(each.answered) for each in callers)
+
+
+def failed_over(servers: Pair, how: str, callers: list[Callers]) -> float:
+    """How many seconds nobody could write."""
+    gone = time.monotonic()
+    match how:
+        case "kill":
+            servers.primary.kill()
+        case "stop":
+            servers.primary.stop()
+        case "freeze":
+            servers.primary.freeze()
+        case "loss":
+            servers.standby.stop_receiving()
+            before = answered(callers)
+            eventually(lambda: answered(callers) > before + 20)
+            servers.primary.kill()
+    servers.promote()
+    if how == "freeze":
+        servers.standby.kill()  # as an operator makes sure that there is no second primary
+    promoted = time.monotonic()
+    eventually(lambda: min(each.latest for each in callers) > promoted)
+    return max(each.latest for each in callers) - gone
+
+
+async def refused(url: str) -> str | None:
+    """Why a database cannot be used."""
+    async with Database(url) as database:
+        with pytest.raises(Unavailable):
+            await database.execute("SELECT")
+        return database.last_failure
+
+
+def test_a_fail_over_under_load_loses_nothing_that_was_answered(tmp_path: Path) -> None:
+    with pair() as servers, node_of(servers, tmp_path / "node") as node:
+        assert asyncio.run(refused(servers.standby.url)) == "the server is a standby, which takes no writes"
+        callers = Callers(node.url, first=2, step=1)
+        before = node.position()
+        with running(*callers.work):
+            eventually(lambda: len(callers.answered) > 50)
+            failed_over(servers, "kill", [callers])
+            callers.end()
+
+        members = node.members()
+        assert callers.answered <= members <= callers.asked | {1}
+        assert all(batch <= members or not batch & members for batch in callers.batches)
+        assert {*callers.statuses} == {200, 503}
+        assert {*callers.reads} == {200}
+        eventually(lambda: node.replicated(members) == members)
+        added = [change["user_id"] for change in node.changes(before)]
+        assert sorted(added) == sorted(members - {1}), "each once"
+        assert node.metric("segmentd_replica_rebuilds_total") == 1
+
+
+class Figures(NamedTuple):
+    """Of one fail-over."""
+
+    away_s: float
+    answered: int
+    lost: int
+    expired: int
+
+
+def one_round(servers: Pair, how: str, nodes: list[Node], first: int) -> Figures:
+    """A fail-over under load; afterwards PostgreSQL, all replicas and the feed have the same members."""
+    callers = [Callers(node.url, first + number, len(nodes)) for number, node in enumerate(nodes)]
+    with running(*(work for each in callers for work in each.work)):
+        eventually(lambda: min(len(each.answered) for each in callers) > 50)
+        away_s = failed_over(servers, how, callers)
+        for each in callers:
+            each.end()
+    members = nodes[0].members()
+    asked: Ids = set()
+    for each in callers:
+        assert {*each.statuses} <= {200, 503}, each.statuses
+        assert {*each.reads} == {200}, each.reads
+        assert min(each.ages) >= 0
+        assert all(batch <= members or not batch & members for batch in each.batches)
+        asked |= each.asked
+    eventually(lambda: all(node.replicated(asked) == asked & members for node in nodes))
+    assert {change.get("user_id", 0) for change in nodes[-1].changes("begin")} == members | {0}
+    lost = sum(len(each.answered - members) for each in callers)
+    return Figures(away_s, answered(callers), lost, sum(each.expired for each in callers))
+
+
+@pytest.mark.proof
+@pytest.mark.parametrize(
+    ("ways", "synchronous"), [(("kill", "stop", "freeze"), True), (("loss", "kill", "stop"), False)]
+)
+def test_twenty_fail_overs_lose_nothing_that_the_standby_had_and_all_views_are_alike(
+    tmp_path: Path, ways: tuple[str, ...], *, synchronous: bool
+) -> None:
+    with ExitStack() as stack:
+        servers = stack.enter_context(pair(synchronous=synchronous))
+        nodes = [stack.enter_context(node_of(servers, tmp_path / str(number))) for number in range(2)]
+        figures: list[Figures] = []
+        for number, how in enumerate(islice(cycle(ways), ROUNDS)):
+            figures.append(one_round(servers, how, nodes, first=2 + number * 10**6))
+            sys.stdout.write(f"{how}: {figures[-1]}\n")
+            servers.renew(synchronous=synchronous)
+        if synchronous:
+            assert sum(each.lost for each in figures) == 0
+        assert max(each.away_s for each in figures) < 10
+        assert [node.metric("segmentd_replica_rebuilds_total") for node in nodes] == [1, 1]

@@ -1,0 +1,191 @@
+"""Callers of nodes whose PostgreSQL fails over, and what they were told."""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Event, Thread
+from typing import Any
+
+import httpx
+
+from tests.support.pairs import Pair
+from tests.support.processes import PATIENCE_S, Serving, eventually, serving
+
+Ids = set[int]
+
+
+class Callers:
+    """Writers add users to the segment A, each asking until it has an answer; others read meanwhile."""
+
+    def __init__(self, url: str, first: int, step: int) -> None:
+        self._url = url
+        self._is_over = Event()
+        self._first = first
+        self._step = step
+        self.asked: Ids = set()
+        self.answered: Ids = set()
+        self.batches: list[Ids] = []
+        self.statuses: Counter[int] = Counter()
+        self.words: set[str] = set()
+        self.latest = 0.0
+        self.reads: Counter[int] = Counter()
+        self.ages: set[int] = set()
+        self.expired = 0
+
+    @property
+    def work(self) -> list[Callable[[], None]]:
+        """What each of them does until the end."""
+        return [self._write, self._write_many, self._read, self._follow]
+
+    def end(self) -> None:
+        self._is_over.set()
+
+    def _write(self) -> None:
+        """One user after the other."""
+        with self._client() as client:
+            for user_id in range(self._first, 10**9, self._step):
+                path = f"/api/v1/users/{user_id}/segments"
+                if not self._insists(client, path, {"add": ["A"]}, {user_id}):
+                    return
+
+    def _write_many(self) -> None:
+        """Some users at once, all or none."""
+        with self._client() as client:
+            for begin in range(10**9 + self._first, 2 * 10**9, 10 * self._step):
+                batch = {begin + self._step * number for number in range(5)}
+                self.batches.append(batch)
+                body = {"changes": [{"user_id": user_id, "add": ["A"]} for user_id in batch]}
+                if not self._insists(client, "/api/v1/changes", body, batch):
+                    return
+
+    def _insists(self, client: httpx.Client, path: str, body: object, user_ids: Ids) -> bool:
+        """False at the end."""
+        self.asked |= user_ids
+        while not self._is_over.is_set():
+            answer = client.post(path, json=body)
+            self.statuses[answer.status_code] += 1
+            if answer.status_code == 200:
+                self.answered |= user_ids
+                self.latest = time.monotonic()
+                return True
+            assert "retry-after" in answer.headers
+            self.words.add(answer.json()["detail"])
+            self._is_over.wait(0.05)
+        return False
+
+    def _read(self) -> None:
+        with self._client() as client:
+            while not self._is_over.wait(0.02):
+                answer = client.get("/api/v1/users/1/segments")
+                self.reads[answer.status_code] += 1
+                self.ages.add(int(answer.headers.get("age", -1)))
+
+    def _follow(self) -> None:
+        after = "now"
+        with self._client() as client:
+            while not self._is_over.wait(0.02):
+                answer = client.get("/api/v1/changes", params={"after": after})
+                self.expired += answer.status_code == 410
+                if answer.status_code == 200:
+                    after = answer.json()["next"]
+                elif answer.status_code == 410:
+                    after = "now"
+
+    def _client(self) -> httpx.Client:
+        return httpx.Client(base_url=self._url, timeout=PATIENCE_S)
+
+
+@contextmanager
+def running(*work: Callable[[], None]) -> Iterator[None]:
+    """Does all of it at once."""
+    raised: list[BaseException] = []
+
+    def kept(each: Callable[[], None]) -> None:
+        try:
+            each()
+        except BaseException as error:  # noqa: BLE001 - raised at the end
+            raised.append(error)
+
+    threads = [Thread(target=kept, args=(each,)) for each in work]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        for thread in threads:
+            thread.join()
+    assert raised == []
+
+
+class Node:
+    """A node that runs."""
+
+    def __init__(self, service: Serving) -> None:
+        self.url = service.url
+        self._client = httpx.Client(base_url=f"{service.url}/api/v1", timeout=PATIENCE_S)
+
+    def get(self, path: str, **parameters: str) -> Any:  # noqa: ANN401 - JSON
+        """The answer to a call that succeeds, or does so the next time."""
+        return self._answer(path, parameters).json()
+
+    def _answer(self, path: str, parameters: Mapping[str, str]) -> httpx.Response:
+        answer = self._client.get(path, params=parameters)
+        if answer.status_code == 503:  # by a connection that lay idle when PostgreSQL went
+            answer = self._client.get(path, params=parameters)
+        assert answer.status_code == 200, answer.text
+        return answer
+
+    def close(self) -> None:
+        self._client.close()
+
+    def post(self, path: str, body: object) -> httpx.Response:
+        return self._client.post(path, json=body)
+
+    def position(self) -> str:
+        """The present position of the feed."""
+        return str(self.get("/changes", after="now")["next"])
+
+    def changes(self, after: str) -> list[Mapping[str, Any]]:
+        """All changes since a position."""
+        found: list[Mapping[str, Any]] = []
+        while page := self.get("/changes", after=after, limit="1000"):
+            found += page["changes"]
+            if not page["changes"]:
+                return found
+            after = page["next"]
+        return found
+
+    def members(self) -> Ids:
+        """Those whom PostgreSQL has in A."""
+        answer = self._answer("/segments/A/export", {"format": "ndjson"})
+        return {int(line.split('"user_id":')[1].split(",")[0]) for line in answer.text.splitlines()}
+
+    def replicated(self, user_ids: Ids) -> Ids:
+        """Those whom hot reads have in A."""
+        found: Ids = set()
+        for begin in range(0, len(user_ids), 1000):
+            batch = sorted(user_ids)[begin : begin + 1000]
+            answer = self._client.post("/lookup", json={"user_ids": batch})
+            found |= {each["user_id"] for each in answer.json()["users"] if "A" in each["segments"]}
+        return found
+
+    def metric(self, name: str) -> float:
+        page = httpx.get(f"{self.url}/metrics", timeout=PATIENCE_S).text
+        return float(page.split(f"\n{name} ")[1].split("\n")[0])
+
+
+@contextmanager
+def node_of(servers: Pair, folder: Path) -> Iterator[Node]:
+    """A node with the segment A, and user 1 in it."""
+    folder.mkdir()
+    with serving("--database-url", servers.url, cwd=folder) as service:
+        node = Node(service.ready())
+        assert node.post("/segments", {"slug": "A"}).status_code in {201, 409}
+        assert node.post("/users/1/segments", {"add": ["A"]}).status_code == 200
+        eventually(lambda: node.metric("segmentd_replica_users") >= 1)
+        try:
+            yield node
+        finally:
+            node.close()
