@@ -20,4 +20,14 @@ FAULTS: Final[dict[str, Fault]] = {
         ("no read is older than its `Age`", "own writes show", "nobody goes back", "the feeds are the same"),
         ("histories",),
     ),
+    "PostgreSQL fails over: killed, frozen or shut down, and its standby promoted": Fault(
+        (
+            "nothing is lost that the standby had",
+            "what it had not is gone from all views alike",
+            "hot reads are answered",
+            "writes are back within ten seconds",
+            "no replica is built again",
+        ),
+        ("serve/test_failing_over.py",),
+    ),
 }
