@@ -67,7 +67,7 @@ def test_a_fail_over_under_load_loses_nothing_that_was_answered(tmp_path: Path) 
         members = node.members()
         assert callers.answered <= members <= callers.asked | {1}
         assert all(batch <= members or not batch & members for batch in callers.batches)
-        assert {*callers.statuses} == {200, 503}
+        assert {*callers.statuses} <= {200, 503}
         assert {*callers.reads} == {200}
         eventually(lambda: node.replicated(members) == members)
         added = [change["user_id"] for change in node.changes(before)]
