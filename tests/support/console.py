@@ -5,16 +5,14 @@ from typing import Any, Final, NamedTuple, cast
 
 import httpx
 
-from segmentd.api.http.app import create_app
 from segmentd.auth.authenticator import AccessRules, Authenticator
 from segmentd.auth.rate_limit import RateLimit
-from segmentd.console.door import console_router
 from segmentd.console.sessions import Sessions
 from segmentd.domain.access import Role
 from segmentd.service import Service
 from segmentd.storage.database import Database
 from tests.support.client import ORIGIN
-from tests.support.door import behind_middleware, unread_metrics
+from tests.support.door import behind_middleware, framework, unread_metrics
 from tests.support.tokens import new_token
 
 _VOID: Final = frozenset({"meta", "link", "input", "br", "hr", "img"})
@@ -124,10 +122,8 @@ class ConsoleApp:
         self.service = service
         self.authenticator = Authenticator(database, rules)
         self.sessions = Sessions(database, self.authenticator, logins)
-        router = console_router(self.sessions)
-        self.application = behind_middleware(
-            create_app(service, self.authenticator, console=router), unread_metrics()
-        )
+        app = framework(service, self.authenticator, sessions=self.sessions)
+        self.application = behind_middleware(app, unread_metrics())
 
     def browser(self, **headers: str) -> Browser:
         return Browser(self, {name.replace("_", "-"): value for name, value in headers.items()})

@@ -18,6 +18,8 @@ from segmentd.api.http.hot.changes import HotChanges
 from segmentd.api.http.hot.path import HotPath
 from segmentd.api.http.ofrep.hot import Evaluations
 from segmentd.auth.authenticator import AccessRules, Authenticator
+from segmentd.console.door import console_router
+from segmentd.console.sessions import Sessions
 from segmentd.observability.metrics import Metrics
 from segmentd.replica.replica import Replica
 from segmentd.service import Service
@@ -32,6 +34,8 @@ class _Parts(NamedTuple):
     service: Service
     authenticator: Authenticator
     metrics: Metrics | None
+    sessions: Sessions | None = None
+    """Those of the console, if there is one."""
 
 
 _parts: ContextVar[_Parts] = ContextVar("_parts")
@@ -67,6 +71,16 @@ class _Metrics(Metrics):
         return getattr(_parts.get().metrics, name)
 
 
+class _Sessions(Sessions):
+    """As _Service."""
+
+    def __init__(self) -> None:
+        """Has nothing of its own."""
+
+    def __getattribute__(self, name: str) -> object:
+        return getattr(_parts.get().sessions, name)
+
+
 @cache
 def unread_metrics() -> Metrics:
     """For the doors whose metrics nobody reads: two hundred series take longer to make than a request."""
@@ -75,12 +89,26 @@ def unread_metrics() -> Metrics:
 
 # The framework takes 30 ms to make an application, and hundreds of tests need one.
 @cache
-def _application(cors: Cors | None, addresses: Addresses | None, *, is_measured: bool) -> Litestar:
-    return create_app(_Service(), _Authenticator(), _Metrics() if is_measured else None, cors, addresses)
+def _application(
+    cors: Cors | None, addresses: Addresses | None, *, is_measured: bool, has_console: bool
+) -> Litestar:
+    return create_app(
+        _Service(),
+        _Authenticator(),
+        _Metrics() if is_measured else None,
+        cors,
+        addresses,
+        console=console_router(_Sessions()) if has_console else None,
+    )
 
 
 def _application_of(parts: _Parts, cors: Cors | None, addresses: Addresses | None) -> ASGIApp:
-    application = _application(cors, addresses, is_measured=parts.metrics is not None)
+    application = _application(
+        cors,
+        addresses,
+        is_measured=parts.metrics is not None,
+        has_console=parts.sessions is not None,
+    )
 
     async def with_its_parts(scope: Scope, receive: Receive, send: Send) -> None:
         _parts.set(parts)
@@ -102,9 +130,13 @@ def framework(
     metrics: Metrics | None = None,
     cors: Cors | None = None,
     addresses: Addresses | None = None,
+    sessions: Sessions | None = None,
 ) -> ASGIApp:
-    """The framework's application, with nothing in front of it; one for each `cors` and `addresses`."""
-    return _application_of(_Parts(service, authenticator, metrics), cors, addresses)
+    """The framework's application, with nothing in front of it; one for each `cors` and `addresses`.
+
+    It has the console if there are sessions.
+    """
+    return _application_of(_Parts(service, authenticator, metrics, sessions), cors, addresses)
 
 
 def behind_middleware(app: ASGIApp, metrics: Metrics | None = None) -> RequestMiddleware:
