@@ -9,7 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final, NamedTuple
 
-from proof import histories, kills, long_tests
+from proof import histories, kills, long_tests, soak
 from proof.results import PAGE, Measured, Result, keep, kept, page
 from tests.support.postgres import new_database, quick_server
 
@@ -36,6 +36,11 @@ def _histories(options: Namespace, folder: Path) -> Measured:
         return asyncio.run(histories.histories(plan, url, folder, _say))
 
 
+def _soak(options: Namespace, folder: Path) -> Measured:
+    plan = soak.Plan(60.0 * options.minutes, options.percent, options.seed)
+    return soak.measured(*asyncio.run(soak.soak(plan, folder, _say)), plan)
+
+
 def _long_tests(options: Namespace, folder: Path) -> Measured:
     del folder
     return long_tests.run(60 * options.minutes)
@@ -55,6 +60,13 @@ PROOFS: Final[dict[str, Proof]] = {
         20,
         {"operations": (100_000, "of all clients together"), "seed": (1, "of everything random")},
         _histories,
+    ),
+    "soak": Proof(
+        "under a steady mixed load memory, descriptors, connections, the replica, tables and latency stay"
+        " within their bounds, from the first quarter to the last",
+        20,
+        {"percent": (70, "of the capacity, which is measured first"), "seed": (1, "of everything random")},
+        _soak,
     ),
     "tests": Proof("the long forms of the tests", 30, {}, _long_tests),
 }

@@ -24,7 +24,8 @@ FINDINGS: Final = (
     Finding(
         "an import, or the order of a report, was answered 500 when PostgreSQL died while it was put into the"
         " queue",
-        "there the library of the queue wraps PostgreSQL's errors in its own, which nobody took for an outage",
+        "there the library of the queue wraps PostgreSQL's errors in its own, which nobody took for an"
+        " outage",
         "the wrapped error counts, so the answer is 503 with `Retry-After`, as for any other statement",
         "test_jobs.py",
     ),
