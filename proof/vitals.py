@@ -1,6 +1,5 @@
 """What a node holds: memory, descriptors, connections, its replica, and the rows and bytes of its tables."""
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final, LiteralString, NamedTuple
@@ -56,7 +55,7 @@ async def vitals(node: Node) -> Vitals:
     replica = sum(file.stat().st_blocks * 512 for file in node.folder.rglob("*.mdb"))
     return Vitals(
         {name: private_memory(pid) for name, pid in processes.items()},
-        {name: len(os.listdir(f"/proc/{pid}/fd")) for name, pid in processes.items()},
+        {name: _descriptors(pid) for name, pid in processes.items()},
         connections,
         replica,
         {name: Table(*figures) for name, *figures in rows},
@@ -67,3 +66,7 @@ def private_memory(pid: int) -> int:
     """The memory that only this process has, in bytes."""
     lines = Path(f"/proc/{pid}/smaps_rollup").read_text("ascii").splitlines()
     return 1024 * sum(int(line.split()[1]) for line in lines if line.startswith("Private"))
+
+
+def _descriptors(pid: int) -> int:
+    return sum(1 for _ in Path(f"/proc/{pid}/fd").iterdir())

@@ -57,7 +57,7 @@ OPEN: LiteralString = "SELECT count(*) FROM memberships WHERE ended_at IS NULL"
 async def test_where_the_database_goes_while_a_job_is_put_into_its_queue_that_is_said_as_everywhere(
     queue: Callable[[], Callable[..., Awaitable[None]]], database: Database, rows: Rows
 ) -> None:
-    with pytest.raises(Unavailable):
+    with pytest.raises(Unavailable):  # noqa: PT012 - the transaction ends in vain too
         async with database.transaction() as connection:
             rows("SELECT pg_terminate_backend(%s, 5000)", connection.info.backend_pid)
             await queue()(connection, 1, 0)
