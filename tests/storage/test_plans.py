@@ -367,6 +367,18 @@ def test_a_count_of_the_present_reads_no_page_of_stored_decisions_but_of_their_i
     assert over["Index Name"] in {"memberships_due", "memberships_of_segment"}
 
 
+@pytest.mark.parametrize(("slug", "indexes"), [(BIG, 0), (Slug("S5"), 2)])
+def test_a_count_of_the_past_reads_open_and_past_decisions_in_one_scan(
+    large_url: str, slug: Slug, indexes: int
+) -> None:
+    with psycopg.connect(large_url, autocommit=True) as connection:
+        plan = count_of(connection, TALLY_THEN, slug)
+    kinds = ("Seq Scan", "Bitmap Heap Scan")
+    scans = [node for node in plan.nodes() if node.get("Relation Name") == "memberships"]
+    assert [node["Node Type"] in kinds for node in scans] == [True]
+    assert len(plan.indexes("memberships") - {"none"}) == indexes
+
+
 def test_the_sample_of_a_preview_reads_no_further_than_to_its_last_user(large_url: str) -> None:
     with psycopg.connect(large_url, autocommit=True) as connection:
         plan = count_of(connection, MOVED, NEW_ROLLOUT)
