@@ -12,6 +12,7 @@ from segmentd.api.http.edge.guard import ADMITS, OPERATION, AnyConnection
 from segmentd.console import access, files
 from segmentd.console.pages import search, segments, user
 from segmentd.console.refusals import EXCEPTION_HANDLERS
+from segmentd.console.rendering import in_slices
 from segmentd.console.sessions import Sessions
 from segmentd.console.visit import ROOT, admit
 from segmentd.domain.access import Principal
@@ -48,6 +49,7 @@ def console_router(sessions: Sessions) -> Router:
         route_handlers=HANDLERS,
         dependencies={"sessions": Provide(lambda: sessions, sync_to_thread=False)},
         exception_handlers=EXCEPTION_HANDLERS,
+        after_request=in_slices,
         opt={ADMITS: admits},
         include_in_schema=False,
     )

@@ -14,6 +14,7 @@ from segmentd.api.http.types import AnyRequest
 from segmentd.console.files import file_link
 from segmentd.console.forms import post_form
 from segmentd.console.language import Language, Text
+from segmentd.console.rendering import Rendered
 from segmentd.console.visit import Visit
 from segmentd.console.words import layout as words
 from segmentd.domain.instants import rfc3339
@@ -72,18 +73,13 @@ def page(
             h.main("#content", tabindex="-1")[h.h1[title], content],
         ],
     ]
-    return html(str(document), status, [*visit.cookies(), *cookies])
+    return html(document, status, [*visit.cookies(), *cookies])
 
 
-def html(content: str, status: int = 200, cookies: Sequence[Cookie] = ()) -> Response[bytes]:
+def html(content: h.BaseElement | str, status: int = 200, cookies: Sequence[Cookie] = ()) -> Response[bytes]:
     """An answer in HTML that no cache keeps and that loads nothing from elsewhere."""
-    return Response(
-        content.encode(),
-        status_code=status,
-        media_type="text/html",
-        headers={**SECURITY_HEADERS, "Content-Security-Policy": CSP, "Referrer-Policy": "same-origin"},
-        cookies=list(cookies),
-    )
+    headers = {**SECURITY_HEADERS, "Content-Security-Policy": CSP, "Referrer-Policy": "same-origin"}
+    return Rendered(content, status, headers, cookies)
 
 
 def is_for_a_part(request: AnyRequest) -> bool:

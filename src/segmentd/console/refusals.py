@@ -53,7 +53,7 @@ def _refusal(
 ) -> Response[bytes]:
     request.scope["state"]["problem"] = problem.kind  # for the metrics
     if is_for_a_part(request):
-        return html(str(h.span(".error", lang="en")[detail]), problem.status)
+        return html(h.span(".error", lang="en")[detail], problem.status)
     title: Text = _TITLES.get(problem.status, words.REFUSED)
     request_id = request.scope["state"].get("request_id")
     answer = page(
@@ -92,7 +92,7 @@ def _to_login(request: AnyRequest, visit: Visit) -> Response[bytes]:
         ],
         h.body[h.p[h.a(href=login)[visit.say(access_words.GO_ON)]]],
     ]
-    return html(str(document))
+    return html(document)
 
 
 EXCEPTION_HANDLERS: ExceptionHandlersMap = {

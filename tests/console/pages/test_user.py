@@ -90,6 +90,8 @@ async def test_the_support_story(console: ConsoleApp, clock: Clock) -> None:
     bars = [row for row in rows(page, "Timeline") if row[0] == feature]
     assert [bar[1] for bar in bars] == ["added"]
     assert "still in" not in bars[0]
+    chosen = await support.get(f"/users/1000?remove={offer}")
+    assert chosen.all("form", id="remove")[0].text.startswith("Remove from OFFER")
     removed = await change(support, operation="remove", slug=offer, reason="asked for it")
     assert removed.texts("p", class_="notice box")[0]
     out = await support.get(f"/users/1000?slug={offer}")
@@ -120,8 +122,10 @@ async def test_what_is_wrong_with_a_change_stands_beside_its_field_and_nothing_i
         assert told.text.startswith(words), fields
         assert page.all("input", id="add-slug")[0].attributes["value"] == fields["slug"]
         assert page.all("input", id="add-reason")[0].attributes["value"] == fields.get("reason", "")
-    gone = await change(browser, operation="remove", slug="B")
+    gone = await change(browser, operation="remove", slug="B", reason="why")
     assert (gone.status, gone.texts("p", role="alert")) == (404, ["No living segment has the slug B."])
+    assert gone.all("input", id="remove-reason")[0].attributes["value"] == "why"
+    assert gone.all("input", id="add-reason")[0].attributes["value"] == ""
     assert "has not heard of the user" in (await browser.get("/users/1000")).text
     for at, words in (("2999-01-01T00:00", "This time is in the future"), ("now", "A time is written like")):
         refused = await browser.get(f"/users/1000?at={at}")
@@ -172,11 +176,12 @@ async def test_long_lists_have_pages(open_console: ConsoleApp) -> None:
     browser = open_console.browser()
 
     page = await browser.get("/users/1000")
-    seen = [row[0] for row in rows(page, "Segments")]
-    [more] = page.all("a", rel="next")[:1]
-    further = await browser.get(more.attributes["href"])
-    assert seen + [row[0] for row in rows(further, "Segments")] == slugs
-    assert "Only the first 40 of 55 segments are drawn." in page.text
+    seen, part = [row[0] for row in rows(page, "Segments")], page
+    while links := [link for link in part.all("a", rel="next") if link.text == "Next page"]:
+        part = await browser.get(links[0].attributes["href"])
+        seen += [row[0] for row in rows(part, "Segments")]
+    assert seen == slugs
+    assert "Only the first 25 of 55 segments are drawn." in page.text
     assert len(page.answer.content) < 100_000
 
     events = []

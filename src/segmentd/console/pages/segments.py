@@ -83,7 +83,7 @@ async def show_size(request: AnyRequest, slug: SlugParameter, service: UseCases)
     counts = await service.count_members(slug, None)
     written = visit.counted(counts.tally.members, words.USERS)
     if is_for_a_part(request):
-        return html(str(h.span[written]))
+        return html(h.span[written])
     return page(visit, visit.say(words.SIZE_TITLE, slug=slug), h.p[written, ", ", moment(visit, counts.at)])
 
 

@@ -15,7 +15,7 @@ from segmentd.domain.memberships import Event, Membership, Operation, Source
 
 DAYS: Final = (7, 30, 90, 365)
 """What the reader can choose."""
-MOST_LANES: Final = 40
+MOST_LANES: Final = 25
 
 _WIDTH: Final = 1000
 _LANE: Final = 26

@@ -31,7 +31,7 @@ from segmentd.domain.pages import Limit, Page
 from segmentd.domain.users import User
 from segmentd.service import Service
 
-ROWS: Final = Limit(50)
+ROWS: Final = Limit(25)
 EVENTS: Final = Limit(25)
 EVENTS_OF_TIMELINE: Final = Limit(500)
 
@@ -45,6 +45,7 @@ class Asked(NamedTuple):
     days: int = 30
     after: str = ""
     cursor: str | None = None
+    remove: str = ""
 
     @property
     def path(self) -> str:
@@ -72,9 +73,9 @@ async def show_user(
     visit = Visit.of(request)
     told = notice(visit, words.DONE.get(request.query_params.get("done", "")))
     try:
-        asked = Asked(
-            user_id, instant("at", in_rfc3339(at) if at else None), slug.strip(), days, after, cursor
-        )
+        moment_of_it = instant("at", in_rfc3339(at) if at else None)
+        remove = request.query_params.get("remove", "")
+        asked = Asked(user_id, moment_of_it, slug.strip(), days, after, cursor, remove)
         return await user_page(visit, service, asked, told)
     except Invalid as error:
         if not at or cursor is not None:
@@ -112,10 +113,10 @@ async def user_page(
         visit,
         visit.say(words.USER, id=asked.user_id),
         told,
-        user_change.refused_removal(refusal),
         _about(visit, user),
         _as_it_was(visit, asked, refused_time),
         _heading(visit, asked),
+        removable and user_change.removal(visit, asked.user_id, asked.remove, refusal),
         [
             _segments(visit, shown, evidence, asked.user_id, removable=removable),
             next_page(
@@ -186,7 +187,7 @@ def _segments(
                 moment(visit, each.since),
                 moment(visit, each.until, words.FOR_GOOD),
                 why(visit, evidence[each.slug]) if each.slug in evidence else None,
-                *([user_change.removal(visit, user_id, each.slug)] if removable else []),
+                *([user_change.removal_link(visit, user_id, each.slug)] if removable else []),
             )
             for each in shown
         ),

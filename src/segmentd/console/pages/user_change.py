@@ -113,27 +113,34 @@ def addition(visit: Visit, user_id: UserId, refusal: Refusal) -> h.Node:
     ]
 
 
-def removal(visit: Visit, user_id: UserId, slug: Slug) -> h.Element:
-    """The form that removes, folded up until it is wanted."""
-    return h.details[
-        h.summary[visit.say(words.REMOVE)],
-        post_form(
-            visit,
-            f"/users/{user_id}/segments",
-            h.input(type="hidden", name="operation", value=_REMOVE),
-            h.input(type="hidden", name="slug", value=slug),
-            _reason(visit, NONE_REFUSED, f"{_REMOVE}-{slug}"),
-            h.button(".danger")[visit.say(words.REMOVE_FROM, slug=slug)],
-        ),
-    ]
+def removal_link(visit: Visit, user_id: UserId, slug: Slug) -> h.Element:
+    """Leads to the form that removes: a form in each row would make the page several times as long."""
+    return h.a(href=visit.link(f"/users/{user_id}", remove=slug) + "#remove")[visit.say(words.REMOVE)]
 
 
-def refused_removal(refusal: Refusal) -> h.Node:
-    """Why a removal was refused; its form may be gone with the row."""
-    if refusal.form.text("operation") != _REMOVE:
+def removal(visit: Visit, user_id: UserId, slug: str, refusal: Refusal) -> h.Node:
+    """The form that removes, for a slug that was chosen or whose form was refused."""
+    if refusal.form.text("operation") == _REMOVE:
+        slug = refusal.form.text("slug")
+    else:
+        refusal = NONE_REFUSED
+    if not slug:
         return None
-    said = filter(None, [*refusal.of_fields.values(), refusal.of_whole])
-    return whole(refusal._replace(of_whole="; ".join(said)))
+    of_slug = refusal.of_fields.get("slug")
+    return post_form(
+        visit,
+        f"/users/{user_id}/segments",
+        h.h3[visit.say(words.REMOVE_FROM, slug=slug)],
+        whole(refusal._replace(of_whole=of_slug or refusal.of_whole)),
+        h.input(type="hidden", name="operation", value=_REMOVE),
+        h.input(type="hidden", name="slug", value=slug),
+        _reason(visit, refusal, _REMOVE),
+        h.button(".danger")[visit.say(words.REMOVE)],
+        " ",
+        h.a(href=visit.link(f"/users/{user_id}"))[visit.say(words.CANCEL)],
+        class_="card",
+        id="remove",
+    )
 
 
 def _reason(visit: Visit, refusal: Refusal, form: str) -> h.Element:

@@ -101,10 +101,7 @@ ADD: Final = Text("Add to a segment", "Добавить в сегмент")
 ADD_BUTTON: Final = Text("Add", "Добавить")
 REMOVE: Final = Text("Remove", "Удалить")
 REMOVE_FROM: Final = Text("Remove from {slug}", "Удалить из {slug}")
-EXCLUDES: Final = Text(
-    "The segment has a percentage, so the user stays out whatever it becomes.",
-    "У сегмента есть процент, поэтому пользователь останется исключён при любом его значении.",
-)
+CANCEL: Final = Text("Leave it", "Оставить")
 TERM: Final = Text("Term", "Срок")
 TERMS: Final[Mapping[str, Text]] = {
     "": FOR_GOOD,
