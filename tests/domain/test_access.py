@@ -1,6 +1,19 @@
+from datetime import UTC, datetime, timedelta
+
 import pytest
 
-from segmentd.domain.access import read_caller_name, read_on_behalf_of
+from segmentd.domain.access import Role, Token, TokenId, read_caller_name, read_on_behalf_of
+
+NOW = datetime(2026, 11, 28, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("left", "holds"), [(None, True), (timedelta.resolution, True), (timedelta(), False)]
+)
+def test_a_token_holds_until_it_expires_and_no_longer(left: timedelta | None, *, holds: bool) -> None:
+    expires_at = None if left is None else NOW + left
+
+    assert Token(TokenId(1), "a", Role.READER, b"", NOW, expires_at, None, None).holds(NOW) is holds
 
 
 @pytest.mark.parametrize("name", ["a", "billing service", "~" * 128, "Ops (night) #2"])

@@ -11,7 +11,7 @@ import psycopg
 import pytest
 
 from segmentd.domain.errors import Invalid, PositionExpired
-from segmentd.domain.feed import MembershipChange
+from segmentd.domain.feed import MembershipChange, SegmentChange
 from segmentd.storage import feed, upkeep
 from segmentd.storage.database import Database
 from segmentd.storage.feed import present, read
@@ -165,6 +165,17 @@ async def test_now_is_after_all_that_is_committed(api: Api, database: Database) 
     await follower.catch_up(10)
 
     assert [change.operation for change in follower.came] == ["remove"]
+
+
+async def test_a_renaming_that_changes_only_the_case_is_a_change(api: Api, database: Database) -> None:
+    await api.create("A")
+    before = await present(database)
+    await api.change_segment("A", slug="a")
+
+    [(_, change)] = (await read(database, before, 10)).changes
+
+    assert isinstance(change, SegmentChange)
+    assert (change.operation, change.slug_before, change.segment) == ("renamed", "A", "a")
 
 
 async def test_late_events_of_a_deleted_segment_do_not_touch_one_that_was_renamed_to_its_slug(

@@ -1,11 +1,13 @@
 """The OpenAPI document with what Litestar leaves out: meanings of fields, examples of bodies, names, tags."""
 
+from collections.abc import Iterator
 from typing import Any, Final
 
 from litestar.openapi.config import OpenAPIConfig
 from litestar.openapi.spec import OpenAPI
 
 from segmentd.api.http.body_examples import SCHEMAS, STREAMS
+from segmentd.api.http.types import RequestBody
 from segmentd.api.http.words import FIELDS, HEADERS, NAMES, TAGS
 
 Node = dict[str, Any]
@@ -32,8 +34,11 @@ class CompletedConfig(OpenAPIConfig):
 class _Completed(OpenAPI):
     def to_schema(self) -> Node:
         document: Node = _renamed(super().to_schema())
+        bodies = {body.__name__ for body in _below(RequestBody)}
         for name, schema in document["components"]["schemas"].items():
             _describe_fields(name, schema)
+            if name in bodies:
+                schema["additionalProperties"] = False
             if name in SCHEMAS:
                 schema["examples"] = [SCHEMAS[name]]
         for item in document["paths"].values():
@@ -41,6 +46,12 @@ class _Completed(OpenAPI):
                 _complete(operation)
         document["tags"] = [{"name": name, "description": text} for name, text in TAGS.items()]
         return document
+
+
+def _below(body: type[RequestBody]) -> Iterator[type[RequestBody]]:
+    for each in body.__subclasses__():
+        yield each
+        yield from _below(each)
 
 
 def _renamed(value: Any) -> Any:  # noqa: ANN401 # any value of a JSON document

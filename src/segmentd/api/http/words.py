@@ -11,7 +11,7 @@ FIELDS: Final[Mapping[str, str]] = {
     "applied_users": "users of the list who were changed, or looked at in a dry run",
     "because": "why, or why not: the first reason that holds",
     "before": "what changed, as it was before; null where there was nothing",
-    "bucket": "the user's bucket in this segment, from 0 to 999999; null without a percentage",
+    "bucket": "the user's bucket in this segment, from 0 to 4294967295; null without a percentage",
     "cause": "what made the change",
     "changes": "in their order",
     "context": "whom the question is about",

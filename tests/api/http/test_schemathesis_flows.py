@@ -1,0 +1,91 @@
+"""The served API does what its OpenAPI document says, call after call: what one gives, the next one takes."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+import schemathesis
+from hypothesis import HealthCheck, Phase, settings
+from schemathesis.checks import CHECKS
+from schemathesis.core.transport import Response
+
+from tests.support.openapi import DOCUMENT
+from tests.support.processes import Serving, serving
+
+TOKEN = "a-secret-of-forty-characters-or-more-1234567890"
+# One flow at a time: what schemathesis may choose depends on the flows before, and Hypothesis would take that
+# for a mistake of the test.
+FLOW = settings(
+    max_examples=1,
+    stateful_step_count=25,
+    database=None,
+    phases=[Phase.generate],
+    suppress_health_check=[*HealthCheck],
+)
+
+# What fits the schema may still contradict itself, as with a segment that is named twice: that is 422.
+ACCEPTED = ["2xx", "304", "401", "403", "404", "409", "410", "413", "422", "429", "503"]
+API = schemathesis.openapi.from_dict(
+    DOCUMENT,
+    config=schemathesis.Config.from_dict(
+        {"checks": {"positive_data_acceptance": {"expected-statuses": ACCEPTED}}}
+    ),
+)
+CHECKED: Any = CHECKS.get_all()
+MOST_GROWTH_BYTES = 16 * 2**20
+
+
+def flows(service: Serving, session: requests.Session) -> type[Any]:
+    """Calls that follow each other; each answer meets all checks of schemathesis."""
+
+    machine: Any = API.as_state_machine()
+
+    class Flows(machine):  # type: ignore[misc] # it is made from the document
+        calls = 0
+
+        def get_call_kwargs(self, _case: schemathesis.Case[Any]) -> dict[str, Any]:
+            return {
+                "base_url": service.url,
+                "session": session,
+                "headers": {"Authorization": f"Bearer {TOKEN}"},
+                "timeout": 60,
+            }
+
+        def validate_response(
+            self, response: Response, case: schemathesis.Case[Any], **options: object
+        ) -> None:
+            Flows.calls += 1
+            case.validate_response(response, checks=CHECKED, transport_kwargs=options)
+
+    return Flows
+
+
+def resident_bytes(pid: int) -> int:
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("calls", [30, pytest.param(10_000, marks=pytest.mark.proof, id="proof")])
+def test_calls_that_follow_each_other_are_answered_as_the_document_says_and_take_no_memory(
+    database_url: str, tmp_path: Path, calls: int
+) -> None:
+    env = {"SEGMENTD_ADMIN_TOKEN": TOKEN}
+    with (
+        serving("--database-url", database_url, cwd=tmp_path, env=env) as service,
+        requests.Session() as session,
+    ):
+        [worker] = service.ready().workers()
+        machine = flows(service, session)
+        usual = 0
+        while machine.calls < calls:
+            machine.run(settings=FLOW)
+            if machine.calls > calls / 4:
+                usual = usual or resident_bytes(worker)
+        grown = resident_bytes(worker) - usual
+
+        assert [*service.workers()] == [worker]
+        assert "Traceback" not in service.errors
+        assert grown < MOST_GROWTH_BYTES, grown
