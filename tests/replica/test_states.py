@@ -94,6 +94,21 @@ async def test_a_user_with_nothing_left_has_a_state_that_says_so(api: Api, datab
     assert every == {}
 
 
+async def test_the_states_of_an_erased_user_and_of_the_next_life_are_newer_than_all_before(
+    api: Api, rows: Rows
+) -> None:
+    await api.create("A")
+    versions = []
+    for step in (api.add(7, "A"), api.delete("users/7", params={"erase": "true"}), api.add(7, "A")):
+        await step
+        [state] = rows.column(
+            "SELECT state FROM user_states(ARRAY [7]) UNION ALL SELECT state FROM erased_states(ARRAY [7])"
+        )
+        versions.append(version_of(bytes(state)))
+
+    assert versions[0] < versions[1] < versions[2]
+
+
 async def test_a_thousand_overrides_are_read_as_they_were_packed(
     api: Api, database: Database, rows: Rows
 ) -> None:

@@ -57,6 +57,8 @@ def flows(service: Serving, session: requests.Session) -> type[Any]:
             self, response: Response, case: schemathesis.Case[Any], **options: object
         ) -> None:
             Flows.calls += 1
+            if response.status_code == 414:  # of every address alike, so no operation names it
+                return
             case.validate_response(response, checks=CHECKED, transport_kwargs=options)
 
     return Flows

@@ -327,6 +327,35 @@ class Crowd:
         return {user for user, until in self.pinned.items() if until is None or until > now}
 
 
+@pytest.mark.parametrize("few", [0, FEW])
+async def test_one_whose_bucket_is_the_threshold_is_just_outside(
+    api: Api, monkeypatch: pytest.MonkeyPatch, few: int
+) -> None:
+    monkeypatch.setattr(storage, "FEW", few)
+    below, at_threshold, percent = 10, 949, 23.4999  # under the salt 1
+    await api.create("A", salt="1")
+    for user_id in (below, at_threshold):
+        await api.post("users", json={"id": user_id})
+
+    foreseen = await preview(api, "A", percent)
+    await api.change_segment("A", percent=percent)
+
+    explained = await api.explain(at_threshold, "A")
+    assert (explained["member"], explained["bucket"]) == (False, explained["threshold"])
+    assert (foreseen["enter"], foreseen["sample_enter"]) == (1, [below])
+    assert (await counts(api, "A"))["members"] == 1
+
+
+async def test_a_term_that_ends_now_counts_no_more(api: Api, clock: Clock) -> None:
+    await api.create("A")
+    clock.stop()
+    clock.advance(seconds=1)
+    await api.add(1, {"slug": "A", "ttl_seconds": 60})
+    clock.advance(seconds=60)
+
+    assert (await counts(api, "A"))["members"] == 0
+
+
 @pytest.mark.parametrize(("seed", "few"), [(1, 0), (2, FEW)])
 async def test_a_preview_of_a_percentage_is_what_the_change_then_does(
     api: Api, clock: Clock, monkeypatch: pytest.MonkeyPatch, seed: int, few: int

@@ -261,6 +261,46 @@ async def test_details_tell_the_source_since_when_and_until_when(api: Api) -> No
     assert await api.segments(1, detail="false", at=at) == ["COVERED", "PINNED", "TERM"]
 
 
+async def test_a_term_that_ends_at_the_instant_of_a_change_has_ended_before_it(
+    api: Api, clock: Clock
+) -> None:
+    await api.create("A")
+    clock.stop()
+    clock.advance(seconds=1)
+    await api.add(1, {"slug": "A", "ttl_seconds": 60})
+    clock.advance(seconds=60)
+
+    assert (await api.add(1, "A"))["added"] == ["A"]
+
+    ended, again = (await api.history(1))[1:]
+    assert [(each["operation"], each["cause"]) for each in (ended, again)] == [
+        ("remove", "expiry"),
+        ("add", "request"),
+    ]
+    assert ended["at"] < again["at"]
+
+
+async def test_a_term_has_to_end_after_the_instant_of_its_change(api: Api, clock: Clock) -> None:
+    await api.create("A")
+    clock.stop()
+    clock.advance(seconds=1)
+
+    for until, status in ((clock.now(), 422), (clock.now() + timedelta.resolution, 200)):
+        term = {"slug": "A", "until": until.isoformat()}
+        assert (await api.post("users/1/segments", json={"add": [term]})).status_code == status
+
+
+async def test_a_change_is_in_force_from_its_very_instant_on_also_in_the_past(api: Api) -> None:
+    await api.create("A")
+    await api.add(1, "A")
+    await api.remove(1, "A")
+    added, removed = [datetime.fromisoformat(event["at"]) for event in await api.history(1)]
+
+    for instant, segments in ((added, ["A"]), (removed - timedelta.resolution, ["A"]), (removed, [])):
+        assert await api.segments(1, at=instant.isoformat()) == segments
+        assert (await api.explain(1, "A", at=instant.isoformat()))["member"] is bool(segments)
+
+
 async def test_every_past_instant_is_answered_as_it_was_then(api: Api, clock: Clock) -> None:
     await api.create("A", percent=0)
     await api.create("B")

@@ -18,7 +18,7 @@ from segmentd.storage.database import Database
 from tests.support.client import Api, Json
 from tests.support.clock import Clock
 from tests.support.door import open_door
-from tests.support.office import Office, problem
+from tests.support.office import ALL_TIMES, Office, problem
 
 OLD_KEY: Final = b"an older key of 32 bytes or more"
 OWN_KEY: Final = "a key that an operator has given to all nodes"
@@ -62,6 +62,19 @@ async def test_after_its_time_a_link_says_so_whether_the_report_was_done_or_not(
     await office.tasks.purge_reports()
     assert problem(await office.file(done)) == (410, "report-expired")
     assert (await office.see(done))["status"] == "done"
+
+
+async def test_an_erasure_ends_the_links_of_all_reports_that_may_name_the_user(
+    office: Office, done: Json
+) -> None:
+    await office.api.add(2000, "A")
+    own, other = [await office.make(**ALL_TIMES, user_id=user_id) for user_id in (1000, 2000)]
+
+    await office.api.delete("users/1000", params={"erase": "true"})
+
+    for report in (done, own):
+        assert problem(await office.file(report)) == (410, "report-expired")
+    assert (await office.file(other)).status_code == 200
 
 
 async def test_a_link_that_was_tampered_with_leads_nowhere(office: Office, done: Json) -> None:

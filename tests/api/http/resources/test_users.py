@@ -229,12 +229,14 @@ async def test_an_id_can_be_registered_again_and_begins_with_nothing_of_the_earl
 async def test_a_change_of_segments_revives_a_deleted_user(api: Api) -> None:
     await api.create("A")
     await api.create("B")
+    await api.post("users", json={"id": 1000, "name": "Ada"})
     await api.add(1000, "A")
     await api.delete("users/1000")
 
     assert (await api.add(1000, "B"))["segments"] == ["B"]
 
-    assert (await api.get("users/1000")).status_code == 200
+    user = await api.get("users/1000")
+    assert (user.status_code, user.json()["name"]) == (200, None)
     assert [(event["segment"], event["operation"]) for event in await api.history(1000)] == [
         ("A", "add"),
         ("A", "remove"),
