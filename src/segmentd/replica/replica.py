@@ -88,6 +88,14 @@ class Replica:
             return None
         return age // MICROSECONDS
 
+    def moment(self) -> tuple[int, int] | None:
+        """`age`, and the present time in microseconds since 1970, by one look at the clock."""
+        moment = self.status.moment()
+        if moment is None:
+            return None
+        age, now = moment
+        return None if age > self._bound and not self.has_no_bound else (age // MICROSECONDS, now)
+
     def age_if_any(self) -> int | None:
         """The age of the replica in whole seconds; None if there is no usable replica."""
         age = self.status.age()
@@ -127,10 +135,12 @@ class Replica:
         form: Form = JSON,
         before: bytes = b"",
         after: bytes = b"",
+        now: int | None = None,
     ) -> bytes:
         """The slugs that the user is in, in a form, between two texts."""
         try:
-            return self._serving().segments(user_id, self.status.now(), older, form, before, after)
+            now = self.status.now() if now is None else now
+            return self._serving().segments(user_id, now, older, form, before, after)
         except (lmdb.Error, ValueError) as error:
             raise self._useless(error) from error
 

@@ -144,6 +144,15 @@ class ReplicaStatus:
             return None
         return boot_time() - fresh_at
 
+    def moment(self) -> tuple[int, int] | None:
+        """`age` and `now` by one look at the clock; None if there is no usable replica."""
+        view = self._view
+        fresh_at = view[0]
+        if fresh_at == 0 or fresh_at <= view[4]:
+            return None
+        present = boot_time()
+        return present - fresh_at, present + view[1]
+
     def age_of(self, since: int) -> int | None:
         """How old a state is that was right at this boot time, in microseconds; None if it is of no use."""
         if since == 0 or since <= self._view[4] or self.age() is None:

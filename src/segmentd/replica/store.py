@@ -43,6 +43,8 @@ class Store(Environment):
         super().__init__(path)
         self._catalog = Catalog(CatalogState(-1, []))
         self._head = b""
+        # The latest state of the file in which the head was this one.
+        self._seen = -1
 
     # Reading. Each raises Outdated if the replica does not know yet how a user changed. With an `older`
     # version of the segments, the state of before serves; Unusable, if the segments are others by now.
@@ -105,9 +107,12 @@ class Store(Environment):
         """The state of a user; the catalog of the same moment is read too, if it is another one."""
         key = KEY.pack(user_id)
         with self._env.begin(self._users) as transaction:
-            head = transaction.get(_HEAD, b"", self._facts)
-            if head != self._head:
-                self._heed(transaction, head, (key,), older)
+            if (seen := transaction.id()) != self._seen:
+                head = transaction.get(_HEAD, b"", self._facts)
+                if head != self._head:
+                    self._heed(transaction, head, (key,), older)
+                else:
+                    self._seen = seen
             return transaction.get(key)
 
     def users(self) -> int:

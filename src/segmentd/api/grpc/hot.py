@@ -43,9 +43,10 @@ class HotReads:
         return handle
 
     def _read(self, user_id: int, context: Context) -> bytes | None:
-        age = self._replica.age()
-        if user_id <= 0 or age is None:
+        moment = self._replica.moment()
+        if user_id <= 0 or moment is None:
             return None
+        age, now = moment
         given: dict[str, str | bytes] = {}
         for name, value in context.invocation_metadata() or ():
             if name in self._unusual or (name == AUTHORIZATION and name in given):
@@ -56,11 +57,11 @@ class HotReads:
             self._authenticator.admit(_bytes(given.get(AUTHORIZATION)))
             before = written_id(user_id)
             try:
-                answer = self._replica.segments(user_id, None, FIELDS, before, aged(age))
+                answer = self._replica.segments(user_id, None, FIELDS, before, aged(age), now)
             except Outdated as outdated:
                 if (older := self._replica.older(outdated)) is None:
                     return None
-                answer = self._replica.segments(user_id, older.version, FIELDS, before, aged(older.age))
+                answer = self._replica.segments(user_id, older.version, FIELDS, before, aged(older.age), now)
         except (SegmentdError, Unusable):
             return None
         request_id = self._ids.id(_bytes(given.get(REQUEST_ID)))

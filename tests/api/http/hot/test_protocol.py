@@ -9,9 +9,9 @@ import pytest
 
 from segmentd.api.http.edge.connection import ConnectionLimits
 from segmentd.api.http.edge.request_ids import RequestIds
-from segmentd.api.http.hot.calls import Answer, HotCalls, Question
+from segmentd.api.http.hot.calls import Answer, HotCalls
 from segmentd.api.http.hot.path import HotPath
-from segmentd.api.http.hot.protocol import PLAIN, HotProtocol
+from segmentd.api.http.hot.protocol import PLAIN_HEAD, HotProtocol
 from segmentd.config import Settings
 from segmentd.observability.metrics import Metrics
 from segmentd.replica.follower import Follower
@@ -32,9 +32,9 @@ class Counting(HotCalls):
 
     asked = 0
 
-    def read(self, question: Question) -> Answer | None:
+    def read(self, user_id: int, authorization: bytes | None, request_id: bytes | None) -> Answer | None:
         self.asked += 1
-        return super().read(question)
+        return super().read(user_id, authorization, request_id)
 
 
 class Line:
@@ -162,8 +162,9 @@ async def test_a_hot_read_with_more_headers_than_allowed_is_refused(line: Line) 
     "name", [b"Connection", b"Content-Length", b"Transfer-Encoding", b"Upgrade", b"Expect"]
 )
 def test_a_head_that_breaks_off_after_a_header_without_a_value_is_not_whole(name: bytes) -> None:
-    assert PLAIN.fullmatch(HOT + b"\r\n")
-    assert not PLAIN.fullmatch(HOT + name + b":\r\n")
+    headers = HOT.partition(b"\r\n")[2]
+    assert PLAIN_HEAD.fullmatch(headers + b"\r\n")
+    assert not PLAIN_HEAD.fullmatch(headers + name + b":\r\n")
 
 
 @pytest.mark.parametrize(
@@ -270,6 +271,30 @@ async def test_a_lookup_with_the_offer_of_http_2_is_answered_in_http_1(line: Lin
 
         assert looked_up.endswith(b'{"users":[%b]}' % ANSWER)
         assert read.endswith(ANSWER)
+
+
+async def test_headers_that_came_before_are_answered_as_at_first_and_few_are_remembered(line: Line) -> None:
+    protocol = HotProtocol.answering_by(line.calls, ["traceparent"]).within(LIMITS)
+    wire = Wire(protocol, line.app)
+    read = HOT.replace(b"X-Request-Id: one\r\n", b"")
+
+    async def answer(headers: bytes) -> bytes:
+        return re.sub(
+            rb"(date|age|x-request-id): [^\r]*\r\n", b"", await wire.say([read + headers + b"\r\n"])
+        )
+
+    first = await answer(b"")
+    assert first.endswith(ANSWER)
+    assert [await answer(b"") for _ in range(3)] == [first] * 3
+    assert len(protocol.heads) == 1
+    for headers in (b"X-Request-Id: two\r\n", b"traceparent: x\r\n", b"X: %b\r\n" % (b"x" * 1024)):
+        assert {await answer(headers), await answer(headers)} == {first}
+    assert len(protocol.heads) == 1
+    assert (await answer(b"Host: b\r\n")).startswith(b"HTTP/1.1 400")
+    for number in range(600):
+        assert await answer(b"X: %d\r\n" % number) == first
+        assert len(protocol.heads) <= 256
+    assert line.calls.asked == 4 + 6 + 600
 
 
 async def test_requests_one_after_the_other_and_all_at_once_are_answered_in_order(line: Line) -> None:

@@ -43,11 +43,11 @@ class _PlainLookup(RequestBody, frozen=True):
 
 
 class Question(msgspec.Struct, frozen=True, gc=False):
-    """The users whose segments are asked for, and the caller."""
+    """The users whose segments a lookup asks for, and the caller."""
 
     user_ids: Sequence[UserId]
-    authorization: bytes | None = None
-    request_id: bytes | None = None
+    authorization: bytes | None
+    request_id: bytes | None
 
 
 class Answer(msgspec.Struct, frozen=True, gc=False):
@@ -100,13 +100,6 @@ class HotCalls:
         """The headers that matter here; None if one is unusual, or is there twice."""
         return noted(headers, self._unusual)
 
-    def read_question(self, user_id: UserId, headers: Iterable[tuple[bytes, bytes]]) -> Question | None:
-        """The question of a read of one user, whose id is positive."""
-        found = self.noted(headers)
-        if found is None:
-            return None
-        return Question((user_id,), found.get(AUTHORIZATION), found.get(HEADER))
-
     def lookup_question(self, headers: Noted, body: bytes) -> Question | None:
         """The question of a lookup with these headers."""
         if len(body) > _LONGEST_LOOKUP or body.translate(None, _IN_IDS) != _IDS_ALONE:
@@ -117,26 +110,26 @@ class HotCalls:
             return None
         return Question(user_ids, headers.get(AUTHORIZATION), headers.get(HEADER))
 
-    def read(self, question: Question) -> Answer | None:
-        """Answers for the only user of the question."""
-        age = self._replica.age()
-        user_id = question.user_ids[0]
-        if age is None or user_id > INT64_MAX:
+    def read(self, user_id: int, authorization: bytes | None, request_id: bytes | None) -> Answer | None:
+        """Answers for one user, whose id is positive."""
+        moment = self._replica.moment()
+        if moment is None or user_id > INT64_MAX:
             return None
+        age, now = moment
         try:
             # Every role may read, so every known caller is admitted; the framework answers the refusals.
-            self._authenticator.admit(question.authorization)
+            self._authenticator.admit(authorization)
             before, after = b'{"user_id":%d,"segments":[' % user_id, b"]}"
             try:
-                body = self._replica.segments(user_id, None, JSON, before, after)
+                body = self._replica.segments(user_id, None, JSON, before, after, now)
             except Outdated as outdated:
                 if (older := self._replica.older(outdated)) is None:
                     return None
                 age = older.age
-                body = self._replica.segments(user_id, older.version, JSON, before, after)
+                body = self._replica.segments(user_id, older.version, JSON, before, after, now)
         except (SegmentdError, Unusable):
             return None
-        return self._answer(question, body, age)
+        return self._answer(request_id, body, age)
 
     async def look_up(self, question: Question) -> Answer | None:
         """Answers for all users of the question, in its order."""
@@ -154,9 +147,9 @@ class HotCalls:
                 found = await self._replica.segments_of_many(question.user_ids, older.version)
         except (SegmentdError, Unusable):
             return None
-        return self._answer(question, lookup_body(question.user_ids, found), age)
+        return self._answer(question.request_id, lookup_body(question.user_ids, found), age)
 
-    def _answer(self, question: Question, body: bytes, age: int) -> Answer | None:
+    def _answer(self, request_id: bytes | None, body: bytes, age: int) -> Answer | None:
         if len(body) > SMALL_ANSWER and self.room.unsent.is_reached:
             return None
-        return Answer(body, age, self._ids.id(question.request_id))
+        return Answer(body, age, self._ids.id(request_id))

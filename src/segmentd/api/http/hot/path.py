@@ -4,6 +4,8 @@ import time
 
 from litestar.types import ASGIApp, HTTPScope, Receive, Scope, Send
 
+from segmentd.api.http.edge.guard import AUTHORIZATION
+from segmentd.api.http.edge.request_ids import HEADER
 from segmentd.api.http.hot.calls import LOOKUP, Answer, HotCalls
 from segmentd.api.http.hot.plain import (
     USER_SEGMENTS,
@@ -42,8 +44,9 @@ class HotPath:
         begun = time.perf_counter_ns()
         answer = None
         if (user_id := user_in(scope["path"])) is not None:
-            question = self.calls.read_question(user_id, scope["headers"])
-            answer = None if question is None else self.calls.read(question)
+            found = self.calls.noted(scope["headers"])
+            if found is not None:
+                answer = self.calls.read(user_id, found.get(AUTHORIZATION), found.get(HEADER))
         if answer is None:
             await self._app(scope, receive, send)
             return

@@ -7,7 +7,7 @@ progress. Every other byte goes to uvicorn's parser, unchanged (docs/decisions/0
 import re
 import time
 from collections.abc import Collection, Sequence
-from typing import ClassVar, Final, cast
+from typing import ClassVar, Final, NamedTuple, cast
 
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
@@ -15,14 +15,14 @@ from segmentd.api.http.edge.connection import LimitedProtocol
 from segmentd.api.http.edge.framing import USUAL_HOST, is_host
 from segmentd.api.http.edge.guard import AUTHORIZATION
 from segmentd.api.http.edge.request_ids import HEADER
-from segmentd.api.http.hot.calls import Answer, HotCalls, Question
+from segmentd.api.http.hot.calls import Answer, HotCalls
 from segmentd.api.http.hot.direct_changes import DirectChanges, Headers, PendingChange
 from segmentd.api.http.hot.plain import AFTER_ID, BEFORE_ID
 from segmentd.api.http.hot.plain import NOTED as NOTED_IN_CHANGES
 from segmentd.api.http.hot.posts import PlainPost, PlainPosts
 from segmentd.api.http.ofrep.failures import BELOW
 from segmentd.api.http.ofrep.hot import NOTED, Evaluated, Evaluations
-from segmentd.domain.identifiers import USER_ID_DIGITS, UserId
+from segmentd.domain.identifiers import USER_ID_DIGITS
 
 # The parser handles headers about the connection, the body or an expectation; others do not matter here. The
 # outer repetition is not possessive: up to Python 3.11.4, a possessive one continues after a failed round.
@@ -32,16 +32,27 @@ _HEADERS: Final = (
     rb"|(?!(?i:host|connection|content-length|transfer-encoding|upgrade|expect)[ \t]*:)"
     rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++:[\t\x20-\x7e\x80-\xff]*+\r\n)*"
 )
-# The groups are the id, and the one Host if it is not of the usual form.
-PLAIN: Final = re.compile(
-    rb"GET " + f"{BEFORE_ID}({USER_ID_DIGITS}){AFTER_ID}".encode() + rb" HTTP/1\.1\r\n"
+_LINE: Final = re.compile(f"GET {BEFORE_ID}({USER_ID_DIGITS}){AFTER_ID} HTTP/1\\.1\r\n".encode())
+# The group is the one Host if it is not of the usual form.
+PLAIN_HEAD: Final = re.compile(
     rb"(?:%b%b|%b(?i:host):[ \t]*+([^ \t\r\n\0]++)[ \t]*+\r\n%b)\r\n"
     % (USUAL_HOST, _HEADERS, _HEADERS, _HEADERS)
 )
 
+# A client sends the same headers with every request. So many of them are remembered, up to this length.
+_HEADS_REMEMBERED: Final = 256
+_LONGEST_REMEMBERED: Final = 1024
+
 _NAMES: Final = (AUTHORIZATION, HEADER, b"origin")
 _EVALUATION: Final = f"POST {BELOW}".encode()
 _CHANGE: Final = f"POST {BEFORE_ID}".encode()
+
+
+class Head(NamedTuple):
+    """What a hot read needs of its headers."""
+
+    authorization: bytes | None
+    request_id: bytes | None
 
 
 class HotProtocol(LimitedProtocol):
@@ -51,6 +62,8 @@ class HotProtocol(LimitedProtocol):
     unusual: ClassVar[frozenset[bytes]]
     noted: ClassVar[re.Pattern[bytes]]
     """The headers, with their values, that the hot path needs."""
+    heads: ClassVar[dict[bytes, Head]]
+    """Plain headers by their bytes; those with an id of the request are not remembered."""
     evaluations: ClassVar[Evaluations | None] = None
     changes: ClassVar[DirectChanges | None] = None
     posts: ClassVar[PlainPosts]
@@ -78,6 +91,7 @@ class HotProtocol(LimitedProtocol):
                 "room": calls.room,
                 "unusual": frozenset(name.encode() for name in unusual),
                 "noted": re.compile(rb"\r\n(?i:(%b)):[ \t]*([^\r\n]*)" % names),
+                "heads": {},
                 "evaluations": evaluations,
                 "changes": changes,
                 "posts": PlainPosts({*NOTED, *NOTED_IN_CHANGES, *(name.encode() for name in unusual)}),
@@ -86,22 +100,44 @@ class HotProtocol(LimitedProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Answers a plain hot call, or passes everything to the parser."""
-        small = len(data) <= self.limits.max_header_bytes and not self.leaving
-        if small and not self._is_busy() and (plain := PLAIN.fullmatch(data)):
-            begun = time.perf_counter_ns()
-            calls, host, user_id = self.calls, plain[2], UserId(int(plain[1]))
-            found = self.noted.findall(data)
-            question = self._question(user_id, found) if found else Question((user_id,))
-            if question is not None and (host is None or is_host(host)):
-                answer = calls.read(question)
-                if answer is not None:
-                    self._answer(answer)
-                    if calls.reads is not None:
-                        calls.reads.add(time.perf_counter_ns() - begun)
+        if len(data) <= self.limits.max_header_bytes and not self.leaving and not self._is_busy():
+            if line := _LINE.match(data):
+                if self._take_read(int(line[1]), data[line.end() :]):
                     return
-        elif small and data.startswith(b"POST ") and not self._is_busy() and self._take_post(data):
-            return
+            elif data.startswith(b"POST ") and self._take_post(data):
+                return
         super().data_received(data)
+
+    def _take_read(self, user_id: int, headers: bytes) -> bool:
+        """Answers a plain hot read; says whether it was one."""
+        begun = time.perf_counter_ns()
+        head = self.heads.get(headers) or self._head_of(headers)
+        if head is None:
+            return False
+        answer = self.calls.read(user_id, head.authorization, head.request_id)
+        if answer is None:
+            return False
+        self._answer(answer)
+        if self.calls.reads is not None:
+            self.calls.reads.add(time.perf_counter_ns() - begun)
+        return True
+
+    def _head_of(self, headers: bytes) -> Head | None:
+        """What matters of the headers, up to the end of the request; None if they are not plain."""
+        plain = PLAIN_HEAD.fullmatch(headers)
+        if plain is None or not (plain[1] is None or is_host(plain[1])):
+            return None
+        found = self.noted.findall(b"\r\n" + headers)
+        given = [(name.lower(), value.rstrip(b" \t")) for name, value in found]
+        noted = self.calls.noted(given)
+        if noted is None or not self.unusual.isdisjoint(name for name, _ in given):
+            return None
+        head = Head(noted.get(AUTHORIZATION), noted.get(HEADER))
+        if head.request_id is None and len(headers) <= _LONGEST_REMEMBERED:
+            if len(self.heads) >= _HEADS_REMEMBERED:
+                self.heads.clear()
+            self.heads[headers] = head
+        return head
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._pending is not None:
@@ -155,12 +191,6 @@ class HotProtocol(LimitedProtocol):
         if answer.tally is not None:
             answer.tally.add(time.perf_counter_ns() - begun)
         return True
-
-    def _question(self, user_id: UserId, found: Sequence[tuple[bytes, bytes]]) -> Question | None:
-        headers = [(name.lower(), value.rstrip(b" \t")) for name, value in found]
-        if any(name in self.unusual for name, _ in headers):
-            return None
-        return self.calls.read_question(user_id, headers)
 
     def _is_busy(self) -> bool:
         """Whether a message is partly received, or an answer partly sent."""
