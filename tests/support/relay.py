@@ -1,6 +1,7 @@
 """A relay whose address stays the same while the server behind it stops, and starts elsewhere."""
 
 import asyncio
+import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from urllib.parse import urlsplit
@@ -11,7 +12,7 @@ from segmentd.background import end
 
 
 class Relay:
-    """Passes every TCP connection on to the Unix socket of an embedded PostgreSQL."""
+    """Passes TCP connections on to the Unix socket of an embedded PostgreSQL, or to the port of a service."""
 
     def __init__(self, server_url: str, port: int) -> None:
         self._server_url = server_url
@@ -19,7 +20,12 @@ class Relay:
         self.flowing = asyncio.Event()
         self.flowing.set()
         self.passing: set[asyncio.Task[None]] = set()
+        self._streams: set[asyncio.StreamWriter] = set()
         self._cut = False
+        self.delay_s = 0.0
+        """How long each piece is on its way."""
+        self.bytes_per_second = math.inf
+        """Of each connection in each direction."""
 
     @property
     def url(self) -> str:
@@ -48,6 +54,32 @@ class Relay:
         self._cut = True
         await end(*self.passing)
 
+    def reset(self) -> None:
+        """Resets all connections, in the middle of whatever passes; new ones are let in."""
+        for stream in self._streams:
+            stream.transport.abort()
+
+    async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """A connection to the server. Raises OSError."""
+        parts = urlsplit(self._server_url)
+        if parts.scheme == "http":
+            return await asyncio.open_connection(parts.hostname, parts.port)
+        return await asyncio.open_unix_connection(self.socket)
+
+    async def copy(self, source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+        """Passes on what comes, until one end closes."""
+        self._streams.add(target)
+        try:
+            with suppress(OSError):
+                while chunk := await source.read(65536):
+                    await asyncio.sleep(self.delay_s + len(chunk) / self.bytes_per_second)
+                    await self.flowing.wait()
+                    target.write(chunk)
+                    await target.drain()
+        finally:
+            self._streams.discard(target)
+            target.close()
+
     def mend(self) -> None:
         """From now on connections pass again."""
         self._cut = False
@@ -66,11 +98,11 @@ async def relay_to(server_url: str) -> AsyncIterator[Relay]:
             to_client.close()
             return
         try:
-            server, to_server = await asyncio.open_unix_connection(relay.socket)
+            server, to_server = await relay.connect()
         except OSError:
             to_client.close()
             return
-        await asyncio.gather(_copy(client, to_server, relay.flowing), _copy(server, to_client, relay.flowing))
+        await asyncio.gather(relay.copy(client, to_server), relay.copy(server, to_client))
 
     def let_in(client: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:
         task = asyncio.create_task(pass_on(client, to_client))
@@ -83,14 +115,3 @@ async def relay_to(server_url: str) -> AsyncIterator[Relay]:
             yield relay
         finally:
             await relay.cut()
-
-
-async def _copy(source: asyncio.StreamReader, target: asyncio.StreamWriter, flowing: asyncio.Event) -> None:
-    try:
-        with suppress(OSError):
-            while chunk := await source.read(65536):
-                await flowing.wait()
-                target.write(chunk)
-                await target.drain()
-    finally:
-        target.close()
