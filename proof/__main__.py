@@ -9,7 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final, NamedTuple
 
-from proof import histories, kills, long_tests, soak
+from proof import histories, kills, long_tests, scenarios, soak, upgrade
 from proof.results import PAGE, Measured, Result, keep, kept, page
 from tests.support.postgres import new_database, quick_server
 
@@ -36,6 +36,16 @@ def _histories(options: Namespace, folder: Path) -> Measured:
         return asyncio.run(histories.histories(plan, url, folder, _say))
 
 
+def _faults(options: Namespace, folder: Path) -> Measured:
+    return asyncio.run(scenarios.scenarios(folder, _say, seconds=60 * options.minutes))
+
+
+def _upgrade(options: Namespace, folder: Path) -> Measured:
+    plan = upgrade.Plan(options.operations, options.seed, 60 * options.minutes)
+    with quick_server(folder) as server, new_database(server, "template1") as url:
+        return asyncio.run(upgrade.upgrade(plan, url, folder, _say))
+
+
 def _soak(options: Namespace, folder: Path) -> Measured:
     plan = soak.Plan(60.0 * options.minutes, options.percent, options.seed)
     return soak.measured(*asyncio.run(soak.soak(plan, folder, _say)), plan)
@@ -60,6 +70,20 @@ PROOFS: Final[dict[str, Proof]] = {
         20,
         {"operations": (100_000, "of all clients together"), "seed": (1, "of everything random")},
         _histories,
+    ),
+    "faults": Proof(
+        "whatever happens around a node, what it acknowledged is kept, hot reads are answered rightly,"
+        " nothing is answered 500, a revoked token stays out, and all goes on with the same processes",
+        15,
+        {},
+        _faults,
+    ),
+    "upgrade": Proof(
+        "while a node of the next release migrates the database, joins and takes over, no read fails, and the"
+        " promises of histories hold across both",
+        10,
+        {"operations": (20_000, "of all clients together"), "seed": (1, "of everything random")},
+        _upgrade,
     ),
     "soak": Proof(
         "under a steady mixed load memory, descriptors, connections, the replica, tables and latency stay"

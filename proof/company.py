@@ -1,25 +1,25 @@
 """Writers and a follower of the feed around one node, and all that is compared with what they were told."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 
 from proof.agreement import Agreement, Follower
 from proof.ledger import Ledger
 from proof.node import Node
-from proof.writers import Pause, Writer
+from proof.writers import Doors, Pause, Writer
 
 
 class Company:
     """Those who use a node all the time."""
 
-    def __init__(self, node: Node, writers: int, seed: int) -> None:
-        self._node = node
+    def __init__(self, doors: Doors, url: Callable[[], str], writers: int, seed: int) -> None:
+        self._url = url
         self._pause = Pause()
         self.ledger = Ledger()
-        self.writers = [Writer(number, node.doors, self.ledger, seed) for number in range(1, 1 + writers)]
-        self._follower = Follower(node.doors.client())
-        self._agreement = Agreement(self.ledger, self._follower, node.doors.client())
+        self.writers = [Writer(number, doors, self.ledger, seed) for number in range(1, 1 + writers)]
+        self._follower = Follower(doors.client())
+        self._agreement = Agreement(self.ledger, self._follower, doors.client())
         self._wrongs = [self._follower.wrong, *(writer.wrong for writer in self.writers)]
         self._tasks = [asyncio.create_task(writer.write(self._pause)) for writer in self.writers]
         self._tasks.append(asyncio.create_task(self._follower.follow()))
@@ -27,7 +27,7 @@ class Company:
     async def differences(self, *, final: bool = False) -> list[str]:
         """What does not agree while all writers wait, and what was answered wrongly since the last call."""
         async with self._pause.quiet():
-            found = await self._agreement.differences(lambda: self._node.url, final=final)
+            found = await self._agreement.differences(self._url, final=final)
         for wrong in self._wrongs:
             found += wrong
             wrong.clear()
@@ -52,7 +52,7 @@ class Company:
 @asynccontextmanager
 async def company(node: Node, writers: int, seed: int) -> AsyncIterator[Company]:
     """They work until the end of the context."""
-    company = Company(node, writers, seed)
+    company = Company(node.doors, lambda: node.url, writers, seed)
     try:
         yield company
     finally:

@@ -28,6 +28,8 @@ class Recording:
     writes: list[Write] = field(default_factory=list)
     reads: list[Read] = field(default_factory=list)
     operations: int = 0
+    failed_reads: int = 0
+    """Reads that had no answer, or 503."""
     wrong: list[str] = field(default_factory=list)
 
     def history(self, feeds: dict[str, list[FeedEvent]]) -> History:
@@ -45,14 +47,23 @@ class Recorder:
         self._recording = recording
         self._chance = chance
         self._numbers = itertools.count(1)
-        self._clients = {node: doors.client() for node, doors in nodes.items()}
-        self._channels = {
-            node: grpc.aio.insecure_channel(
-                f"{doors.host}:{doors.grpc_port}", [("grpc.max_reconnect_backoff_ms", 500)]
-            )
-            for node, doors in nodes.items()
-        }
+        self._clients: dict[str, Client] = {}
+        self._channels: dict[str, grpc.aio.Channel] = {}
         self._tags: dict[tuple[str, int], tuple[str, Segments]] = {}
+        self.asking: str | None = None
+        """The node that is asked at the moment."""
+        self.nodes: set[str] = set()
+        """Those that it asks from now on."""
+        for node, doors in nodes.items():
+            self.join(node, doors)
+
+    def join(self, node: str, doors: Doors) -> None:
+        """From now on it asks this node too."""
+        self._clients[node] = doors.client()
+        self._channels[node] = grpc.aio.insecure_channel(
+            f"{doors.host}:{doors.grpc_port}", [("grpc.max_reconnect_backoff_ms", 500)]
+        )
+        self.nodes.add(node)
 
     async def work(self, over: Callable[[], bool]) -> None:
         """Asks until it is over."""
@@ -70,12 +81,14 @@ class Recorder:
         ]
         while not over():
             [act] = self._chance.choices([act for act, _ in acts], [weight for _, weight in acts])
+            self.asking = self._chance.choice(sorted(self.nodes))
             try:
-                await act(self._chance.choice([*self._clients]))
+                await act(self.asking)
             except Lost:
-                continue
+                self._recording.failed_reads += 1
             finally:
                 self._recording.operations += 1
+                self.asking = None
 
     async def close(self) -> None:
         for client in self._clients.values():
@@ -180,14 +193,14 @@ class Recorder:
         user_id = self._user()
         begin = time.monotonic()
         answer = await self._clients[node].ask("GET", f"/api/v1/users/{user_id}/segments")
-        if self._expect(answer.status, "a read", answer.body):
+        if self._is_read(answer.status, "a read", answer.body):
             self._seen(node, "GET", begin, {user_id: answer.json()["segments"]}, answer.age)
 
     async def _read_database(self, node: str) -> None:
         user_id = self._user()
         begin = time.monotonic()
         answer = await self._clients[node].ask("GET", f"/api/v1/users/{user_id}/segments?detail=true")
-        if self._expect(answer.status, "a detailed read", answer.body):
+        if self._is_read(answer.status, "a detailed read", answer.body):
             slugs = [each["slug"] for each in answer.json()["segments"]]
             self._seen(node, "detail", begin, {user_id: slugs}, 0, from_database=True)
 
@@ -195,7 +208,7 @@ class Recorder:
         asked = self._chance.sample(range(1, self._users + 1), min(_LOOKED_UP, self._users))
         begin = time.monotonic()
         answer = await self._clients[node].ask("POST", "/api/v1/lookup", {"user_ids": asked})
-        if self._expect(answer.status, "a lookup", answer.body):
+        if self._is_read(answer.status, "a lookup", answer.body):
             found = {each["user_id"]: each["segments"] for each in answer.json()["users"]}
             self._seen(node, "lookup", begin, found, answer.age)
 
@@ -206,6 +219,7 @@ class Recorder:
         try:
             found = await call(pb.ListUserSegmentsRequest(user_id=user_id), timeout=30)
         except grpc.aio.AioRpcError as error:
+            self._recording.failed_reads += 1
             self._expect_grpc(error)
             return
         self._seen(node, "gRPC", begin, {user_id: found.segments}, found.age.seconds)
@@ -217,6 +231,7 @@ class Recorder:
         try:
             found = await call(pb.LookUpRequest(user_ids=asked), timeout=30)
         except grpc.aio.AioRpcError as error:
+            self._recording.failed_reads += 1
             self._expect_grpc(error)
             return
         users = {each.user_id: each.segments for each in found.users}
@@ -226,7 +241,7 @@ class Recorder:
         user_id, slug = self._user(), self._chance.choice(SLUGS)
         begin = time.monotonic()
         answer = await self._clients[node].ask("POST", f"/ofrep/v1/evaluate/flags/{slug}", _context(user_id))
-        if self._expect(answer.status, "a flag", answer.body):
+        if self._is_read(answer.status, "a flag", answer.body):
             on = [slug] if answer.json()["value"] else []
             self._seen(node, "flag", begin, {user_id: on}, answer.age, only=slug)
 
@@ -240,7 +255,7 @@ class Recorder:
         )
         if answer.status == 304:
             self._seen(node, "flags, not modified", begin, {user_id: before}, answer.age)
-        elif self._expect(answer.status, "flags", answer.body):
+        elif self._is_read(answer.status, "flags", answer.body):
             on = frozenset(flag["key"] for flag in answer.json()["flags"] if flag["value"])
             self._tags[node, user_id] = answer.headers["etag"], on
             self._seen(node, "flags", begin, {user_id: on}, answer.age)
@@ -267,6 +282,10 @@ class Recorder:
         if status not in {200, 503}:
             self._recording.wrong.append(f"{what} was answered {status} {body[:200]!r}")
         return status == 200
+
+    def _is_read(self, status: int, what: str, body: bytes) -> bool:
+        self._recording.failed_reads += status != 200
+        return self._expect(status, what, body)
 
     def _expect_grpc(self, error: grpc.aio.AioRpcError) -> None:
         if error.code() not in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}:

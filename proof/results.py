@@ -9,7 +9,7 @@ from typing import Final, Self
 import msgspec
 
 from bench.programs import machine
-from proof.faults import FAULTS, Fault
+from proof.faults import ALWAYS, FAULTS, Fault
 from proof.findings import FINDINGS
 
 _RESULTS: Final = Path(__file__).with_name("results.json")
@@ -104,9 +104,10 @@ def _faults(faults: Mapping[str, Fault]) -> list[str]:
         "## Faults",
         "",
         "What must hold was written first. One word is a proof of that name, all else is a file in `tests/`;",
-        "the proof `tests` runs the long forms of these.",
+        "the proof `tests` runs the long forms of these. In each proof this must hold:",
+        f"{ALWAYS}.",
         "",
-        "| fault | what must hold | shown by |",
+        "| fault | what must hold too | shown by |",
         "| --- | --- | --- |",
     ]
     return lines + [

@@ -40,6 +40,11 @@ class Doors(NamedTuple):
     grpc_port: int
     token: str | None = None
 
+    @property
+    def metadata(self) -> list[tuple[str, str]]:
+        """Of calls by gRPC."""
+        return [("authorization", f"Bearer {self.token}")] if self.token else []
+
     def client(self) -> Client:
         return Client(self.host, self.port, self.token)
 
@@ -143,7 +148,7 @@ class Writer:
         answer = None
         call = stub(self._channel, "Memberships/ChangeUserSegments", pb.ChangedSegments)
         try:
-            found = await call(request, timeout=30)
+            found = await call(request, timeout=30, metadata=self._doors.metadata)
             told, answer = Told.ACKNOWLEDGED, {"segments": [*found.segments]}
         except grpc.aio.AioRpcError as error:
             told = Told.REFUSED if error.code() in _UNCHANGED_BY_GRPC else Told.NOTHING
