@@ -37,7 +37,7 @@ from segmentd.domain.memberships import (
 )
 from segmentd.domain.pages import SLUG_KEYS, USER_KEYS, Limit, Listing, Page
 from segmentd.domain.reports import LONGEST_WAIT_S, Report, ReportId, ReportLimits, ReportOrder, Status
-from segmentd.domain.segments import NewSegment, Percent, Segment, SegmentUpdate
+from segmentd.domain.segments import NOTHING_SEEN, NewSegment, Percent, Segment, SegmentUpdate
 from segmentd.domain.texts import Name
 from segmentd.domain.users import User
 from segmentd.exports import Exports
@@ -211,9 +211,15 @@ class Service:
         """One living segment. Raises SegmentNotFound."""
         return await segments.get(self._database, slug)
 
-    async def update_segment(self, slug: Slug, update: SegmentUpdate, actor: Actor) -> Segment:
-        """Changes slug, description or percentage, or ends it. Raises SegmentNotFound, SegmentExists."""
-        updated = await segments.update(self._database, slug, update, actor)
+    async def update_segment(
+        self, slug: Slug, update: SegmentUpdate, actor: Actor, seen: SegmentUpdate = NOTHING_SEEN
+    ) -> Segment:
+        """Changes slug, description or percentage, or ends it, and returns the segment as it is then.
+
+        If it no longer has the values that were seen, nothing is changed. Raises SegmentNotFound,
+        SegmentExists.
+        """
+        updated = await segments.update(self._database, slug, update, actor, seen)
         await self._show_segments()
         return updated
 

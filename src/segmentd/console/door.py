@@ -10,7 +10,7 @@ from litestar.types import ControllerRouterHandler
 
 from segmentd.api.http.edge.guard import ADMITS, OPERATION, AnyConnection
 from segmentd.console import access, files
-from segmentd.console.pages import search, segments, user
+from segmentd.console.pages import search, segment, segment_actions, segment_chart, segments, user
 from segmentd.console.refusals import EXCEPTION_HANDLERS
 from segmentd.console.rendering import in_slices
 from segmentd.console.sessions import Sessions
@@ -34,6 +34,9 @@ HANDLERS: Final[list[ControllerRouterHandler]] = [
     *search.HANDLERS,
     *user.HANDLERS,
     *segments.HANDLERS,
+    *segment.HANDLERS,
+    *segment_actions.HANDLERS,
+    *segment_chart.HANDLERS,
     nothing_here,
 ]
 

@@ -2,7 +2,7 @@
 
 from datetime import datetime
 from decimal import Decimal
-from typing import Annotated, NewType
+from typing import Annotated, Final, NewType
 
 import msgspec
 
@@ -49,6 +49,10 @@ class SegmentUpdate(msgspec.Struct, frozen=True):
     slug: Slug | msgspec.UnsetType = msgspec.UNSET
     description: Description | msgspec.UnsetType = msgspec.UNSET
     percent: Percent | msgspec.UnsetType | None = msgspec.UNSET
+
+
+NOTHING_SEEN: Final = SegmentUpdate()
+"""For a change that holds whatever the values were; else those that must not have changed meanwhile."""
 
 
 def exact_percent(number: float) -> Percent:

@@ -3,16 +3,18 @@
 from collections.abc import Sequence
 from typing import Final, LiteralString
 
+import msgspec
 import psycopg
 from msgspec import UNSET
 
 from segmentd.domain.access import Actor
 from segmentd.domain.errors import SegmentExists, SegmentNotFound
 from segmentd.domain.identifiers import Slug
-from segmentd.domain.segments import NewSegment, Segment, SegmentUpdate
+from segmentd.domain.segments import NOTHING_SEEN, NewSegment, Segment, SegmentUpdate
 from segmentd.storage.database import Database, Succeeded
 
 _COLUMNS: Final[LiteralString] = "slug, description, percent, salt, created_at"
+_SEEN: Final = msgspec.json.Encoder(decimal_format="number")
 
 
 async def create(database: Database, segment: NewSegment, actor: Actor) -> Segment:
@@ -59,13 +61,22 @@ async def list_with_part(database: Database, part: str, after: Slug | None, limi
     )
 
 
-async def update(database: Database, slug: Slug, update: SegmentUpdate, actor: Actor) -> Segment:
-    """Makes the changes asked for. Raises SegmentNotFound, SegmentExists, Unavailable."""
+async def update(
+    database: Database,
+    slug: Slug,
+    update: SegmentUpdate,
+    actor: Actor,
+    seen: SegmentUpdate = NOTHING_SEEN,
+) -> Segment:
+    """Makes the changes asked for, if the segment still has the values that were seen; returns it as it is.
+
+    Raises SegmentNotFound, SegmentExists, Unavailable.
+    """
     new_slug = None if update.slug is UNSET else update.slug
     try:
         updated = await database.one(
             Segment,
-            f"SELECT {_COLUMNS} FROM update_segment(%s, %s, %s, %s, %s, %s, %s)",
+            f"SELECT {_COLUMNS} FROM update_segment(%s, %s, %s, %s, %s, %s, %s, %s)",
             [
                 slug,
                 new_slug,
@@ -73,6 +84,7 @@ async def update(database: Database, slug: Slug, update: SegmentUpdate, actor: A
                 None if update.percent is UNSET else update.percent,
                 update.percent is None,
                 *actor,
+                _SEEN.encode(seen).decode(),
             ],
         )
     except psycopg.errors.UniqueViolation:

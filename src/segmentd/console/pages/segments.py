@@ -53,7 +53,7 @@ async def show_segments(
 ) -> Response[bytes]:
     """A page of the segments, and the form that makes one."""
     visit = Visit.of(request)
-    told = notice(visit, words.MADE_NOTICE) if request.query_params.get("done") == "made" else None
+    told = notice(visit, words.DONE.get(request.query_params.get("done", "")))
     return await _page(visit, service, q.strip(), cursor, told)
 
 

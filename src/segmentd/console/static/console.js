@@ -43,7 +43,18 @@
     }
   }
 
+  // A slider beside a field writes into it, and follows it.
+  function sliders(root) {
+    for (const slider of root.querySelectorAll("input[type=range][data-field][hidden]")) {
+      const field = slider.form.elements.namedItem(slider.dataset.field);
+      slider.hidden = false;
+      slider.addEventListener("input", () => { field.value = slider.value; });
+      field.addEventListener("input", () => { slider.value = field.value.replace(",", ".") || "0"; });
+    }
+  }
+
   function localise(root) {
+    sliders(root);
     localTimes(root);
     localAxes(root);
     localFields(root);

@@ -1,5 +1,6 @@
 """The list of segments."""
 
+from collections.abc import Mapping
 from typing import Final
 
 from segmentd.console.language import Plural, Text
@@ -37,4 +38,7 @@ PERCENT_HINT: Final = Text(
     "How many of all users are in it; empty: only those who are added.",
     "Какая доля всех пользователей в нём; пусто — только добавленные.",
 )
-MADE_NOTICE: Final = Text("The segment was created.", "Сегмент создан.")
+DONE: Final[Mapping[str, Text]] = {
+    "made": Text("The segment was created.", "Сегмент создан."),
+    "deleted": Text("The segment was deleted.", "Сегмент удалён."),
+}

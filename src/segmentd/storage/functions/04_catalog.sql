@@ -100,10 +100,11 @@ END
 $$;
 
 -- Changes the slug, the description or the percentage; null leaves a value as it is. `p_ends_rollout` ends the
--- percentage. No row: there is no such living segment.
+-- percentage. A segment that no longer has the values in `p_seen` stays as it is. No row: there is no such living
+-- segment.
 CREATE OR REPLACE FUNCTION update_segment(
     p_slug text, p_new_slug text, p_description text, p_percent numeric, p_ends_rollout boolean,
-    p_actor text DEFAULT 'anonymous', p_on_behalf_of text DEFAULT NULL
+    p_actor text DEFAULT 'anonymous', p_on_behalf_of text DEFAULT NULL, p_seen jsonb DEFAULT '{}'
 )
     RETURNS SETOF living_segments
     LANGUAGE plpgsql AS $$
@@ -115,6 +116,10 @@ BEGIN
     PERFORM lock_catalog();
     SELECT * INTO segment FROM living_segment(p_slug);
     IF NOT FOUND THEN
+        RETURN;
+    END IF;
+    IF NOT to_jsonb(segment) @> p_seen THEN
+        RETURN NEXT segment;
         RETURN;
     END IF;
     now_at := raise_catalog();

@@ -68,11 +68,12 @@ async def export_segment(
         raise Invalid(Fault("/header", "only csv has a header"))
     order = ExportOrder(slug, instant("at", at), format, header, text_ids=ids is Ids.STRING)
     packs = takes_gzip(request.headers.get("Accept-Encoding", ""))
-    return Download(_content(service, order, packs=packs))
+    return Download(exported(service, order, packs=packs))
 
 
 @asynccontextmanager
-async def _content(service: Service, order: ExportOrder, *, packs: bool) -> AsyncIterator[Content]:
+async def exported(service: Service, order: ExportOrder, *, packs: bool) -> AsyncIterator[Content]:
+    """The lines and their headers, with gzip if `packs`. Raises what Exports.open does."""
     async with service.exports.open(order) as (as_of, chunks):
         # Windows has no colons in names of files.
         name = f"{order.slug}-{rfc3339(as_of).replace(':', '.')}.{order.format}"
