@@ -2,12 +2,16 @@
 
 import asyncio
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager, nullcontext
+from contextlib import AbstractAsyncContextManager, closing, nullcontext
+from pathlib import Path
 
 import pytest
 
 from segmentd.replica import turns
+from segmentd.replica.follower import Follower
+from segmentd.replica.status import ReplicaStatus, boot_time, status_path
 from segmentd.replica.turns import ENOUGH_CORES, FEW_READS, Turns
+from segmentd.storage.database import Database
 
 Taken = Callable[[], AbstractAsyncContextManager[None]]
 
@@ -80,3 +84,20 @@ async def test_reads_count_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
     reads.between_two_looks = FEW_READS + 1
     monkeypatch.setattr(turns, "REMEMBERED_S", 30.0)
     assert await waits(both.batch, both.round)
+
+
+async def test_a_round_waits_for_its_turn(database: Database, tmp_path: Path) -> None:
+    turn = asyncio.Lock()
+    with (
+        closing(Follower(database, tmp_path, turn=lambda: turn)) as follower,
+        closing(ReplicaStatus.open(status_path(tmp_path))) as status,
+    ):
+        await follower.round()
+        built_at = status.fresh_at
+        async with turn:
+            round_of_changes = asyncio.create_task(follower.round())
+            await asyncio.sleep(0)
+            begun = boot_time()
+        await round_of_changes
+        # The time for which it waited is not in the age of the replica.
+        assert built_at < begun <= status.fresh_at

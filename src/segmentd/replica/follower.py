@@ -115,8 +115,10 @@ class Follower:
         """
         if self._store is None:
             await self._resume()
-        if self._store is not None and await self._advance(self._store):
-            return
+        if self._store is not None:
+            async with self._turn():
+                if await self._advance(self._store):
+                    return
         await self._rebuild()
 
     async def keep_pace(self, patience_s: float = LONGEST_PACE_SECONDS) -> None:
@@ -138,7 +140,7 @@ class Follower:
         """
         try:
             begun = boot_time()
-            async with self._turn(), replication.reading(self._database) as reading:
+            async with replication.reading(self._database) as reading:
                 moment = await timelines.present(store, reading)
                 offset = await _clock_offset(reading)
                 version = await self._follow(store, reading, moment)
