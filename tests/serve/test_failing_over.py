@@ -34,7 +34,7 @@ def failed_over(servers: Pair, how: str, callers: list[Callers]) -> float:
         case "freeze":
             servers.primary.freeze()
         case "loss":
-            servers.standby.stop_receiving()
+            servers.primary.stop_sending()
             before = answered(callers)
             eventually(lambda: answered(callers) > before + 20)
             servers.primary.kill()

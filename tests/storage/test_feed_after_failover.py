@@ -1,18 +1,16 @@
 """A position goes on after a fail-over, unless the new primary lacks what the position has seen."""
 
 import asyncio
-import shutil
-from pathlib import Path
 
 import psycopg
 import pytest
 
 from segmentd.domain.errors import PositionExpired
-from segmentd.storage import embedded
 from segmentd.storage.database import Database
 from segmentd.storage.feed import present, read
 from segmentd.storage.migrate import migrate
 from segmentd.storage.positions import Position
+from tests.support.pairs import pair
 
 
 def create(url: str, slug: str) -> Position:
@@ -38,38 +36,40 @@ def follow(url: str, position: Position) -> list[str]:
 
 
 @pytest.mark.timeout(120)
-def test_a_position_survives_a_fail_over_if_the_standby_had_all_that_it_saw(used_dir: Path) -> None:
-    primary = embedded.start(used_dir)
-    try:
-        asyncio.run(migrate(primary.url))
-        seen_by_both = create(primary.url, "BOTH")
-    finally:
-        primary.stop()
-    standby_dir = Path(shutil.copytree(used_dir, used_dir.with_name("standby")))
-    primary = embedded.start(used_dir)
-    try:
-        seen_by_one = create(primary.url, "LOST")
-        assert follow(primary.url, seen_by_both) == ["LOST"]
-    finally:
-        primary.stop()
+def test_a_position_survives_a_fail_over_if_the_standby_had_all_that_it_saw() -> None:
+    with pair(synchronous=False) as servers:
+        asyncio.run(migrate(servers.primary.url))
+        seen_by_both = create(servers.primary.url, "BOTH")
+        servers.wait_for_standby()
+        servers.primary.stop_sending()
+        seen_by_one = create(servers.primary.url, "LOST")
+        assert follow(servers.primary.url, seen_by_both) == ["LOST"]
+        servers.primary.kill()
+        servers.promote()
+        on_the_new_one = create(servers.primary.url, "NEW")
 
-    (standby_dir / "postgres" / "standby.signal").touch()
-    standby = embedded.start(standby_dir)
-    try:
-        with psycopg.connect(standby.url, autocommit=True) as connection:
-            assert connection.execute("SELECT pg_is_in_recovery(), pg_promote()").fetchone() == (True, True)
-        on_the_new_one = create(standby.url, "NEW")
-
-        assert follow(standby.url, seen_by_both) == ["NEW"]
+        assert follow(servers.primary.url, seen_by_both) == ["NEW"]
         with pytest.raises(PositionExpired, match="After a fail-over"):
-            follow(standby.url, seen_by_one)
-    finally:
-        standby.stop()
+            follow(servers.primary.url, seen_by_one)
 
-    # PostgreSQL forgets where a timeline began, and segmentd does not.
-    restarted = embedded.start(standby_dir)
-    try:
-        assert follow(restarted.url, seen_by_both) == ["NEW"]
-        assert follow(restarted.url, on_the_new_one) == []
-    finally:
-        restarted.stop()
+        # PostgreSQL forgets where a timeline began, and segmentd does not.
+        servers.primary.kill()
+        servers.primary.start()
+        assert follow(servers.primary.url, seen_by_both) == ["NEW"]
+        assert follow(servers.primary.url, on_the_new_one) == []
+
+
+def test_positions_expire_where_the_new_primary_crashed_before_anybody_noted_its_timeline() -> None:
+    with pair(synchronous=False) as servers:
+        asyncio.run(migrate(servers.primary.url))
+        servers.wait_for_standby()
+        servers.primary.stop_sending()
+        seen_by_one = create(servers.primary.url, "LOST")
+        servers.primary.kill()
+        servers.promote()
+        create(servers.primary.url, "NEW")
+        servers.primary.kill()
+        servers.primary.start()
+
+        with pytest.raises(PositionExpired, match="After a fail-over"):
+            follow(servers.primary.url, seen_by_one)

@@ -72,7 +72,6 @@ class Server:
 
     def promote(self) -> None:
         """Makes a standby the primary."""
-        self._signal(signal.SIGCONT)
         assert self.execute("SELECT pg_promote()") == [(True,)]
 
     def execute(self, query: str) -> list[tuple[object, ...]]:
@@ -90,9 +89,9 @@ class Server:
         """Its processes go on existing, and do nothing: connections stay open, and nobody answers."""
         self._signal(signal.SIGSTOP)
 
-    def stop_receiving(self) -> None:
-        """A standby gets nothing more, though its primary goes on."""
-        self._signal(signal.SIGSTOP, "walreceiver")
+    def stop_sending(self) -> None:
+        """The standby gets nothing more, though this primary goes on."""
+        self._signal(signal.SIGSTOP, "walsender")
 
     def stop(self) -> None:
         """Shuts it down in order: a standby gets all that there is."""
@@ -140,6 +139,11 @@ class Pair:
         hosts = f"{standby.host}:5432,{primary.host}:5432"
         self.url: Final = f"postgresql://segmentd@{hosts}/postgres?target_session_attrs=read-write"
         """Names both; the first one is a standby at the beginning."""
+
+    def wait_for_standby(self) -> None:
+        """Until the standby has all that the primary has written."""
+        [(place,)] = self.primary.execute("SELECT pg_current_wal_lsn()")
+        eventually(lambda: self.standby.execute(f"SELECT pg_last_wal_replay_lsn() >= '{place}'") == [(True,)])
 
     def promote(self) -> None:
         """Makes the standby the primary; the one before is no part any more."""

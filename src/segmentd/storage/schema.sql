@@ -3221,11 +3221,12 @@ CREATE OR REPLACE FUNCTION current_timeline() RETURNS bigint
     LANGUAGE sql VOLATILE
     RETURN ('x' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8))::bit(32)::bigint;
 
--- Notes where this timeline began: where the replay of the log ended. PostgreSQL forgets that when it is restarted.
+-- Notes where this timeline began: where the replay of the log ended, if this server received it as a standby. After a
+-- restart that is forgotten, and after a crash the replay ends elsewhere: then NULL is noted, and nobody can tell.
 CREATE OR REPLACE FUNCTION note_timeline() RETURNS void
     LANGUAGE sql AS $$
     INSERT INTO timelines (timeline, began_at)
-    SELECT current_timeline(), pg_last_wal_replay_lsn()
+    SELECT current_timeline(), CASE WHEN pg_last_wal_receive_lsn() IS NOT NULL THEN pg_last_wal_replay_lsn() END
     WHERE NOT EXISTS (SELECT FROM timelines t WHERE t.timeline = current_timeline())
     ON CONFLICT DO NOTHING
 $$;
@@ -3253,4 +3254,4 @@ $$;
 INSERT INTO schema_migrations (number, name) VALUES
     (1, '0001_tables.sql');
 INSERT INTO schema_functions (digest, version) VALUES
-    ('8ee86febe0bf03869051499655bd845e9a70fb4df6835baaf9b2c6a2f25ce6ec', '0.1.0');
+    ('54e1c06cdf65dc23b07d19073de65819daf72fb22964196169d8fdfdb2e85a92', '0.1.0');
