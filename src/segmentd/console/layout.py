@@ -78,6 +78,7 @@ def page(
 
 def html(content: h.BaseElement | str, status: int = 200, cookies: Sequence[Cookie] = ()) -> Response[bytes]:
     """An answer in HTML that no cache keeps and that loads nothing from elsewhere."""
+    # With no-referrer, browsers would send `Origin: null` with our own forms (docs/decisions/0039).
     headers = {**SECURITY_HEADERS, "Content-Security-Policy": CSP, "Referrer-Policy": "same-origin"}
     return Rendered(content, status, headers, cookies)
 

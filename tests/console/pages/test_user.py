@@ -54,7 +54,7 @@ async def change(browser: Browser, **fields: str) -> Page:
 
 async def test_the_support_story(console: ConsoleApp, clock: Clock) -> None:
     """Why did my new feature vanish?"""
-    feature, offer = await create(console, "NEW_FEATURE"), await create(console, "OFFER", "30")
+    feature, offer = await create(console, "NEW_FEATURE"), await create(console, "OFFER", "100")
     support = await console.logged_in(Role.EDITOR, "support", name="Anna")
     unknown = await support.get("/search?q=%20001000%20")
     assert (unknown.texts("h1"), str(unknown.answer.url.path)) == (["User 1000"], "/console/users/1000")
@@ -92,8 +92,9 @@ async def test_the_support_story(console: ConsoleApp, clock: Clock) -> None:
     assert "still in" not in bars[0]
     chosen = await support.get(f"/users/1000?remove={offer}")
     assert chosen.all("form", id="remove")[0].text.startswith("Remove from OFFER")
+    assert "whatever it becomes, the user will stay out" in chosen.text
     removed = await change(support, operation="remove", slug=offer, reason="asked for it")
-    assert removed.texts("p", class_="notice box")[0]
+    assert removed.texts("p", class_="notice box") == ["The user was removed."]
     out = await support.get(f"/users/1000?slug={offer}")
     assert "Not in OFFER. Taken out by request." in out.text
 
@@ -201,6 +202,27 @@ async def test_long_lists_have_pages(open_console: ConsoleApp) -> None:
 
 
 _AT = datetime(2026, 11, 28, 7, tzinfo=UTC)
+
+
+async def test_the_search_leads_to_a_user_a_segment_or_a_list(open_console: ConsoleApp) -> None:
+    for slug in ("42", "A", "AB"):
+        await create(open_console, slug)
+    browser = open_console.browser()
+    browser.client.follow_redirects = False
+    for wanted, address in (
+        ("42", "/users/42"),
+        ("%20007", "/users/7"),
+        ("0", "/users/0"),
+        ("A", "/segments/A"),
+        ("a", "/segments?q=a"),
+        ("%3Cb%3E", "/segments?q=%3Cb%3E"),
+        ("%20", "/"),
+        ("", "/"),
+    ):
+        answer = await browser.client.get(f"/console/search?q={wanted}")
+        assert (answer.status_code, answer.headers["location"]) == (303, f"/console{address}")
+
+
 NOW = Visit(Language.ENGLISH, "/console", "/", False, ANONYMOUS, None, "x", False)  # noqa: FBT003
 
 

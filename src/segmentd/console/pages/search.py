@@ -1,6 +1,7 @@
 """The search: a user by id, segments by a part of the slug; from every page."""
 
 import re
+from contextlib import suppress
 from typing import Final
 
 import htpy as h
@@ -13,6 +14,8 @@ from segmentd.console.layout import empty, page, see_other
 from segmentd.console.visit import Visit
 from segmentd.console.words import layout
 from segmentd.console.words import user as words
+from segmentd.domain.errors import SegmentNotFound
+from segmentd.domain.identifiers import read_slug
 from segmentd.domain.pages import Limit
 
 
@@ -40,13 +43,18 @@ async def show_search(request: AnyRequest, service: UseCases) -> Response[bytes]
 
 
 @get("/search", opt={OPERATION: "get_user_segments"})
-async def search(request: AnyRequest, q: FromQuery[str] = "") -> Response[bytes]:
-    """Leads to the user with this id, or to the segments with this part in their slugs."""
+async def search(request: AnyRequest, service: UseCases, q: FromQuery[str] = "") -> Response[bytes]:
+    """Leads to the user with this id, the segment with this slug, or those with this part in their slugs."""
     visit = Visit.of(request)
     wanted = q.strip()
     if re.fullmatch("[0-9]+", wanted):
         return see_other(visit, visit.link(f"/users/{wanted.lstrip('0') or '0'}"))
-    return see_other(visit, visit.link("/segments", q=wanted) if wanted else visit.link("/"))
+    if not wanted:
+        return see_other(visit, visit.link("/"))
+    with suppress(ValueError, SegmentNotFound):
+        segment = await service.get_segment(read_slug(wanted))
+        return see_other(visit, visit.link(f"/segments/{segment.slug}"))
+    return see_other(visit, visit.link("/segments", q=wanted))
 
 
 HANDLERS: Final = [show_search, search]

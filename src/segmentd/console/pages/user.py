@@ -116,7 +116,7 @@ async def user_page(
         _about(visit, user),
         _as_it_was(visit, asked, refused_time),
         _heading(visit, asked),
-        removable and user_change.removal(visit, asked.user_id, asked.remove, refusal),
+        removable and user_change.removal(visit, asked.user_id, asked.remove, refusal, evidence),
         [
             _segments(visit, shown, evidence, asked.user_id, removable=removable),
             next_page(
@@ -126,8 +126,8 @@ async def user_page(
         ]
         if shown
         else empty(visit.say(words.NO_SEGMENTS if asked.at is None else words.NO_SEGMENTS_THEN)),
-        removable and user_change.addition(visit, asked.user_id, refusal),
         await _explanation(visit, service, asked),
+        removable and user_change.addition(visit, asked.user_id, refusal),
         await _timeline(visit, service, asked),
         await _history(visit, service, asked),
         status=max(refusal.status, refused_time.status),

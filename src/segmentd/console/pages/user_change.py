@@ -1,6 +1,7 @@
 """The forms that add a user to a segment and remove them from one."""
 
 import re
+from collections.abc import Mapping
 from typing import Final
 
 import htpy as h
@@ -25,6 +26,7 @@ from segmentd.console.visit import Visit
 from segmentd.console.words import user as words
 from segmentd.domain.errors import SegmentdError, SegmentNotFound
 from segmentd.domain.identifiers import Slug, UserId
+from segmentd.domain.memberships import Evidence
 from segmentd.service import Service
 
 _ADD: Final = "add"
@@ -118,7 +120,9 @@ def removal_link(visit: Visit, user_id: UserId, slug: Slug) -> h.Element:
     return h.a(href=visit.link(f"/users/{user_id}", remove=slug) + "#remove")[visit.say(words.REMOVE)]
 
 
-def removal(visit: Visit, user_id: UserId, slug: str, refusal: Refusal) -> h.Node:
+def removal(
+    visit: Visit, user_id: UserId, slug: str, refusal: Refusal, evidence: Mapping[Slug, Evidence]
+) -> h.Node:
     """The form that removes, for a slug that was chosen or whose form was refused."""
     if refusal.form.text("operation") == _REMOVE:
         slug = refusal.form.text("slug")
@@ -127,11 +131,13 @@ def removal(visit: Visit, user_id: UserId, slug: str, refusal: Refusal) -> h.Nod
     if not slug:
         return None
     of_slug = refusal.of_fields.get("slug")
+    found = evidence.get(Slug(slug))
     return post_form(
         visit,
         f"/users/{user_id}/segments",
         h.h3[visit.say(words.REMOVE_FROM, slug=slug)],
         whole(refusal._replace(of_whole=of_slug or refusal.of_whole)),
+        found is not None and found.percent is not None and h.p[visit.say(words.EXCLUDES)],
         h.input(type="hidden", name="operation", value=_REMOVE),
         h.input(type="hidden", name="slug", value=slug),
         _reason(visit, refusal, _REMOVE),

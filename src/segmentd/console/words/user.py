@@ -101,6 +101,10 @@ ADD: Final = Text("Add to a segment", "Добавить в сегмент")
 ADD_BUTTON: Final = Text("Add", "Добавить")
 REMOVE: Final = Text("Remove", "Удалить")
 REMOVE_FROM: Final = Text("Remove from {slug}", "Удалить из {slug}")
+EXCLUDES: Final = Text(
+    "The segment has a percentage: whatever it becomes, the user will stay out until they are added again.",
+    "У сегмента есть процент: при любом его значении пользователь исключён, пока его не добавят снова.",
+)
 CANCEL: Final = Text("Leave it", "Оставить")
 TERM: Final = Text("Term", "Срок")
 TERMS: Final[Mapping[str, Text]] = {
