@@ -22,7 +22,7 @@ from segmentd.storage import console_sessions
 from segmentd.storage.database import Database
 from tests.console.conftest import CLOSED
 from tests.support.clock import Clock
-from tests.support.console import ConsoleApp
+from tests.support.console import ConsoleApp, Page
 from tests.support.issuer import issuer
 from tests.support.tokens import new_token, revoke
 
@@ -209,6 +209,21 @@ async def test_after_the_log_in_nobody_is_led_elsewhere(console: ConsoleApp) -> 
 
         assert page.answer.url.host == "segmentd.test"
         assert page.answer.url.path.startswith("/console")
+
+
+async def test_a_program_logs_in_with_the_token_alone_and_a_page_does_not(console: ConsoleApp) -> None:
+    token = await new_token(console.database, "script", Role.READER)
+    await console.authenticator.look()
+    program, page = console.browser(), console.browser(Sec_Fetch_Site="same-origin")
+
+    logged_in = Page.of(await program.client.post("/console/login", data={"token": token}))
+    refused = await page.client.post("/console/login", data={"token": token})
+    forged = await program.client.post("/console/login", data={"token": token, "form_token": "AAAA"})
+
+    assert logged_in.status == 200
+    assert (await program.get("/segments")).texts("h1") == ["Segments"]
+    assert (refused.status_code, forged.status_code) == (403, 403)
+    assert (await page.get("/segments")).texts("h1") == ["Log in"]
 
 
 # Forms

@@ -52,9 +52,9 @@ async def show_login(
 
 @post("/login", opt=OPEN_TO_ALL)
 async def log_in(request: AnyRequest, sessions: SessionsOfAll) -> Response[bytes]:
-    """Begins a session; an earlier one of this browser ends."""
+    """Begins a session; an earlier one of this browser ends. A program needs the token alone."""
     visit = Visit.of(request)
-    form = await read_form(request, visit)
+    form = await read_form(request, visit, programs_may=True)
     sent = Form({name: value for name, value in form.values.items() if name != "token"})
     try:
         secret = await sessions.begin(_token(form), _person(form), peer(request))

@@ -8,6 +8,7 @@ import htpy as h
 import msgspec
 
 from segmentd.api.http.content import media_type
+from segmentd.api.http.edge.own_pages import is_of_page
 from segmentd.api.http.types import AnyRequest
 from segmentd.api.problems import problem_of
 from segmentd.console.language import Text
@@ -45,8 +46,8 @@ class Form(NamedTuple):
 NOTHING: Final = Form({})
 
 
-async def read_form(request: AnyRequest, visit: Visit) -> Form:
-    """The form in the body, which is from a page of this visit.
+async def read_form(request: AnyRequest, visit: Visit, *, programs_may: bool = False) -> Form:
+    """The form in the body, which is from a page of this visit, or perhaps from a program that read no page.
 
     Raises Invalid, FormExpired, HTTPException (413, 415).
     """
@@ -59,7 +60,8 @@ async def read_form(request: AnyRequest, visit: Visit) -> Form:
     if len(values) < len(pairs):
         raise Invalid(Fault("", "has a field twice"))
     form = Form(values)
-    visit.check_form_token(form.text(FORM_TOKEN))
+    if not programs_may or FORM_TOKEN in form.values or is_of_page(request):
+        visit.check_form_token(form.text(FORM_TOKEN))
     return form
 
 

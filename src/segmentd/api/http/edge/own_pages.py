@@ -13,12 +13,18 @@ from litestar.types import Scope
 from segmentd.api.http.edge.addresses import Addresses
 from segmentd.api.http.edge.cors import Cors
 from segmentd.api.http.edge.guard import AnyConnection
+from segmentd.api.http.types import AnyRequest
 from segmentd.domain.access import ANONYMOUS
 from segmentd.domain.addresses import is_steady
 from segmentd.domain.errors import ForeignOrigin
 
 SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 _OWN_SITES: Final = frozenset({"same-origin", "none"})
+
+
+def is_of_page(request: AnyConnection | AnyRequest) -> bool:
+    """Whether a page in a browser sends this request; a program names no page."""
+    return "origin" in request.headers or "sec-fetch-site" in request.headers
 
 
 class OwnPages:
@@ -34,7 +40,7 @@ class OwnPages:
             return
         origin = connection.headers.get("origin")
         site = connection.headers.get("sec-fetch-site")
-        if (origin is None and site is None) or self._cors.allows(origin):
+        if not is_of_page(connection) or self._cors.allows(origin):
             return
         if (site is not None and site not in _OWN_SITES) or (
             origin is not None and not self._is_own(connection.scope, origin)
