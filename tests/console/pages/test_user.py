@@ -74,8 +74,8 @@ async def test_the_support_story(console: ConsoleApp, clock: Clock) -> None:
     page = await support.get(f"/users/1000?slug={feature}")
 
     assert re.search(r"Not in NEW_FEATURE\. The term ended at \d{4}-\d\d-\d\d \S+ UTC\.", page.text)
-    history = rows(page, "History")
-    assert [row[1:5] for row in history if row[1] == feature] == [
+    history = [row for row in rows(page, "History") if row[1] == feature]
+    assert [row[1:5] for row in history] == [
         [feature, "out", "the term ended", "segmentd"],
         [feature, f"in until {history[-1][2].partition('until ')[2]}", "by request", "support for Anna"],
     ]
