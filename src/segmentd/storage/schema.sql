@@ -2523,12 +2523,12 @@ CREATE OR REPLACE FUNCTION import_refusal(p_import imports) RETURNS text
     WHERE s.id = p_import.segment_id
 $$;
 
--- Divides the users of an import into so many ranges of about the same size; few users, and those of a dry run, which
--- shows the first ones, are one range.
-CREATE OR REPLACE FUNCTION make_import_ranges(p_import imports, p_ranges integer) RETURNS void
+-- Divides the users of an import into so many ranges with about as many decisions each; few decisions, and those of a dry
+-- run, which shows the first ones, are one range.
+CREATE OR REPLACE FUNCTION make_import_ranges(p_import imports, p_decisions bigint, p_ranges integer) RETURNS void
     LANGUAGE plpgsql AS $$
 DECLARE
-    ranges CONSTANT integer := CASE WHEN p_import.dry_run THEN 1 ELSE least(p_ranges, 1 + p_import.users / 1000) END;
+    ranges CONSTANT integer := CASE WHEN p_import.dry_run THEN 1 ELSE least(p_ranges, 1 + p_decisions / 1000) END;
     ends_with bigint := 0;
     begins_after bigint;
 BEGIN
@@ -2539,7 +2539,7 @@ BEGIN
                 'SELECT user_id FROM %I WHERE NOT is_bad AND user_id > $1 ORDER BY user_id OFFSET $2 LIMIT 1',
                 'import_decisions_' || p_import.number
             )
-            INTO ends_with USING begins_after, p_import.users / ranges;
+            INTO ends_with USING begins_after, p_decisions / ranges;
         ELSE
             ends_with := 9223372036854775807;
         END IF;
@@ -2562,6 +2562,7 @@ DECLARE
     decisions text := quote_ident('import_decisions_' || p_number);
     bad bigint;
     users_found bigint;
+    decisions_found bigint;
     refusal text;
 BEGIN
     IF i IS NULL THEN
@@ -2613,8 +2614,12 @@ BEGIN
         PERFORM add_import_removals(i);
     END IF;
     EXECUTE format('ANALYZE %s', decisions);
-    EXECUTE format('SELECT count(*) FROM (SELECT DISTINCT user_id FROM %s WHERE NOT is_bad) u', decisions)
-    INTO users_found;
+    EXECUTE format(
+        'SELECT count(*), coalesce(sum(u.decisions), 0)'
+        ' FROM (SELECT count(*) AS decisions FROM %s WHERE NOT is_bad GROUP BY user_id) u',
+        decisions
+    )
+    INTO users_found, decisions_found;
 
     bad := bad + i.invalid_rows;
     SELECT CASE
@@ -2634,7 +2639,7 @@ BEGIN
         RETURN false;  -- canceled meanwhile
     END IF;
     IF refusal IS NULL THEN
-        PERFORM make_import_ranges(i, p_ranges);
+        PERFORM make_import_ranges(i, decisions_found, p_ranges);
         PERFORM note_import(i, 'import-started', i.ordered_by, i.on_behalf_of);
     END IF;
     RETURN true;
@@ -3254,4 +3259,4 @@ $$;
 INSERT INTO schema_migrations (number, name) VALUES
     (1, '0001_tables.sql');
 INSERT INTO schema_functions (digest, version) VALUES
-    ('54e1c06cdf65dc23b07d19073de65819daf72fb22964196169d8fdfdb2e85a92', '0.1.0');
+    ('e3dc1660183a398861937e7aa032973eb8fd10b7356b68a23ca85ebb67f0ea21', '0.1.0');
