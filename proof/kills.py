@@ -103,12 +103,12 @@ async def kill_cycles(
 
 def measured(report: Report, plan: Plan) -> Measured:
     """As a row of the page."""
-    short = [f"only {report.cycles} of {plan.cycles} cycles in time"] if report.cycles < plan.cycles else []
+    short = f" of {plan.cycles}, then the time was over" if report.cycles < plan.cycles else ""
     figures = (
-        f"{report.cycles} cycles, {plan.writers} writers; {report.acknowledged:,} changes acknowledged,"
+        f"{report.cycles} cycles{short}, {plan.writers} writers; {report.acknowledged:,} changes acknowledged,"
         f" {report.refused:,} refused, {report.unanswered:,} without an answer"
     )
-    return Measured(figures, report.differences + short)
+    return Measured(figures, report.differences)
 
 
 async def _until(ledger: Ledger, more: int, chance: random.Random) -> None:
