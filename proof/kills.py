@@ -103,7 +103,8 @@ async def kill_cycles(
 
 def measured(report: Report, plan: Plan) -> Measured:
     """As a row of the page."""
-    short = f" of {plan.cycles}, then the time was over" if report.cycles < plan.cycles else ""
+    is_short = report.cycles < plan.cycles
+    short = f" of {plan.cycles}, then the time was over" if is_short else ""
     figures = (
         f"{report.cycles} cycles{short}, {plan.writers} writers; {report.acknowledged:,} changes acknowledged,"
         f" {report.refused:,} refused, {report.unanswered:,} without an answer"
