@@ -93,9 +93,10 @@ async def histories(
     unanswered = sum(write.after is None for write in recording.writes)
     oldest = max((read.age for read in recording.reads), default=0)
     figures = (
-        f"{recording.operations:,} operations{short} of {_CLIENTS} clients on two nodes: {len(recording.writes):,}"
-        f" writes to users, {unanswered:,} of them without an answer; {len(recording.reads):,} reads of"
-        f" users, the oldest of {oldest} s; {sum(map(len, feeds.values())):,} changes from two feeds"
+        f"{recording.operations:,} operations{short} of {_CLIENTS} clients on two nodes:"
+        f" {len(recording.writes):,} writes to users, {unanswered:,} of them without an answer;"
+        f" {len(recording.reads):,} reads of users, the oldest of {oldest} s;"
+        f" {sum(map(len, feeds.values())):,} changes from two feeds"
     )
     return Measured(figures, found)
 

@@ -106,8 +106,9 @@ def measured(report: Report, plan: Plan) -> Measured:
     is_short = report.cycles < plan.cycles
     short = f" of {plan.cycles}, then the time was over" if is_short else ""
     figures = (
-        f"{report.cycles} cycles{short}, {plan.writers} writers; {report.acknowledged:,} changes acknowledged,"
-        f" {report.refused:,} refused, {report.unanswered:,} without an answer"
+        f"{report.cycles} cycles{short}, {plan.writers} writers;"
+        f" {report.acknowledged:,} changes acknowledged, {report.refused:,} refused,"
+        f" {report.unanswered:,} without an answer"
     )
     return Measured(figures, report.differences)
 
