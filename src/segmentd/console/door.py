@@ -10,7 +10,16 @@ from litestar.types import ControllerRouterHandler
 
 from segmentd.api.http.edge.guard import ADMITS, OPERATION, AnyConnection
 from segmentd.console import access, files
-from segmentd.console.pages import search, segment, segment_actions, segment_chart, segments, user
+from segmentd.console.pages import (
+    import_upload,
+    imports,
+    search,
+    segment,
+    segment_actions,
+    segment_chart,
+    segments,
+    user,
+)
 from segmentd.console.refusals import EXCEPTION_HANDLERS
 from segmentd.console.rendering import in_slices
 from segmentd.console.sessions import Sessions
@@ -37,6 +46,8 @@ HANDLERS: Final[list[ControllerRouterHandler]] = [
     *segment.HANDLERS,
     *segment_actions.HANDLERS,
     *segment_chart.HANDLERS,
+    *imports.HANDLERS,
+    *import_upload.HANDLERS,
     nothing_here,
 ]
 

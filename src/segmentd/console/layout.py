@@ -45,6 +45,7 @@ class Place(NamedTuple):
 PLACES: Final[Sequence[Place]] = (
     Place(words.SEARCH, "/", "get_user_segments"),
     Place(words.SEGMENTS, "/segments", "list_segments"),
+    Place(words.IMPORTS, "/imports", "list_imports"),
 )
 
 
@@ -225,3 +226,10 @@ def next_page(visit: Visit, address: str | None) -> h.Node:
 def notice(visit: Visit, text: Text | None, **values: object) -> h.Node:
     """What was just done."""
     return text and h.p(".notice.box", role="status")[visit.say(text, **values)]
+
+
+def going_on(visit: Visit, path: str, target: str) -> h.Node:
+    """At the end of a part that is not final: with script it is loaded again after 2 s, else by a link."""
+    return h.div(hx_get=visit.link(path), hx_trigger="load delay:2s", hx_target=f"#{target}")[
+        h.noscript[h.a(href=visit.link(visit.here))[visit.say(words.REFRESH)]]
+    ]

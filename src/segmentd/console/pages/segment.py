@@ -76,6 +76,8 @@ async def segment_page(
         part(visit, f"/segments/{slug}/counts", visit.say(words.COUNT)),
         h.p(".inline")[
             h.a(href=visit.link(f"/segments/{slug}/export"), download=True)[visit.say(words.EXPORT)],
+            visit.may("create_import")
+            and h.a(href=visit.link("/imports", segment=slug) + "#new")[visit.say(words.IMPORT)],
         ],
         segment_percent.asking(visit, segment, preview, refusal),
         h.h2[visit.say(words.CHART)],
@@ -89,7 +91,7 @@ async def segment_page(
 def part(visit: Visit, path: str, link_text: str) -> h.Element:
     """A link to what takes a while; with script it loads itself when it comes into view."""
     link = visit.link(path)
-    return h.div(hx_get=link, hx_trigger="revealed", hx_target="this")[h.a(href=link)[link_text]]
+    return h.div(hx_get=link, hx_trigger="revealed")[h.a(href=link)[link_text]]
 
 
 def _facts(visit: Visit, segment: Segment) -> h.Element:

@@ -2,5 +2,7 @@
 
 from typing import Final
 
-STREAMED: Final = frozenset({("POST", "/api/v1/imports"), ("POST", "/api/v1/imports/")})
+STREAMED: Final = frozenset(
+    {("POST", "/api/v1/imports"), ("POST", "/api/v1/imports/"), ("POST", "/console/imports")}
+)
 """Method and path."""

@@ -230,7 +230,7 @@ async def create_import(  # noqa: PLR0913 - each is a parameter of the query, or
     )
     key = None if idempotency_key is None else read(read_idempotency_key, idempotency_key, "/Idempotency-Key")
     upload = Upload(
-        _body(request),
+        received_body(request),
         is_gzipped(request.headers.getall("content-encoding", [])),
         request.content_length or 0,
     )
@@ -247,7 +247,7 @@ async def create_import(  # noqa: PLR0913 - each is a parameter of the query, or
     )
 
 
-async def _body(request: AnyRequest) -> AsyncIterator[bytes]:
+async def received_body(request: AnyRequest) -> AsyncIterator[bytes]:
     """The bytes as they come. Raises BodyBrokeOff if the client goes away."""
     while True:
         message = await request.receive()
@@ -284,10 +284,13 @@ async def list_import_errors(import_id: ImportIdParameter, service: UseCases) ->
     """Read every bad row of an import, one object a line: line, what is wrong, the beginning of the text."""
     rows = service.imports.bad_rows(read_import_id(import_id))
     # The first rows before the answer begins: its status has to show if there is no such import.
-    return Stream(_lines(await anext(rows, []), rows), media_type=NDJSON)
+    return Stream(bad_row_lines(await anext(rows, []), rows), media_type=NDJSON)
 
 
-async def _lines(first: Sequence[BadRow], more: AsyncIterator[Sequence[BadRow]]) -> AsyncIterator[bytes]:
+async def bad_row_lines(
+    first: Sequence[BadRow], more: AsyncIterator[Sequence[BadRow]]
+) -> AsyncIterator[bytes]:
+    """Bad rows as lines of JSON: the first ones, and then the others."""
     encoder = msgspec.json.Encoder()
     yield encoder.encode_lines(first)
     async for rows in more:
