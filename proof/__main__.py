@@ -1,6 +1,7 @@
 """Runs the proofs: `python -m proof [NAME] [--help]`; without a name all of them."""
 
 import asyncio
+import signal
 import sys
 import time
 from argparse import ArgumentDefaultsHelpFormatter, ArgumentParser, Namespace
@@ -99,6 +100,8 @@ PROOFS: Final[dict[str, Proof]] = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one proof or all, and writes the page; 1 if anything contradicted a promise."""
     options = _parser().parse_args(arguments)
+    for number in (signal.SIGINT, signal.SIGTERM):  # either ends what was started, also in the background
+        signal.signal(number, signal.default_int_handler)
     if options.name == "page":
         PAGE.write_text(page(kept()), "utf-8")
         return 0
