@@ -226,6 +226,25 @@ async def test_a_program_logs_in_with_the_token_alone_and_a_page_does_not(consol
     assert (await page.get("/segments")).texts("h1") == ["Log in"]
 
 
+async def test_while_the_database_is_away_the_page_says_so_and_the_session_goes_on_afterwards(
+    console: ConsoleApp,
+) -> None:
+    browser = await console.logged_in(Role.READER)
+    secret = browser.client.cookies[SESSION]
+    async with Database(console.database.url) as other:
+        sessions, console.sessions._database = console.sessions._database, other  # noqa: SLF001
+        await other._pool.close()  # noqa: SLF001
+        away = await browser.get("/segments?q=A")
+        console.sessions._database = sessions  # noqa: SLF001
+
+    assert (away.status, away.texts("h1")) == (503, ["Not available at the moment"])
+    assert away.answer.headers["retry-after"] == "1"
+    [again] = [link for link in away.all("a") if link.text == "Try again"]
+    assert again.attributes["href"] == "/console/segments?q=A"
+    assert browser.client.cookies[SESSION] == secret
+    assert (await browser.get("/segments")).texts("h1") == ["Segments"]
+
+
 # Forms
 
 
