@@ -27,6 +27,8 @@ class Form(NamedTuple):
     """Stands between two."""
 
 
+_DECISIONS: Final = sorted(Decision)
+
 JSON: Final = Form(bytes, b",")
 _NAMES: Final = Form(lambda slug: slug[1:-1], b",")
 
@@ -80,7 +82,7 @@ class Catalog:
     def decision(self, slug: bytes, user_id: int, state: bytes | None, now: int) -> Decision | None:
         """What decides about the user and the segment with this slug; None if there is no such segment."""
         rank = self._rank_of.get(slug)
-        return None if rank is None else Decision(self._in_json.codes(user_id, state, now)[rank])
+        return None if rank is None else _DECISIONS[self._in_json.codes(user_id, state, now)[rank]]
 
     def slices(self, states: Sequence[bytes | None]) -> Iterator[slice]:
         """Divides users with these states into parts, each of which is computed at once."""

@@ -66,12 +66,12 @@ class Answer(msgspec.Struct, frozen=True, gc=False):
             (b"content-length", b"%d" % len(self.body)),
         ]
 
-    def encoded(self, server_headers: bytes) -> bytes:
-        """As HTTP/1.1, with the lines of these headers first."""
+    def head(self, server_headers: bytes) -> bytes:
+        """As HTTP/1.1 without the body, with the lines of these headers first."""
         return (
             b"HTTP/1.1 200 OK\r\n%bx-request-id: %b\r\n"
-            b"age: %d\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b"
-            % (server_headers, self.request_id, self.age, len(self.body), self.body)
+            b"age: %d\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
+            % (server_headers, self.request_id, self.age, len(self.body))
         )
 
 

@@ -19,7 +19,7 @@ from segmentd.api.http.hot.calls import Answer, HotCalls
 from segmentd.api.http.hot.direct_changes import DirectChanges, Headers, PendingChange
 from segmentd.api.http.hot.plain import AFTER_ID, BEFORE_ID
 from segmentd.api.http.hot.plain import NOTED as NOTED_IN_CHANGES
-from segmentd.api.http.hot.posts import PlainPost, PlainPosts
+from segmentd.api.http.hot.posts import HEADS_REMEMBERED, LONGEST_REMEMBERED, PlainPost, PlainPosts
 from segmentd.api.http.ofrep.failures import BELOW
 from segmentd.api.http.ofrep.hot import NOTED, Evaluated, Evaluations
 from segmentd.domain.identifiers import USER_ID_DIGITS
@@ -39,9 +39,8 @@ PLAIN_HEAD: Final = re.compile(
     % (USUAL_HOST, _HEADERS, _HEADERS, _HEADERS)
 )
 
-# A client sends the same headers with every request. So many of them are remembered, up to this length.
-_HEADS_REMEMBERED: Final = 256
-_LONGEST_REMEMBERED: Final = 1024
+# A larger body is given to the kernel beside its head, and not copied behind it.
+_WORTH_NO_COPY: Final = 2**13
 
 _NAMES: Final = (AUTHORIZATION, HEADER, b"origin")
 _EVALUATION: Final = f"POST {BELOW}".encode()
@@ -133,8 +132,8 @@ class HotProtocol(LimitedProtocol):
         if noted is None or not self.unusual.isdisjoint(name for name, _ in given):
             return None
         head = Head(noted.get(AUTHORIZATION), noted.get(HEADER))
-        if head.request_id is None and len(headers) <= _LONGEST_REMEMBERED:
-            if len(self.heads) >= _HEADS_REMEMBERED:
+        if head.request_id is None and len(headers) <= LONGEST_REMEMBERED:
+            if len(self.heads) >= HEADS_REMEMBERED:
                 self.heads.clear()
             self.heads[headers] = head
         return head
@@ -205,7 +204,10 @@ class HotProtocol(LimitedProtocol):
         return self._head
 
     def _answer(self, answer: Answer | Evaluated) -> None:
-        encoded = answer.encoded(self._server_lines())
-        self.transport.write(encoded)
-        self._written += len(encoded)
+        head, body = answer.head(self._server_lines()), answer.body
+        if len(body) < _WORTH_NO_COPY:
+            self.transport.write(head + body)
+        else:
+            self.transport.writelines((head, body))
+        self._written += len(head) + len(body)
         self._answered_at = self.loop.time()

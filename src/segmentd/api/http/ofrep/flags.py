@@ -60,17 +60,23 @@ class Flags(msgspec.Struct, frozen=True, omit_defaults=True):
     event_streams: Sequence[EventStream] = msgspec.field(name="eventStreams", default=())
 
 
-def written_flag(slug: bytes, decision: Decision) -> bytes:
-    """`Flag` as JSON; the slug is a JSON string already."""
+def _after_key(decision: Decision) -> bytes:
     value, variant = (b"true", b"on") if decision.member else (b"false", b"off")
     source = decision.source
-    return b'{"key":%b,"value":%b,"reason":"%b","variant":"%b","metadata":{"source":"%b"}}' % (
-        slug,
+    return b'"value":%b,"reason":"%b","variant":"%b","metadata":{"source":"%b"}}' % (
         value,
         _REASONS[source].encode(),
         variant,
         source.encode(),
     )
+
+
+_AFTER_KEY: Final = [*map(_after_key, sorted(Decision))]
+
+
+def written_flag(slug: bytes, decision: Decision) -> bytes:
+    """`Flag` as JSON; the slug is a JSON string already."""
+    return b'{"key":%b,%b' % (slug, _AFTER_KEY[decision])
 
 
 class WrittenFlags:
@@ -93,9 +99,15 @@ class WrittenFlags:
         etag = entity_tag(fingerprint_with(fingerprint, prefix + path))
         return AllFlags(self, codes, written_streams(prefix + path), etag)
 
-    def joined(self, codes: bytes) -> bytes:
-        """The flags with these decisions, with commas between."""
-        return b",".join(self._written[self._first + np.frombuffer(codes, np.uint8)].tolist())
+    def joined(self, codes: bytes, before: bytes, after: bytes) -> bytes:
+        """The flags with these decisions, with commas between, and with something before and after."""
+        written: list[bytes] = self._written[self._first + np.frombuffer(codes, np.uint8)].tolist()
+        if not written:
+            return before + after
+        # So that many bytes are copied once.
+        written[0] = before + written[0]
+        written[-1] += after
+        return b",".join(written)
 
 
 class AllFlags(NamedTuple):
@@ -108,7 +120,7 @@ class AllFlags(NamedTuple):
 
     def body(self) -> bytes:
         """`Flags` as JSON."""
-        return b'{"flags":[%b]%b}' % (self.flags.joined(self.codes), self.streams)
+        return self.flags.joined(self.codes, b'{"flags":[', b"]%b}" % self.streams)
 
 
 class FlagWriter:
