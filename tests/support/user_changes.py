@@ -94,8 +94,7 @@ class UserChanges:
     def bring_list(self, wishes: Mapping[int, Wishes]) -> None:
         """The same as a list, first as a dry run."""
         with self._changes_at(wishes) as changes:
-            lines = [line for user, change in changes.items() for line in _lines(user, change.body)]
-            text = "\n".join(["user_id;segment;operation;until;ttl_seconds", *lines])
+            text = _list_of(changes)
             dry = self._world.run(self._lists.bring(text, dry_run="true"))
             done = self._world.run(self._lists.bring(text))
             expected = self._expected_answers(changes).values()
@@ -104,6 +103,33 @@ class UserChanges:
             same((dry["status"], counts(dry)), ("done", outcomes))
             self._world.see("a list")
             self._world.follow()  # the job is another process: this node knows of it from its follower
+
+    def replace_members(self, slug: str, wishes: Mapping[int, str]) -> None:
+        """A list of everybody who is to be an explicit member; a percentage refuses it."""
+        segment = self._segment(slug)
+        query = {"segment": slug, "operation": "replace"}
+        if segment.percent is not None:
+            refused = self._world.run(self._lists.send(f"{next(iter(wishes))}\n", **query))
+            assert refused.status_code == 409
+            return
+        present = max(self.appointment or self.now + TICK, self._world.marks(None).catalog)
+        leaving = [
+            who
+            for (who, of), override in self._model.overrides.items()
+            if of is segment and who not in wishes and (override.until is None or override.until > present)
+        ]
+        listed = {user: {slug: wish} for user, wish in wishes.items()}
+        with self._changes_at(listed | {user: {slug: "out"} for user in leaving}) as changes:
+            text = _list_of({user: changes[user] for user in wishes})
+            done = self._world.run(self._lists.bring(text, **query))
+            expected = self._expected_answers(changes).values()
+            outcomes = tuple(sum(len(answer[kind]) for answer in expected) for kind in COUNTS)
+            same((done["status"], counts(done)[:3]), ("done", outcomes[:3]))
+            # A term that the user has seen end is still ahead of the segments, where the clock stepped back.
+            assert outcomes[3] <= counts(done)[3] <= outcomes[3] + len(self._model.ended)
+            self._world.see("a list that replaces")
+            self._world.see("a member whom a list leaves out", when=outcomes[1] > 0)
+            self._world.follow()
 
     def ask_in_vain(self, user: int, slug: str, bad: str) -> None:
         """All or nothing: one bad value, a slug or a time in the past, and nothing is changed."""
@@ -230,6 +256,12 @@ class _Asked(NamedTuple):
     at: datetime
     body: dict[str, list[Json]]
     wanted: Mapping[Segment, Override]
+
+
+def _list_of(changes: Mapping[int, _Asked]) -> str:
+    """Changes as a list."""
+    lines = [line for user, change in changes.items() for line in _lines(user, change.body)]
+    return "\n".join(["user_id;segment;operation;until;ttl_seconds", *lines])
 
 
 def _lines(user: int, body: Mapping[str, Sequence[Json]]) -> Iterator[str]:

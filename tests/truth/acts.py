@@ -46,6 +46,7 @@ class Choosing:
     def __init__(self, draw: Callable[[st.SearchStrategy[int]], int], model: Model, doing: Doing) -> None:
         self._draw = draw
         self._doing = doing
+        self._segments = model.segments
         self._living = [segment.slug for segment in model.segments]
 
     def act(self) -> Act:
@@ -61,7 +62,9 @@ class Choosing:
         if self._living:
             acts += [
                 *[lambda: Act("change", {"user": self._one(USERS), "wishes": self._wishes()})] * 4,
-                *[self._change_together, self._change_at_once, self._bring_list] * 2,
+                *[self._change_together, self._change_at_once] * 2,
+                self._bring_list,
+                self._replace_members,
                 *[lambda: Act("change_percent", {"slug": self._slug(), "percent": self._one(PERCENTS)})] * 2,
                 *[self._rename] * 2,
                 lambda: Act("delete_segment", {"slug": self._slug()}),
@@ -109,6 +112,11 @@ class Choosing:
 
     def _bring_list(self) -> Act:
         return Act("bring_list", {"wishes": self._wishes_of_both()})
+
+    def _replace_members(self) -> Act:
+        plain = [segment.slug for segment in self._segments if segment.percent is None]
+        wishes = {self._one(USERS): self._one(["always", "again", *TERMS])}
+        return Act("replace_members", {"slug": self._one(plain or self._living), "wishes": wishes})
 
     def _wishes_of_both(self) -> dict[int, Wishes]:
         """In either order."""

@@ -116,6 +116,7 @@ EVERYTHING: Final = {
     *("a slug used again", "a segment renamed", "a name that was taken", "a slug that was two segments"),
     *("members in the past", "a preview of additions", "a preview of removals"),
     *("an export", "a change of many", "changes at once", "a refusal among changes at once", "a list"),
+    *("a list that replaces", "a member whom a list leaves out"),
     *(f"a flag: {how}" for how in ("TARGETING_MATCH on", "TARGETING_MATCH off", "SPLIT on", "SPLIT off")),
     *("a flag: STATIC off", "a read of the replica with no round before it"),
     *("a second life", "the same percentage", "a term settled by a job", "a deletion settled by a job"),
