@@ -152,12 +152,22 @@ class Agreement:
 
     async def differences(self, url: Callable[[], str], *, final: bool = False) -> list[str]:
         """What does not agree, after some time to come to agree. Nobody changes anything meanwhile."""
-        deadline = time.monotonic() + (4 if final else 1) * _PATIENCE_S
-        while True:
-            found = [each async for each in self._found(url, final=final)]
-            if not found or time.monotonic() > deadline:
-                return found
-            await asyncio.sleep(0.3)
+        return await _left(lambda: self._found(url, final=final), (4 if final else 1) * _PATIENCE_S)
+
+    async def differences_within(self, url: Callable[[], str]) -> list[str]:
+        """As `differences`, but what was acknowledged does not count, and neither does the feed until now."""
+        return await _left(lambda: self._within(url), _PATIENCE_S)
+
+    async def _within(self, url: Callable[[], str]) -> AsyncIterator[str]:
+        try:
+            there = await tables(url())
+        except (psycopg.OperationalError, NodeFailed) as error:
+            yield f"the database does not answer: {error}"
+            return
+        for difference in _contradictions(there):
+            yield difference
+        async for difference in self._of_replica(there.members):
+            yield difference
 
     async def _found(self, url: Callable[[], str], *, final: bool) -> AsyncIterator[str]:
         try:
@@ -165,9 +175,8 @@ class Agreement:
         except (psycopg.OperationalError, NodeFailed) as error:
             yield f"the database does not answer: {error}"
             return
-        for sentence, count in there.contradictions.items():
-            if count:
-                yield f"{sentence}: {count} contradict"
+        for difference in _contradictions(there):
+            yield difference
         for difference in self._ledger.differences(there.events, there.imports, final=final):
             yield difference
         for user_id, due in self._ledger.members(there.events).items():
@@ -193,6 +202,22 @@ class Agreement:
             for each in answer.json()["users"]:
                 if {*each["segments"]} != members[each["user_id"]]:
                     yield f"the replica says that user {each['user_id']} is in {each['segments']}"
+
+
+async def _left(found: Callable[[], AsyncIterator[str]], patience_s: float) -> list[str]:
+    """What is still found after so long."""
+    deadline = time.monotonic() + patience_s
+    while True:
+        differences = [each async for each in found()]
+        if not differences or time.monotonic() > deadline:
+            return differences
+        await asyncio.sleep(0.3)
+
+
+def _contradictions(there: Tables) -> Iterator[str]:
+    for sentence, count in there.contradictions.items():
+        if count:
+            yield f"{sentence}: {count} contradict"
 
 
 def _of_feed(came: Counter[tuple[Any, ...]], written: Counter[tuple[Any, ...]]) -> Iterator[str]:

@@ -2,12 +2,15 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from typing import Final
 
 from proof.agreement import Agreement, Follower
 from proof.ledger import Ledger
 from proof.node import Node
 from proof.writers import Doors, Pause, Writer
+
+_PATIENCE_S: Final = 60.0
 
 
 class Company:
@@ -34,6 +37,23 @@ class Company:
         for task in self._tasks:
             if task.done():
                 task.result()
+        return found
+
+    def quiet(self) -> AbstractAsyncContextManager[None]:
+        """All writers wait."""
+        return self._pause.quiet()
+
+    async def differences_after_a_restore(self) -> list[str]:
+        """What does not agree in a database that lacks the latest changes, while all writers wait.
+
+        It is the last comparison: the ledger no longer says what has to be there.
+        """
+        found = await self._agreement.differences_within(self._url)
+        async with asyncio.timeout(_PATIENCE_S):
+            while not self._follower.wrong:  # noqa: ASYNC110 - no event
+                await asyncio.sleep(0.1)
+        if [wrong for wrong in self._follower.wrong if not wrong.startswith("the feed answered 410")]:
+            found.append(f"a position that is ahead was answered: {self._follower.wrong[0]}")
         return found
 
     async def close(self) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import resource
+import shutil
 import signal
 from collections import Counter
 from collections.abc import Awaitable, Callable
@@ -174,6 +175,35 @@ SCENARIOS: Final[dict[str, Callable[[Stage], Awaitable[None]]]] = {
 _NO_READS: Final = {"the HTTP workers have no descriptors left"}
 
 
+RESTORED: Final = "the database is restored from a backup"
+
+
+async def _restored(stage: Stage, users: Company) -> list[str]:
+    """It loses what came after the backup, which nobody can help; all that is left has to agree."""
+    folder = stage.server.folder
+    backup = folder.with_name("backup")
+    await stage.server.stop()
+    await asyncio.to_thread(shutil.copytree, folder, backup, symlinks=True)
+    await stage.restart_postgres()
+    await all_answer(stage)
+    enough = users.ledger.count(Told.ACKNOWLEDGED) + 200
+    async with asyncio.timeout(60):
+        while users.ledger.count(Told.ACKNOWLEDGED) < enough:  # noqa: ASYNC110 - no event
+            await asyncio.sleep(0.1)
+    family = stage.node.family().keys()
+    logged = len(stage.node.errors)
+    async with users.quiet():
+        await stage.server.stop()
+        await asyncio.to_thread(shutil.rmtree, folder)
+        await asyncio.to_thread(backup.rename, folder)
+        await stage.restart_postgres()
+        await all_answer(stage)
+        wrong = await users.differences_after_a_restore()
+        if stage.node.family().keys() != family:
+            wrong.append("a process of the node died")
+        return [*wrong, *{*_errors(stage.node.errors[logged:])}]
+
+
 async def scenarios(
     folder: Path, say: Callable[[str], None], only: str = "", seconds: float = 1200.0
 ) -> Measured:
@@ -199,6 +229,10 @@ async def scenarios(
                     f" {reader.answered} hot reads,"
                     f" the slowest {reader.slowest_s:.2f} s, {len(wrong)} wrong"
                 )
+            if only in RESTORED:
+                found += [f"{RESTORED}: {each}" for each in await _restored(stage, users)]
+                done += 1
+                say(f"{RESTORED}: done")
     figures = (
         f"{done} faults; {users.ledger.count(Told.ACKNOWLEDGED):,} changes acknowledged,"
         f" {users.ledger.count(Told.NOTHING):,} without an answer; {reads:,} hot reads, the slowest"
