@@ -10,7 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final, NamedTuple
 
-from proof import histories, kills, long_tests, scenarios, soak, upgrade
+from proof import histories, kills, long_tests, mutations, scenarios, soak, upgrade
 from proof.results import PAGE, Measured, Result, keep, kept, page
 from tests.support.postgres import new_database, quick_server
 
@@ -50,6 +50,11 @@ def _upgrade(options: Namespace, folder: Path) -> Measured:
 def _soak(options: Namespace, folder: Path) -> Measured:
     plan = soak.Plan(60.0 * options.minutes, options.percent, options.seed)
     return soak.measured(*asyncio.run(soak.soak(plan, folder, _say)), plan)
+
+
+def _mutations(options: Namespace, folder: Path) -> Measured:
+    del options
+    return mutations.run(folder, _say)
 
 
 def _long_tests(options: Namespace, folder: Path) -> Measured:
@@ -92,6 +97,12 @@ PROOFS: Final[dict[str, Proof]] = {
         20,
         {"percent": (70, "of the capacity, which is measured first"), "seed": (1, "of everything random")},
         _soak,
+    ),
+    "mutations": Proof(
+        "a fault in the domain, the SQL, the storage, the replica or a door is caught by the tests near it",
+        15,
+        {},
+        _mutations,
     ),
     "tests": Proof("the long forms of the tests", 30, {}, _long_tests),
 }

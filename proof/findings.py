@@ -35,4 +35,18 @@ FINDINGS: Final = (
         "it leaves that out: the end of the other pipe tells it to stop",
         "serve/test_child.py",
     ),
+    Finding(
+        "valid JSON with a field that no schema names was refused, and the OpenAPI document allowed it",
+        "the framework does not tell what msgspec forbids",
+        "every body in the document says that it has no other fields",
+        "api/http/test_schemathesis_flows.py",
+    ),
+    Finding(
+        "of the seeded faults, thirteen were noticed by no test near them: terms that end, and buckets that"
+        " stand, at the very bound; the versions of erased users; names after a deletion; links of reports"
+        " after an erasure; a renaming that changes only the case; a position that nobody was given",
+        "tests asked a moment before or after, or only far from the fault",
+        "each has a test",
+        "proof/test_mutations.py",
+    ),
 )

@@ -123,6 +123,16 @@ def test_no_cursor_is_a_mistake_of_ours(world: World, listing: str, key: Json) -
     assert status in {200, 422}
 
 
+@pytest.mark.parametrize("seen", [[], [-1], [9, 0], [9, 10], [9, 4, 0]])
+def test_a_position_of_the_feed_that_no_snapshot_gives_is_refused(world: World, seen: Json) -> None:
+    _, page = world.send("GET", "changes?after=now")
+    log = read_position(page["next"]).log
+
+    status, _ = world.send("GET", f"changes?after={encode_cursor('feed', (log, seen, None, None))}")
+
+    assert status == 422
+
+
 # What is true in the world's database, or nearly.
 numbers = st.integers(-1, 2**63) | st.integers(0, 3000)
 snapshots = st.lists(numbers | st.just(1), max_size=5)

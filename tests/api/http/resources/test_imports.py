@@ -3,6 +3,7 @@
 import asyncio
 import gzip
 from collections.abc import AsyncIterator, Callable, Iterator
+from datetime import timedelta
 from hashlib import sha256
 from pathlib import Path
 
@@ -547,6 +548,23 @@ async def test_a_key_is_free_again_after_a_week_and_after_a_body_that_broke_off(
     later = await lists.send("2\n", headers=key, segment="A")
     assert later.status_code == 202
     assert later.json()["id"] != whole.json()["id"]
+
+
+async def test_a_row_whose_term_ends_at_the_instant_of_the_check_is_bad(
+    lists: Importing, clock: Clock
+) -> None:
+    clock.stop()
+    clock.advance(seconds=1)
+    now = clock.now()
+    untils = [(now + offset).isoformat() for offset in (timedelta(), timedelta.resolution)]
+    body = "user_id,segment,until\n" + "".join(f"{user},A,{until}\n" for user, until in enumerate(untils, 1))
+
+    found = await lists.bring(body, skip_invalid="true")
+
+    assert (found["invalid_rows"], await lists.members("A")) == (1, [2])
+    assert [(each["line"], each["detail"]) for each in found["errors"]] == [
+        (2, "column 3 (until): the term must end in the future")
+    ]
 
 
 async def test_a_key_whose_body_is_on_its_way_is_in_use(lists: Importing) -> None:
