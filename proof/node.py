@@ -22,7 +22,7 @@ GRPC: Final = "grpc_worker"
 POSTGRES: Final = "bin/postgres -D"
 BACKEND: Final = "postgres: "
 
-_PATIENCE_S: Final = 90.0
+_PATIENCE_S: Final = 180.0
 _START_S: Final = 240.0
 _WORKERS: Final = 2
 

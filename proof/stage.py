@@ -27,7 +27,7 @@ _WRITERS: Final = 8
 _SETTLED: Final = range(1, 21)
 _LONGEST_READ_S: Final = 10.0
 _REVOKED_WITHIN_S: Final = 15.0
-_PATIENCE_S: Final = 60.0
+_PATIENCE_S: Final = 180.0
 
 
 class Server:
