@@ -3,7 +3,9 @@
 import asyncio
 import sys
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +16,7 @@ from segmentd.domain.errors import Unavailable
 from segmentd.storage.database import Database
 from tests.support.calling import Callers, Ids, Node, node_of, running
 from tests.support.pairs import Pair, pair
+from tests.support.patroni import Cluster, cluster, program_of_patroni
 from tests.support.processes import eventually
 
 ROUNDS = 20
@@ -41,8 +44,13 @@ def failed_over(servers: Pair, how: str, callers: list[Callers]) -> float:
     servers.promote()
     if how == "freeze":
         servers.standby.kill()  # as an operator makes sure that there is no second primary
-    promoted = time.monotonic()
-    eventually(lambda: min(each.latest for each in callers) > promoted)
+    return back(callers, gone)
+
+
+def back(callers: list[Callers], gone: float) -> float:
+    """Waits until everybody can write again; how many seconds after `gone` that was."""
+    waited = time.monotonic()
+    eventually(lambda: min(each.latest for each in callers) > waited)
     return max(each.latest for each in callers) - gone
 
 
@@ -55,7 +63,7 @@ async def refused(url: str) -> str | None:
 
 
 def test_a_fail_over_under_load_loses_nothing_that_was_answered(tmp_path: Path) -> None:
-    with pair() as servers, node_of(servers, tmp_path / "node") as node:
+    with pair() as servers, node_of(servers.url, tmp_path / "node") as node:
         assert asyncio.run(refused(servers.standby.url)) == "the server is a standby, which takes no writes"
         callers = Callers(node.url, first=2, step=1)
         before = node.position()
@@ -84,12 +92,12 @@ class Figures(NamedTuple):
     expired: int
 
 
-def one_round(servers: Pair, how: str, nodes: list[Node], first: int) -> Figures:
-    """A fail-over under load; afterwards PostgreSQL, all replicas and the feed have the same members."""
+def one_round(nodes: list[Node], first: int, fail_over: Callable[[list[Callers]], float]) -> Figures:
+    """A fail-over under load; afterwards PostgreSQL, replicas, feed and reports have the same members."""
     callers = [Callers(node.url, first + number, len(nodes)) for number, node in enumerate(nodes)]
     with running(*(work for each in callers for work in each.work)):
         eventually(lambda: min(len(each.answered) for each in callers) > 50)
-        away_s = failed_over(servers, how, callers)
+        away_s = fail_over(callers)
         for each in callers:
             each.end()
     members = nodes[0].members()
@@ -102,6 +110,7 @@ def one_round(servers: Pair, how: str, nodes: list[Node], first: int) -> Figures
         asked |= each.asked
     eventually(lambda: all(node.replicated(asked) == asked & members for node in nodes))
     assert {change.get("user_id", 0) for change in nodes[-1].changes("begin")} == members | {0}
+    assert nodes[0].reported() == members
     lost = sum(len(each.answered - members) for each in callers)
     return Figures(away_s, answered(callers), lost, sum(each.expired for each in callers))
 
@@ -115,13 +124,47 @@ def test_twenty_fail_overs_lose_nothing_that_the_standby_had_and_all_views_are_a
 ) -> None:
     with ExitStack() as stack:
         servers = stack.enter_context(pair(synchronous=synchronous))
-        nodes = [stack.enter_context(node_of(servers, tmp_path / str(number))) for number in range(2)]
+        nodes = [stack.enter_context(node_of(servers.url, tmp_path / str(number))) for number in range(2)]
         figures: list[Figures] = []
         for number, how in enumerate(islice(cycle(ways), ROUNDS)):
-            figures.append(one_round(servers, how, nodes, first=2 + number * 10**6))
+            figures.append(one_round(nodes, 2 + number * 10**6, partial(failed_over, servers, how)))
             sys.stdout.write(f"{how}: {figures[-1]}\n")
             servers.renew(synchronous=synchronous)
         if synchronous:
             assert sum(each.lost for each in figures) == 0
         assert max(each.away_s for each in figures) < 10
+        assert [node.metric("segmentd_replica_rebuilds_total") for node in nodes] == [1, 1]
+
+
+def failed_over_by_patroni(servers: Cluster, how: str, callers: list[Callers]) -> float:
+    """How many seconds nobody could write; afterwards all members are there again."""
+    gone, leader = time.monotonic(), servers.leader()
+    match how:
+        case "postgres":
+            servers.kill_postgres()
+        case "machine":
+            servers.kill_machine()
+        case "switch":
+            servers.switch_over()
+    eventually(lambda: servers.leader() != leader)
+    away_s = back(callers, gone)
+    if how == "machine":
+        servers.start(leader)
+    servers.wait_for_standby()
+    return away_s
+
+
+@pytest.mark.proof
+@pytest.mark.skipif(program_of_patroni() is None, reason="there is no patroni: pip install patroni[raft]")
+def test_twenty_fail_overs_by_patroni_lose_nothing(tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        servers = stack.enter_context(cluster(program_of_patroni() or ""))
+        nodes = [stack.enter_context(node_of(servers.url, tmp_path / str(number))) for number in range(2)]
+        figures: list[Figures] = []
+        for number, how in enumerate(islice(cycle(("postgres", "switch", "machine")), ROUNDS)):
+            fail_over = partial(failed_over_by_patroni, servers, how)
+            figures.append(one_round(nodes, 2 + number * 10**6, fail_over))
+            sys.stdout.write(f"{how}: {figures[-1]}\n")
+        assert sum(each.lost for each in figures) == 0
+        assert max(each.away_s for each in figures) < 40, "Patroni waits 20 s for a machine that is gone"
         assert [node.metric("segmentd_replica_rebuilds_total") for node in nodes] == [1, 1]

@@ -4,13 +4,13 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any
 
 import httpx
 
-from tests.support.pairs import Pair
 from tests.support.processes import PATIENCE_S, Serving, eventually, serving
 
 Ids = set[int]
@@ -171,16 +171,24 @@ class Node:
             found |= {each["user_id"] for each in answer.json()["users"] if "A" in each["segments"]}
         return found
 
+    def reported(self) -> Ids:
+        """Those whom the report of this month has in A."""
+        order = {"month": f"{datetime.now(UTC):%Y-%m}", "segment": "A"}
+        answer = self._client.post("/reports", json=order, headers={"prefer": "wait=60"})
+        assert answer.json()["status"] == "done", answer.text
+        lines = self._client.get(answer.json()["url"]).text.splitlines()
+        return {int(line.split(";")[0]) for line in lines}
+
     def metric(self, name: str) -> float:
         page = httpx.get(f"{self.url}/metrics", timeout=PATIENCE_S).text
         return float(page.split(f"\n{name} ")[1].split("\n")[0])
 
 
 @contextmanager
-def node_of(servers: Pair, folder: Path) -> Iterator[Node]:
+def node_of(database_url: str, folder: Path) -> Iterator[Node]:
     """A node with the segment A, and user 1 in it."""
     folder.mkdir()
-    with serving("--database-url", servers.url, cwd=folder) as service:
+    with serving("--database-url", database_url, cwd=folder) as service:
         node = Node(service.ready())
         assert node.post("/segments", {"slug": "A"}).status_code in {201, 409}
         assert node.post("/users/1/segments", {"add": ["A"]}).status_code == 200
