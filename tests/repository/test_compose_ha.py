@@ -61,4 +61,5 @@ def test_what_must_outlive_a_container_is_in_a_volume_of_its_own() -> None:
     names = [mount.split(":")[0] for mount in mounts]
     assert {*names} == {*COMPOSE["volumes"]}
     assert {name for name in names if names.count(name) > 1} == {"reports"}
+    assert {SERVICES[name]["environment"]["SEGMENTD_REPORT_STORE"] for name in NODES} == {"file:///reports"}
     assert PATRONI["postgresql"]["data_dir"].startswith("/data/")

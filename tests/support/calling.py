@@ -188,7 +188,9 @@ class Node:
 def node_of(database_url: str, folder: Path) -> Iterator[Node]:
     """A node with the segment A, and user 1 in it."""
     folder.mkdir()
-    with serving("--database-url", database_url, cwd=folder) as service:
+    store = folder.parent / "reports"
+    store.mkdir(exist_ok=True)
+    with serving("--database-url", database_url, "--report-store", store.as_uri(), cwd=folder) as service:
         node = Node(service.ready())
         assert node.post("/segments", {"slug": "A"}).status_code in {201, 409}
         assert node.post("/users/1/segments", {"add": ["A"]}).status_code == 200
