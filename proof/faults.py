@@ -4,7 +4,7 @@ from typing import Final, NamedTuple
 
 ALWAYS: Final = (
     "no acknowledged change is lost, none is made that was refused, none by half; tables, replica and feed"
-    " agree again; nothing is answered 500; the node's processes live on, and all goes on by itself; a token"
+    " agree again; nothing is answered 500; the processes that the fault spares live on; a token"
     " that is revoked meanwhile opens nothing afterwards"
 )
 _READS: Final = "hot reads are right"
