@@ -117,7 +117,9 @@ def _login(
             visit,
             words.PERSON,
             "name",
-            lambda own: h.input(own, autocomplete="name", maxlength="256", value=refusal.form.text("name")),
+            lambda own: h.input(
+                own, autocomplete="username", maxlength="256", value=refusal.form.text("name")
+            ),
             refusal,
             words.PERSON_HINT,
         ),

@@ -110,6 +110,12 @@ async def test_what_is_wrong_with_a_change_stands_beside_its_field_and_nothing_i
         ({"slug": slug, "term": "until", "until": "yesterday"}, 422, "until", "A time is written like"),
         ({"slug": slug, "term": "until", "until": "2020-01-01T00:00"}, 422, "until", ""),
         ({"slug": slug, "term": "until"}, 422, "until", "A time is written like"),
+        (
+            {"slug": slug, "term": "60", "until": "2999-01-01T00:00"},
+            422,
+            "term",
+            "Until and ttl_seconds exclude",
+        ),
         ({"slug": slug, "term": "0"}, 422, "term", "Must be at least 1"),
         ({"slug": slug, "term": "soon"}, 422, "term", "Must be"),
         ({"slug": slug, "reason": "x" * 501}, 422, "reason", "Must have at most 500 characters"),
@@ -123,11 +129,13 @@ async def test_what_is_wrong_with_a_change_stands_beside_its_field_and_nothing_i
         assert told.text.startswith(words), fields
         assert page.all("input", id="add-slug")[0].attributes["value"] == fields["slug"]
         assert page.all("input", id="add-reason")[0].attributes["value"] == fields.get("reason", "")
+    assert "has not heard of the user" in (await browser.get("/users/1000")).text
+    timed = await change(browser, operation="add", slug=slug, until="2999-01-01T00:00")
+    assert "until 2999-01-01 00:00:00 UTC" in timed.text
     gone = await change(browser, operation="remove", slug="B", reason="why")
     assert (gone.status, gone.texts("p", role="alert")) == (404, ["No living segment has the slug B."])
     assert gone.all("input", id="remove-reason")[0].attributes["value"] == "why"
     assert gone.all("input", id="add-reason")[0].attributes["value"] == ""
-    assert "has not heard of the user" in (await browser.get("/users/1000")).text
     for at, words in (("2999-01-01T00:00", "This time is in the future"), ("now", "A time is written like")):
         refused = await browser.get(f"/users/1000?at={at}")
         assert refused.status == 422

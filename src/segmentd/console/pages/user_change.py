@@ -67,10 +67,10 @@ def _body(form: Form) -> dict[str, object]:
     if form.text("operation") == _REMOVE:
         return {"remove": [slug], **form.given("reason")}
     addition: dict[str, object] = {"slug": slug}
-    term = form.text("term")
-    if term == _UNTIL:
-        addition["until"] = in_rfc3339(form.text("until"))
-    elif term:
+    term, until = form.text("term"), form.text("until")
+    if until or term == _UNTIL:  # a time that was given counts, also where the term was left at its default
+        addition["until"] = in_rfc3339(until)
+    if term not in {"", _UNTIL}:
         addition["ttl_seconds"] = int(term) if _SECONDS.fullmatch(term) else term
     return {"add": [addition], **form.given("reason")}
 
