@@ -1,6 +1,7 @@
 """README and docs keep their word: each example is run, each table is compared with the code."""
 
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -124,6 +125,22 @@ def test_every_local_link_leads_somewhere(page: Path) -> None:
         assert target.exists(), f"{by_name(page)} links to {link}"
         assert ROOT in target.parents, f"{by_name(page)} links out of the project: {link}"
         assert not anchor or anchor in anchors(target), f"{by_name(page)} links to {link}"
+
+
+def test_the_pages_make_a_site_with_all_of_them_and_no_broken_link(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "docs", tmp_path / "docs")
+    plan = shutil.copy(ROOT / "zensical.toml", tmp_path)
+    built = subprocess.run(
+        [Path(sys.executable).with_name("zensical"), "build", "--strict"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert built.returncode == 0, built.stdout + built.stderr
+    listed = set(re.findall(r'"([^"]+\.md)"', Path(plan).read_text("utf-8")))
+    pages = {page.relative_to(ROOT / "docs").as_posix() for page in (ROOT / "docs").rglob("*.md")}
+    assert {page for page in pages if not page.startswith("decisions/")} <= listed
 
 
 def test_the_page_of_settings_is_what_make_configuration_writes() -> None:
