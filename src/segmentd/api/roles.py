@@ -51,9 +51,13 @@ ROLES: Final[Mapping[str, Role | None]] = {
     "order_report": Role.EDITOR,
     "create_import": Role.EDITOR,
     "cancel_import": Role.EDITOR,
-    # What cannot be undone, and the audit log.
+    # What cannot be undone, the audit log, and tokens.
     "erase_user": Role.ADMIN,
     "list_audit_log": Role.ADMIN,
+    # These are in the console and on the command line only.
+    "list_tokens": Role.ADMIN,
+    "create_token": Role.ADMIN,
+    "revoke_token": Role.ADMIN,
 }
 """Roles by the name of the operation, which is the operationId of OpenAPI; None: no token is needed.
 

@@ -37,6 +37,27 @@ async def revoke_token(database: Database, name: str, actor: Actor) -> None:
     await tokens.revoke(database, name, actor)
 
 
+class TokenDesk:
+    """The same for a door, which keeps the database."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def create(
+        self, name: CallerName, role: Role, expires: datetime | timedelta | None, actor: Actor
+    ) -> str:
+        """As `create_token`."""
+        return await create_token(self._database, name, role, expires, actor)
+
+    async def list(self) -> tuple[datetime, Sequence[Token]]:
+        """As `list_tokens`."""
+        return await list_tokens(self._database)
+
+    async def revoke(self, name: str, actor: Actor) -> None:
+        """As `revoke_token`."""
+        await revoke_token(self._database, name, actor)
+
+
 async def rotate_signing_key(database: Database, keep: timedelta, actor: Actor) -> None:
     """Makes a new key for the links of reports; the old ones verify for so long. Raises Unavailable."""
     await reports.replace_signing_key(database, keep, actor)

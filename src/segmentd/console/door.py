@@ -11,13 +11,16 @@ from litestar.types import ControllerRouterHandler
 from segmentd.api.http.edge.guard import ADMITS, OPERATION, AnyConnection
 from segmentd.console import access, files
 from segmentd.console.pages import (
+    audit,
     import_upload,
     imports,
+    reports,
     search,
     segment,
     segment_actions,
     segment_chart,
     segments,
+    tokens,
     user,
 )
 from segmentd.console.refusals import EXCEPTION_HANDLERS
@@ -48,6 +51,9 @@ HANDLERS: Final[list[ControllerRouterHandler]] = [
     *segment_chart.HANDLERS,
     *imports.HANDLERS,
     *import_upload.HANDLERS,
+    *reports.HANDLERS,
+    *audit.HANDLERS,
+    *tokens.HANDLERS,
     nothing_here,
 ]
 

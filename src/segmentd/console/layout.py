@@ -46,6 +46,9 @@ PLACES: Final[Sequence[Place]] = (
     Place(words.SEARCH, "/", "get_user_segments"),
     Place(words.SEGMENTS, "/segments", "list_segments"),
     Place(words.IMPORTS, "/imports", "list_imports"),
+    Place(words.REPORTS, "/reports", "get_report"),
+    Place(words.AUDIT, "/audit", "list_audit_log"),
+    Place(words.TOKENS, "/tokens", "list_tokens"),
 )
 
 

@@ -15,6 +15,7 @@ import msgspec
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from segmentd.auth.administration import TokenDesk
 from segmentd.auth.authenticator import Authenticator
 from segmentd.auth.rate_limit import RateLimit
 from segmentd.domain.access import OnBehalfOf, Principal
@@ -46,6 +47,8 @@ class Sessions:
         self._database = database
         self._authenticator = authenticator
         self._logins = logins
+        self.tokens = TokenDesk(database)
+        """The tokens that sessions begin with."""
 
     def admit_without(self) -> Principal:
         """The caller of a request that shows nothing. Raises Unauthenticated if access is not open to all."""

@@ -26,7 +26,7 @@ class Role(enum.StrEnum):
     EDITOR = "editor"
     """Change memberships, users and segments, order reports."""
     ADMIN = "admin"
-    """Erase users, read the audit log; tokens are made on the command line."""
+    """Erase users, read the audit log, make and revoke tokens."""
 
     def covers(self, needed: "Role") -> bool:
         """Whether this role may do what `needed` may."""

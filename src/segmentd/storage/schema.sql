@@ -1841,7 +1841,8 @@ $$;
 
 -- Makes a token. Raises unique_violation where a token in force has the name, or any token has the secret.
 CREATE OR REPLACE FUNCTION create_token(
-    p_name text, p_role text, p_digest bytea, p_expires_at timestamptz, p_actor text
+    p_name text, p_role text, p_digest bytea, p_expires_at timestamptz, p_actor text,
+    p_on_behalf_of text DEFAULT NULL
 ) RETURNS SETOF tokens
     LANGUAGE plpgsql AS $$
 DECLARE
@@ -1852,14 +1853,15 @@ BEGIN
     VALUES (p_name, p_role, p_digest, clock_instant(), p_expires_at)
     RETURNING * INTO token;
     PERFORM note_in_audit_log(
-        p_actor, NULL, 'token-created', p_name, NULL, jsonb_build_object('role', p_role, 'expires_at', p_expires_at)
+        p_actor, p_on_behalf_of, 'token-created', p_name, NULL, jsonb_build_object('role', p_role, 'expires_at', p_expires_at)
     );
     RETURN NEXT token;
 END
 $$;
 
 -- Revokes a token. No row: no token in force has the name.
-CREATE OR REPLACE FUNCTION revoke_token(p_name text, p_actor text) RETURNS SETOF tokens
+CREATE OR REPLACE FUNCTION revoke_token(p_name text, p_actor text, p_on_behalf_of text DEFAULT NULL)
+    RETURNS SETOF tokens
     LANGUAGE plpgsql AS $$
 DECLARE
     token tokens;
@@ -1873,7 +1875,7 @@ BEGIN
         RETURN;
     END IF;
     PERFORM note_in_audit_log(
-        p_actor, NULL, 'token-revoked', p_name,
+        p_actor, p_on_behalf_of, 'token-revoked', p_name,
         jsonb_build_object('role', token.role, 'expires_at', token.expires_at), NULL
     );
     RETURN NEXT token;
@@ -3259,4 +3261,4 @@ $$;
 INSERT INTO schema_migrations (number, name) VALUES
     (1, '0001_tables.sql');
 INSERT INTO schema_functions (digest, version) VALUES
-    ('e3dc1660183a398861937e7aa032973eb8fd10b7356b68a23ca85ebb67f0ea21', '0.1.0');
+    ('46514d1be6560af7dda3db6d4cd6176528a2242345d08e64fef489abcc03dfc7', '0.1.0');

@@ -49,8 +49,8 @@ async def create(
     try:
         [token] = await database.all(
             Token,
-            f"SELECT {_COLUMNS} FROM create_token(%s, %s, %s, %s, %s)",
-            [name, role, digest, expires_at, actor.name],
+            f"SELECT {_COLUMNS} FROM create_token(%s, %s, %s, %s, %s, %s)",
+            [name, role, digest, expires_at, *actor],
         )
     except psycopg.errors.UniqueViolation:
         raise TokenExists(name) from None
@@ -59,7 +59,7 @@ async def create(
 
 async def revoke(database: Database, name: str, actor: Actor) -> Token:
     """Ends the token in force that has this name. Raises TokenNotFound, Unavailable."""
-    token = await database.one(Token, f"SELECT {_COLUMNS} FROM revoke_token(%s, %s)", [name, actor.name])
+    token = await database.one(Token, f"SELECT {_COLUMNS} FROM revoke_token(%s, %s, %s)", [name, *actor])
     if token is None:
         raise TokenNotFound(name)
     return token

@@ -2,7 +2,8 @@
 
 -- Makes a token. Raises unique_violation where a token in force has the name, or any token has the secret.
 CREATE OR REPLACE FUNCTION create_token(
-    p_name text, p_role text, p_digest bytea, p_expires_at timestamptz, p_actor text
+    p_name text, p_role text, p_digest bytea, p_expires_at timestamptz, p_actor text,
+    p_on_behalf_of text DEFAULT NULL
 ) RETURNS SETOF tokens
     LANGUAGE plpgsql AS $$
 DECLARE
@@ -13,14 +14,15 @@ BEGIN
     VALUES (p_name, p_role, p_digest, clock_instant(), p_expires_at)
     RETURNING * INTO token;
     PERFORM note_in_audit_log(
-        p_actor, NULL, 'token-created', p_name, NULL, jsonb_build_object('role', p_role, 'expires_at', p_expires_at)
+        p_actor, p_on_behalf_of, 'token-created', p_name, NULL, jsonb_build_object('role', p_role, 'expires_at', p_expires_at)
     );
     RETURN NEXT token;
 END
 $$;
 
 -- Revokes a token. No row: no token in force has the name.
-CREATE OR REPLACE FUNCTION revoke_token(p_name text, p_actor text) RETURNS SETOF tokens
+CREATE OR REPLACE FUNCTION revoke_token(p_name text, p_actor text, p_on_behalf_of text DEFAULT NULL)
+    RETURNS SETOF tokens
     LANGUAGE plpgsql AS $$
 DECLARE
     token tokens;
@@ -34,7 +36,7 @@ BEGIN
         RETURN;
     END IF;
     PERFORM note_in_audit_log(
-        p_actor, NULL, 'token-revoked', p_name,
+        p_actor, p_on_behalf_of, 'token-revoked', p_name,
         jsonb_build_object('role', token.role, 'expires_at', token.expires_at), NULL
     );
     RETURN NEXT token;

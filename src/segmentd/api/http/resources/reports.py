@@ -121,7 +121,7 @@ async def order_report(
     if seconds:
         headers["Preference-Applied"] = f"wait={seconds}"
     return Response(
-        ReportBody.of(report, _link(request, report, signature)),
+        ReportBody.of(report, file_link(request, report, signature)),
         status_code=200 if report.status.final else 202,
         headers=headers,
     )
@@ -131,7 +131,7 @@ async def order_report(
 async def get_report(request: AnyRequest, report_id: ReportIdParameter, service: UseCases) -> ReportBody:
     """Read the status of a report."""
     report, signature = await service.get_report(read_report_id(report_id))
-    return ReportBody.of(report, _link(request, report, signature))
+    return ReportBody.of(report, file_link(request, report, signature))
 
 
 @get(
@@ -190,7 +190,8 @@ async def _all(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]
         yield chunk
 
 
-def _link(request: AnyRequest, report: Report, signature: str) -> str:
+def file_link(request: AnyRequest, report: Report, signature: str) -> str:
+    """The link to the file of a report; its signature admits to it."""
     return f"{address(request).url}/api/v1/reports/{report.id}/file?signature={signature}"
 
 
