@@ -2,10 +2,12 @@
 
 import asyncio
 import contextlib
+import errno
 import os
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
@@ -30,6 +32,8 @@ HEALTHY_AFTER_S: Final = 30.0
 LOOK_EVERY_S: Final = 0.5
 # How long a child may take beyond the time for running requests before it is killed.
 SPARE_SECONDS: Final = 2.5
+# How long the gRPC worker of a killed service may have its port when the next service starts.
+LEFTOVER_S: Final = 10.0
 
 _log = structlog.get_logger(__name__)
 
@@ -212,11 +216,21 @@ def bind_grpc(settings: Settings) -> socket.socket | None:
     """A socket that keeps the port of gRPC for the process that serves it, and never listens; None without.
 
     It shares the port (SO_REUSEPORT), so that the process can take it, and take it again after a restart. A
-    socket that shares it with nobody finds out before whether somebody else has it. Raises StartupFailed.
+    socket that shares it with nobody finds out before whether somebody else has it: for some seconds that may
+    be the worker of a service that was killed. Raises StartupFailed.
     """
     if settings.grpc_port == 0:
         return None
-    _bound(settings.host, settings.grpc_port).close()
+    give_up = time.monotonic() + LEFTOVER_S
+    while True:
+        try:
+            _bound(settings.host, settings.grpc_port).close()
+            break
+        except StartupFailed as failed:
+            is_in_use = isinstance(failed.__cause__, OSError) and failed.__cause__.errno == errno.EADDRINUSE
+            if not is_in_use or time.monotonic() > give_up:
+                raise
+        time.sleep(0.05)
     return _bound(settings.host, settings.grpc_port, shared=True)
 
 
@@ -225,13 +239,15 @@ def _bound(host: str, port: int, *, shared: bool = False) -> socket.socket:
         [(family, kind, protocol, _, target), *_] = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )
-        bound = socket.socket(family, kind, protocol)
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if shared:
-            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        bound.bind(target)
+        with contextlib.ExitStack() as undo:
+            bound = undo.enter_context(socket.socket(family, kind, protocol))
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if shared:
+                bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            bound.bind(target)
+            undo.pop_all()
     except OSError as error:
-        raise StartupFailed(f"cannot listen on {host}, port {port}: {error.strerror or error}") from None
+        raise StartupFailed(f"cannot listen on {host}, port {port}: {error.strerror or error}") from error
     return bound
 
 
