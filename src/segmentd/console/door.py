@@ -11,6 +11,7 @@ from litestar.types import ControllerRouterHandler
 from segmentd.api.http.edge.guard import ADMITS, OPERATION, AnyConnection
 from segmentd.console import access, files
 from segmentd.console.pages import (
+    activity,
     audit,
     import_upload,
     imports,
@@ -52,6 +53,7 @@ HANDLERS: Final[list[ControllerRouterHandler]] = [
     *imports.HANDLERS,
     *import_upload.HANDLERS,
     *reports.HANDLERS,
+    *activity.HANDLERS,
     *audit.HANDLERS,
     *tokens.HANDLERS,
     nothing_here,

@@ -1,0 +1,55 @@
+"""The feed as a page that grows."""
+
+import pytest
+
+from segmentd.console.pages import activity
+from segmentd.domain.access import Actor, OnBehalfOf, Role
+from segmentd.domain.identifiers import Slug, UserId
+from segmentd.domain.memberships import Change
+from segmentd.domain.segments import Percent, SegmentUpdate
+from tests.console.pages.test_segment import made
+from tests.support.console import ConsoleApp
+
+
+async def test_changes_appear_as_they_come_each_of_them_once(
+    console: ConsoleApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader = await console.logged_in(Role.READER)
+    await made(console, "OLD")
+    page = await reader.get("/activity")
+    assert page.all("ul", class_="events") == []
+    assert "OLD" not in page.text
+    [asking] = page.all("div", hx_trigger="load delay:2s")
+    await made(console, "A", users=1)
+    hostile = Actor("team", OnBehalfOf("<b>Anna</b>"))
+    await console.service.change_memberships(UserId(1), Change([], [Slug("A")]), hostile)
+    for percent in (Percent("12.5"), None):
+        await console.service.update_segment(Slug("A"), SegmentUpdate(percent=percent), hostile)
+    await console.service.update_segment(Slug("A"), SegmentUpdate(slug=Slug("B")), hostile)
+    await console.service.delete_segment(Slug("B"), hostile)
+
+    part = await reader.get(asking.attributes["hx-get"], HX_Request="true")
+    said = [text.partition(" · ")[2] for text in part.texts("li")]
+    assert said == [
+        "B segment deleted · team",
+        "B renamed, before it was A · team",
+        "A percentage 12.5 % → none · team",
+        "A percentage none → 12.5 % · team",
+        "User 1 out A · by request · team for <b>Anna</b>",
+        "User 1 in A · by request · anna",
+        "A segment created · anna",
+    ]
+    [next_one] = part.all("div", hx_trigger="load delay:2s")
+    empty = await reader.get(next_one.attributes["hx-get"], HX_Request="true")
+    assert empty.texts("li") == []
+    # Without script a link leads to the same.
+    newer = asking.attributes["hx-get"].partition("&shown")[0]
+    assert "User 1 out A" in (await reader.get(newer)).text
+    later = await reader.get(next_one.attributes["hx-get"])
+    assert "Nothing new yet." in later.text
+
+    monkeypatch.setattr(activity, "MOST_SHOWN", 5)
+    long = await reader.get(newer, HX_Request="true")
+    assert long.all("div", hx_trigger="load delay:2s") == []
+    assert "begin again" in long.answer.text
+    assert (await reader.get("/activity?after=x")).status == 422
