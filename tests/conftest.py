@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import structlog
 from hypothesis import HealthCheck, settings
 
 from segmentd.config import Settings
@@ -32,6 +33,10 @@ pytest_plugins = ["tests.support.nodes"]
 # A shell starts background jobs with Ctrl-C ignored, and all processes of the tests would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# By default structlog writes the variables of each frame: of a whole application, that takes minutes.
+_RENDERER = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+structlog.configure([*structlog.get_config()["processors"][:-1], _RENDERER])
 
 
 def pytest_xdist_auto_num_workers() -> int:
