@@ -35,7 +35,8 @@ async def show_activity(
     visit = Visit.of(request)
     found = await service.feed.page(after, EVERYTHING, AT_ONCE)
     if is_for_a_part(request):
-        return html(h.div[_asking(visit, found, shown), _listed(visit, found)])
+        # Side by side: within one element each part would stand in the one before.
+        return html(str(h.fragment[_asking(visit, found, shown), _listed(visit, found)]))
     nothing = after != NOW and not found.entries
     return page(
         visit,
