@@ -7,7 +7,8 @@ from litestar import Router
 from segmentd.api.http.app import create_app
 from segmentd.config import Settings
 from segmentd.console.door import console_router
-from segmentd.serve.wiring import open_console, service
+from segmentd.serve.http_door import open_console
+from segmentd.serve.wiring import service
 from segmentd.storage.database import Database
 from tests.support.client import Api
 from tests.support.console import ConsoleApp

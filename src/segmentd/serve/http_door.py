@@ -1,5 +1,9 @@
 """Builds the layers between the network and the use cases."""
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, closing
+from pathlib import Path
+
 from litestar import Router
 
 from segmentd.api.http.app import create_app
@@ -16,12 +20,17 @@ from segmentd.api.http.hot.path import HotPath
 from segmentd.api.http.ofrep.event_links import EventLinks
 from segmentd.api.http.ofrep.hot import Evaluations
 from segmentd.auth.authenticator import Authenticator
+from segmentd.auth.rate_limit import RateLimit
+from segmentd.background import background
 from segmentd.config import Settings
+from segmentd.console.door import console_router
+from segmentd.console.sessions import LOGINS_PER_SECOND, Sessions
 from segmentd.domain.addresses import networks, public_address
 from segmentd.observability.metrics import Metrics
 from segmentd.replica.replica import Replica
 from segmentd.serve.limits import request_limits
 from segmentd.service import Service
+from segmentd.storage.database import Database
 
 
 def http_door(
@@ -72,3 +81,16 @@ def http_door(
 def cors_of(settings: Settings) -> Cors:
     """The origins whose pages may call."""
     return Cors(filter(None, map(str.strip, (settings.cors_origins or "").split(","))))
+
+
+@asynccontextmanager
+async def open_console(
+    database: Database, settings: Settings, folder: Path, authenticator: Authenticator, rate_key: bytes
+) -> AsyncIterator[Router | None]:
+    """The routes of the console, None if it is off; a node's processes count attempts to log in together."""
+    if not settings.console:
+        yield None
+        return
+    with closing(RateLimit.open(folder / "logins", LOGINS_PER_SECOND, rate_key)) as logins:
+        async with background(logins.memory.share_when_there_is_room(), "share memory of the node"):
+            yield console_router(Sessions(database, authenticator, logins))

@@ -13,13 +13,12 @@ from segmentd.api.http.hot.protocol import HotProtocol
 from segmentd.background import background
 from segmentd.serve.child import Assignment, Duty, run_child
 from segmentd.serve.connection_queue import EndedHere
-from segmentd.serve.http_door import cors_of, http_door
+from segmentd.serve.http_door import cors_of, http_door, open_console
 from segmentd.serve.http_server import Server, uvicorn_config
 from segmentd.serve.limits import connection_limits
 from segmentd.serve.wiring import (
     metrics_in,
     open_authenticator,
-    open_console,
     open_node,
     open_tracing,
     sampling,

@@ -8,16 +8,12 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Final
 
-from litestar import Router
-
 from segmentd import __version__
 from segmentd.auth.authenticator import AccessRules, Authenticator
 from segmentd.auth.known_tokens import KnownTokens
 from segmentd.auth.rate_limit import RateLimit
 from segmentd.background import background
 from segmentd.config import Settings
-from segmentd.console.door import console_router
-from segmentd.console.sessions import LOGINS_PER_SECOND, Sessions
 from segmentd.domain.exports import ExportLimits
 from segmentd.domain.imports import ImportLimits
 from segmentd.domain.reports import ReportLimits
@@ -116,19 +112,6 @@ async def open_authenticator(
         authenticator = Authenticator(database, rules, left)
         await stack.enter_async_context(authenticator.watching())
         yield authenticator
-
-
-@asynccontextmanager
-async def open_console(
-    database: Database, settings: Settings, folder: Path, authenticator: Authenticator, rate_key: bytes
-) -> AsyncIterator[Router | None]:
-    """The routes of the console, None if it is off; a node's processes count attempts to log in together."""
-    if not settings.console:
-        yield None
-        return
-    with closing(RateLimit.open(folder / "logins", LOGINS_PER_SECOND, rate_key)) as logins:
-        async with background(logins.memory.share_when_there_is_room(), "share memory of the node"):
-            yield console_router(Sessions(database, authenticator, logins))
 
 
 @contextmanager
