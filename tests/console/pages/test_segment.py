@@ -47,6 +47,7 @@ async def test_a_percentage_is_set_after_its_preview_and_not_over_what_somebody_
     assert leaving == "0 users"
     assert int(entering.split()[0]) + int(staying.split()[0]) == 40
     assert shown.texts("button", class_="main")[0] == "Set 100 %"
+    assert shown.all("input", id="percent")[0].attributes["value"] == "100"
     sent = {"percent": "100", "seen": "10"}
 
     # Somebody else is faster.

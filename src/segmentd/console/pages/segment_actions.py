@@ -36,11 +36,10 @@ async def show_preview(request: AnyRequest, slug: SlugParameter, service: UseCas
             return html(str(h.p(".error", lang="en")[f"{detail[:1].upper()}{detail[1:]}."]), 422)
         return await segment_page(visit, service, slug, refusal=Refusal.of(error, Form({"percent": text})))
     shown = previewed(visit, slug, preview)
-    return (
-        html(str(shown))
-        if is_for_a_part(request)
-        else await segment_page(visit, service, slug, preview=shown)
-    )
+    if is_for_a_part(request):
+        return html(str(shown))
+    asked = Refusal(Form({"percent": text}))  # the field keeps what was asked
+    return await segment_page(visit, service, slug, preview=shown, refusal=asked)
 
 
 @post("/segments/{slug:str}/percent", opt={OPERATION: "update_segment"})

@@ -42,7 +42,7 @@ def asking(visit: Visit, segment: Segment, preview: h.Node, refusal: Refusal) ->
     """The form that asks what a percentage would do, and the place where the answer comes."""
     path = visit.link(f"/segments/{segment.slug}/preview")
     refused = refusal if "percent" in refusal.form.values else NONE_REFUSED
-    wanted = refused.form.text("percent") or in_field(segment.percent)
+    wanted = in_field(segment.percent) if refused is NONE_REFUSED else refused.form.text("percent")
 
     def number(own: Attributes) -> h.VoidElement:
         return h.input(own, inputmode="decimal", maxlength="20", value=wanted, autocomplete="off")
@@ -67,7 +67,7 @@ def asking(visit: Visit, segment: Segment, preview: h.Node, refusal: Refusal) ->
                 min="0",
                 max="100",
                 step="0.5",
-                value=in_field(segment.percent) or "0",
+                value=wanted.replace(",", ".") or "0",
                 aria_label=visit.say(words.SLIDER),
                 data_field="percent",
                 hidden=True,
