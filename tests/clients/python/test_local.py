@@ -108,6 +108,8 @@ def test_an_answer_counts_as_level_only_if_it_is_newer_than_every_known_change()
 
     copy.take(ChangesPage([ADDED], "p2"), now=106, asked_at=105)
     assert [*copy.batches([1], 106)] == [[1]]
+    copy.answer(answer("A"), 106.5, 106.6)
+    assert [*copy.batches([1], 107.6)] == [[1]], "its age is in whole seconds, so it may be nearly one older"
     copy.answer(answer("A", age_s=3), 107, 107)
     assert copy.segments(1, 107) == ("A",)
     assert [*copy.batches([1], 108.5)] == [[1]], "the answer may be older than the change"
