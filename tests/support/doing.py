@@ -122,6 +122,10 @@ class Doing(UserChanges):
         """No answer changes."""
         self._world.follow()
 
+    def restart_the_follower(self) -> None:
+        """No answer changes."""
+        self._world.restart_follower()
+
     def terms_ahead(self) -> list[tuple[int, str, datetime]]:
         """The terms that end later than now: user, segment, end."""
         return [

@@ -37,6 +37,10 @@ class FollowerProcess:
         """Removes the replica and builds another one."""
         self._do("begin")
 
+    def restart(self) -> None:
+        """Ends the follower; another one resumes its replica."""
+        self._do("restart")
+
     def round(self) -> None:
         self._do("round")
 
@@ -61,9 +65,10 @@ async def _work(database_url: str, folder: Path, boot: BootTime) -> None:
         for line in sys.stdin:  # nothing else is to be done meanwhile
             command, now = line.split()
             boot.now = int(now)
-            if command == "begin":
+            if command in {"begin", "restart"}:
                 follower.close()
-                _empty(folder)
+                if command == "begin":
+                    _empty(folder)
                 follower = Follower(database, folder)
             await follower.round()
             sys.stdout.write("done\n")

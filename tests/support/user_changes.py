@@ -7,6 +7,7 @@ from typing import Final, NamedTuple
 
 from segmentd.domain.instants import rfc3339
 from tests.support.client import Json
+from tests.support.grpc_door import Answered
 from tests.support.importing import COUNTS, Importing, counts
 from tests.support.world import MICROSECOND, World, same
 from tests.truth.model import Model, Override, Segment
@@ -54,6 +55,19 @@ class UserChanges:
             status, answer = self._world.send("POST", f"users/{user}/segments", body)
             assert status == 200, answer
             same(answer, self._expected_answer(user, wanted, at))
+
+    def change_by_grpc(self, wishes: Mapping[int, Wishes]) -> None:
+        """One user by the call for one, several by the call for many."""
+        with self._changes_at(wishes) as changes:
+            messages = [{"user_id": user, **_message(change.body)} for user, change in changes.items()]
+            one, *others = messages
+            call = "Memberships/ChangeManyUsers" if others else "Memberships/ChangeUserSegments"
+            answered = self._world.run(self._world.grpc.call(call, {"changes": messages} if others else one))
+            assert isinstance(answered, Answered), answered
+            expected = self._expected_answers(changes)
+            answers = answered.message["changes"] if others else [answered.message]
+            same(answers, [{**expected[user], "user_id": str(user)} for user in wishes])
+            self._world.see("many by gRPC" if others else "one by gRPC")
 
     def change_together(self, wishes: Mapping[int, Wishes], bad: str) -> None:
         """First in vain, with a segment that there may not be; then so that it succeeds."""
@@ -262,6 +276,18 @@ def _list_of(changes: Mapping[int, _Asked]) -> str:
     """Changes as a list."""
     lines = [line for user, change in changes.items() for line in _lines(user, change.body)]
     return "\n".join(["user_id;segment;operation;until;ttl_seconds", *lines])
+
+
+def _message(body: Mapping[str, Sequence[Json]]) -> Json:
+    """A change as gRPC has it."""
+
+    def addition(item: Json) -> Json:
+        written = dict(item) if isinstance(item, dict) else {"slug": item}
+        if seconds := written.pop("ttl_seconds", None):
+            written["ttl"] = f"{seconds}s"
+        return written
+
+    return {"add": [addition(item) for item in body["add"]], "remove": body["remove"]}
 
 
 def _lines(user: int, body: Mapping[str, Sequence[Json]]) -> Iterator[str]:

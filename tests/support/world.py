@@ -112,6 +112,26 @@ class World:
         """One round of the follower."""
         self._following.round()
 
+    def restart_follower(self) -> None:
+        """The follower ends, and another one resumes its replica."""
+        self._following.restart()
+        self.see("a follower that began again")
+
+    def explicit(self) -> dict[str, dict[int, datetime | None]]:
+        """The explicit members of each living segment with their terms, as the tables have them."""
+        rows = self._own.execute("""
+            SELECT s.slug, m.user_id, m.until
+            FROM segments s
+            LEFT JOIN memberships m ON m.segment_id = s.id AND m.ended_at IS NULL AND m.included
+            WHERE s.deleted_at IS NULL
+        """)
+        members: dict[str, dict[int, datetime | None]] = {}
+        for slug, user_id, until in rows:
+            of_segment = members.setdefault(slug, {})
+            if user_id is not None:
+                of_segment[user_id] = until
+        return members
+
     def refresh(self) -> None:
         """Rounds of the follower, where answers are allowed to differ from the database's without one.
 

@@ -57,6 +57,7 @@ class Choosing:
             lambda: Act("let_time_pass", {"seconds": self._one(SECONDS)}),
             lambda: Act("step_back", {"seconds": self._one(STEPS_BACK)}),
             lambda: Act("follow", {}),
+            lambda: Act("restart_the_follower", {}),
             *[lambda: Act("run_the_jobs", {})] * 2,
         ]
         if self._living:
@@ -65,6 +66,7 @@ class Choosing:
                 *[self._change_together, self._change_at_once] * 2,
                 self._bring_list,
                 self._replace_members,
+                self._change_by_grpc,
                 *[lambda: Act("change_percent", {"slug": self._slug(), "percent": self._one(PERCENTS)})] * 2,
                 *[self._rename] * 2,
                 lambda: Act("delete_segment", {"slug": self._slug()}),
@@ -109,6 +111,10 @@ class Choosing:
     def _change_at_once(self) -> Act:
         bad = self._one([*SLUGS, "past", "past"])
         return Act("change_at_once", {"wishes": self._wishes_of_both(), "stranger": STRANGER, "bad": bad})
+
+    def _change_by_grpc(self) -> Act:
+        wishes = self._wishes_of_both() if self._draw(_below(2)) else {self._one(USERS): self._wishes()}
+        return Act("change_by_grpc", {"wishes": wishes})
 
     def _bring_list(self) -> Act:
         return Act("bring_list", {"wishes": self._wishes_of_both()})

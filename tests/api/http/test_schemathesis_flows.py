@@ -1,6 +1,5 @@
 """The served API does what its OpenAPI document says, call after call: what one gives, the next one takes."""
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -62,9 +61,10 @@ def flows(service: Serving, session: requests.Session) -> type[Any]:
     return Flows
 
 
-def resident_bytes(pid: int) -> int:
-    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE")
+def own_bytes(pid: int) -> int:
+    """The memory of a process without the files that it maps, such as the replica."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon"))
 
 
 @pytest.mark.timeout(1800)
@@ -82,9 +82,9 @@ def test_calls_that_follow_each_other_are_answered_as_the_document_says_and_take
         usual = 0
         while machine.calls < calls:
             machine.run(settings=FLOW)
-            if machine.calls > calls / 4:
-                usual = usual or resident_bytes(worker)
-        grown = resident_bytes(worker) - usual
+            if machine.calls > calls / 2:
+                usual = usual or own_bytes(worker)
+        grown = own_bytes(worker) - usual
 
         assert [*service.workers()] == [worker]
         assert "Traceback" not in service.errors
