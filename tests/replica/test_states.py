@@ -1,5 +1,6 @@
 """Replicas read exactly what SQL packs."""
 
+import struct
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import pytest
 
 from segmentd.domain.identifiers import UserId
-from segmentd.replica.states import EXCLUDED, HAS_TERM, SEGMENT_BITS, version_of, words_and_ends
+from segmentd.replica.states import EXCLUDED, HAS_TERM, SEGMENT_BITS, next_end, version_of, words_and_ends
 from segmentd.storage import replication
 from segmentd.storage.database import Database
 from tests.support.client import Api
@@ -147,3 +148,9 @@ async def test_what_a_write_returns_is_what_the_follower_would_read(
     [deleted] = rows.column("SELECT delete_user(7, 'me')")
     assert (await packed(database, 7))[0] == {7: deleted}
     assert read(deleted) == []
+
+
+def test_the_next_end_of_a_term_is_after_now() -> None:
+    state = struct.pack(">QIIqq", 2, 1 + HAS_TERM, 2 + HAS_TERM, 100, 200)
+
+    assert [next_end(state, now) for now in (99, 100, 199, 200)] == [100, 200, 200, None]

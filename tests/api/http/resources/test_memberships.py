@@ -295,6 +295,7 @@ async def test_a_change_is_in_force_from_its_very_instant_on_also_in_the_past(ap
     await api.add(1, "A")
     await api.remove(1, "A")
     added, removed = [datetime.fromisoformat(event["at"]) for event in await api.history(1)]
+    await api.add(1, "A")  # so that the instants are before the user's latest change
 
     for instant, segments in ((added, ["A"]), (removed - timedelta.resolution, ["A"]), (removed, [])):
         assert await api.segments(1, at=instant.isoformat()) == segments
