@@ -117,6 +117,12 @@ class ForeignOrigin(Denied):
     kind = "foreign-origin"
 
 
+class FormExpired(Denied):
+    """A form of the console is not from a page of this session; no call of the API answers this."""
+
+    kind = "form-expired"
+
+
 class NotFound(Problem):
     """There is nothing at this address."""
 
