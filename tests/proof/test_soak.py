@@ -48,6 +48,7 @@ def test_a_soak_finds_each_kind_of_growth(last: Callable[[], Quarter], words: st
     assert any(words in each for each in violations([quarter()] * 3 + [last()]))
 
 
+@pytest.mark.proof
 async def test_a_short_soak_asks_every_kind_of_request_and_each_is_answered(tmp_path: Path) -> None:
     plan = Plan(seconds=2, percent=50, first_s=1)
 

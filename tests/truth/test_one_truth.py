@@ -92,7 +92,7 @@ class OneTruth(RuleBasedStateMachine):
 
 
 SHORT: Final = settings(
-    max_examples=16,
+    max_examples=11,
     stateful_step_count=45,
     phases=[Phase.generate, Phase.shrink],
     derandomize=True,

@@ -21,7 +21,7 @@ from segmentd.storage.signing_keys import SigningKeys
 from tests.api.http.ofrep.conftest import FLAGS, context
 from tests.support.asgi import JSON
 from tests.support.postgres import new_database
-from tests.support.processes import Serving, serving
+from tests.support.processes import Serving, eventually, serving
 
 KEY: Final = b"k" * 32
 SEEN: Final = bytes(range(12))
@@ -306,7 +306,10 @@ async def test_a_stop_ends_the_streams_and_no_log_has_their_signatures(
     database_url: str, tmp_path: Path
 ) -> None:
     with serving("--database-url", database_url, "--log-level", "debug", cwd=tmp_path) as node:
-        url = stream_url(node.ready().url, flags_of(node.url, 9))
+        node.ready()
+        # A process that has just begun may not know the keys of links yet.
+        eventually(lambda: "eventStreams" in flags_of(node.url, 9).json())
+        url = stream_url(node.url, flags_of(node.url, 9))
         async with httpx.AsyncClient(timeout=60) as client, client.stream("GET", url) as answer:
             stopping = asyncio.create_task(asyncio.to_thread(node.stop))
             received = await asyncio.wait_for(answer.aread(), 60)
