@@ -7,15 +7,11 @@ from contextlib import asynccontextmanager, suppress
 import psycopg
 import pytest
 
-from segmentd.domain.access import Actor
 from segmentd.domain.errors import Unavailable
-from segmentd.domain.identifiers import Slug, UserId
-from segmentd.domain.memberships import Change
 from segmentd.replica import notifications
 from segmentd.replica.follower import Follower
 from segmentd.replica.notifications import Notifier, listen
 from segmentd.storage import replication
-from segmentd.storage.changes import Wanted, change_each
 from segmentd.storage.database import Database
 from segmentd.storage.replication import Reading
 from tests.support.changing import CHANGE
@@ -101,46 +97,6 @@ async def test_the_first_commit_is_notified_at_once_and_later_ones_together(
         notifier.notify()
         await database.execute("SELECT")
         assert not wake.is_set()
-
-
-async def test_what_a_transaction_tells_of_is_told_once(
-    database: Database, database_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(notifications, "BUNDLE_SECONDS", 0)
-    wake, notifier = asyncio.Event(), Notifier(database)
-    async with running(listen(database_url, wake, asyncio.Event())):
-        await notified(wake)
-        notifier.notify()
-        claim = notifier.claim()
-        assert claim is not None
-        await change_each(database, [Wanted(UserId(1), Change([], [Slug("NONE")]), Actor("me"))], notify=True)
-        notifier.sent(claim)
-
-        await notified(wake)
-
-        async with running(notifier.run()):
-            await database.execute("SELECT")
-            assert not wake.is_set()
-
-
-@pytest.mark.parametrize("later", [True, False], ids=["after the claim", "the transaction failed"])
-async def test_a_commit_that_no_transaction_told_of_is_notified_when_it_is_due(
-    database: Database, database_url: str, *, later: bool
-) -> None:
-    wake, notifier = asyncio.Event(), Notifier(database)
-    async with running(listen(database_url, wake, asyncio.Event())):
-        await notified(wake)
-        if not later:
-            notifier.notify()
-        claim = notifier.claim()
-        assert claim is not None
-        assert notifier.claim() is None
-        if later:
-            notifier.notify()
-            notifier.sent(claim)
-
-        async with running(notifier.run()):
-            await notified(wake)
 
 
 async def test_a_notification_that_fails_does_not_end_later_ones(

@@ -1,6 +1,6 @@
 """Applies changes, makes this node's replica show them, and makes their answers."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 
 from segmentd.domain.errors import SegmentdError
 from segmentd.domain.identifiers import Slug
@@ -10,7 +10,7 @@ from segmentd.observability.metrics import Metrics
 from segmentd.replica.catalog import Catalog
 from segmentd.replica.node import Node
 from segmentd.storage import changes
-from segmentd.storage.changes import Applied, Locked, Result, Wanted
+from segmentd.storage.changes import Applied, Locked, Wanted
 from segmentd.storage.database import Database
 
 
@@ -27,39 +27,35 @@ class Applying:
 
         Raises SegmentNotFound, Invalid, Unavailable.
         """
-        results = await self._change(changes.change_together, wanted)
-        return [result for result in results if isinstance(result, Changed)]
+        catalog = self._catalog()
+        return self._shown(
+            await changes.change_together(self._database, wanted, _version_of(catalog)), catalog
+        )
 
     async def each(self, wanted: Sequence[Wanted]) -> Sequence[Changed | SegmentdError | Locked]:
         """Each for itself; users whom another transaction holds are left as they are. Raises Unavailable."""
-        return await self._change(changes.change_each, wanted)
-
-    async def _change(
-        self, change: Callable[..., Awaitable[Sequence[Result]]], wanted: Sequence[Wanted]
-    ) -> Sequence[Changed | SegmentdError | Locked]:
         catalog = self._catalog()
-        notification = None if self._node is None else self._node.notifier.claim()
-        results = await change(self._database, wanted, _version_of(catalog), notify=notification is not None)
-        applied = [result for result in results if isinstance(result, Applied)]
-        if self._node is not None and applied:
-            self._node.show_users([(one.user_id, one.write) for one in applied], notification)
-        changed = [_changed(one, catalog) for one in applied]
-        self._metrics.changed(changed)
-        answers = iter(changed)
-        return [next(answers) if isinstance(result, Applied) else result for result in results]
+        results = await changes.change_each(self._database, wanted, _version_of(catalog))
+        shown = iter(self._shown([result for result in results if isinstance(result, Applied)], catalog))
+        return [next(shown) if isinstance(result, Applied) else result for result in results]
 
     def _catalog(self) -> Catalog | None:
         """The segments as this node's replica has them; the answers follow from them, if they are current."""
         return None if self._node is None else self._node.replica.catalog()
 
+    def _shown(self, applied: Sequence[Applied], catalog: Catalog | None) -> Sequence[Changed]:
+        if self._node is not None and applied:
+            self._node.show_users([(one.user_id, one.write) for one in applied])
+        changed = [
+            Changed(one.user_id, _segments(one, catalog), one.added, one.removed, one.updated, one.unchanged)
+            for one in applied
+        ]
+        self._metrics.changed(changed)
+        return changed
+
 
 def _version_of(catalog: Catalog | None) -> int | None:
     return None if catalog is None else catalog.version
-
-
-def _changed(one: Applied, catalog: Catalog | None) -> Changed:
-    segments = _segments(one, catalog)
-    return Changed(one.user_id, segments, one.added, one.removed, one.updated, one.unchanged)
 
 
 def _segments(applied: Applied, catalog: Catalog | None) -> Sequence[Slug]:

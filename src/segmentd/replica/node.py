@@ -12,7 +12,7 @@ from segmentd.observability.metrics import Fallen, Metrics
 from segmentd.replica.behind import Outdated
 from segmentd.replica.fallback import Fallback
 from segmentd.replica.files import Unusable
-from segmentd.replica.notifications import Claim, Notifier
+from segmentd.replica.notifications import Notifier
 from segmentd.replica.replica import Replica
 from segmentd.replica.watching import Watchers
 from segmentd.storage.database import Database
@@ -147,18 +147,10 @@ class Node(NamedTuple):
             raise AnswerTooLarge(LARGEST_LOOKUP_BYTES)
         return Answer(answer.age, slugs)
 
-    def show_users(
-        self, writes: Sequence[tuple[UserId, OwnWrite]], notification: Claim | None = None
-    ) -> None:
-        """Shows committed writes of users, here at once and on the other nodes soon.
-
-        `notification` is what their transaction sent itself.
-        """
+    def show_users(self, writes: Sequence[tuple[UserId, OwnWrite]]) -> None:
+        """Shows committed writes of users, here at once and on the other nodes soon."""
         self.replica.show_users(writes)
-        if notification is None:
-            self.notifier.notify()
-        else:
-            self.notifier.sent(notification)
+        self.notifier.notify()
 
     async def show_segments(self, database: Database) -> None:
         """Shows committed changes of segments. An error makes reads slower and does not undo the change."""

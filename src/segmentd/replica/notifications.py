@@ -1,8 +1,7 @@
 """Change notifications between nodes: after commits, the follower of every node begins a round at once."""
 
 import asyncio
-import time
-from typing import Final, NewType
+from typing import Final
 
 import psycopg
 import structlog
@@ -16,58 +15,31 @@ from segmentd.storage.sessions import Reachability, Session
 BUNDLE_SECONDS: Final = 0.02
 PAUSE_SECONDS: Final = 1.0
 
-Claim = NewType("Claim", int)
-"""A notification that somebody sends: it tells of so many commits of this process."""
-
 _log = structlog.get_logger(__name__)
 
 
 class Notifier:
-    """Notifies all nodes at once, and then at most every 20 ms, however many commits there were.
-
-    A transaction can send the notification itself, which costs less than a transaction for it. Such a
-    transaction claims the notification before it begins.
-    """
+    """Notifies all nodes at once, and then at most every 20 ms, however many commits there were."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._commits = 0
-        self._told = 0
-        self._untold = asyncio.Event()
-        self._due = 0.0
+        self._committed = asyncio.Event()
 
     def notify(self) -> None:
-        """Call it after a commit; `run` then sends the notification, unless a transaction does."""
-        self._commits += 1
-        self._untold.set()
-
-    def claim(self) -> Claim | None:
-        """A claim if a notification is due: the caller sends it, and then calls `sent`."""
-        now = time.monotonic()
-        if now < self._due:
-            return None
-        self._due = now + BUNDLE_SECONDS
-        return Claim(self._commits)
-
-    def sent(self, claim: Claim) -> None:
-        """Call it when the notification was sent; `run` sends what nobody has told."""
-        self._told = max(self._told, claim)
-        if self._told == self._commits:
-            self._untold.clear()
+        """Call it after a commit; `run` then sends the notification."""
+        self._committed.set()
 
     async def run(self) -> None:
         """Sends notifications through the database until it is cancelled."""
         while True:
-            await self._untold.wait()
-            if (claim := self.claim()) is None:
-                await asyncio.sleep(self._due - time.monotonic())
-                continue
+            await self._committed.wait()
+            self._committed.clear()
             try:
                 await replication.notify(self._database)
             except Unavailable:
                 # Followers also check for changes by themselves, once a second.
                 _log.info("could not notify, the database is away")
-            self.sent(claim)
+            await asyncio.sleep(BUNDLE_SECONDS)
 
 
 async def listen(database_url: str, wake: asyncio.Event, stop: asyncio.Event) -> None:

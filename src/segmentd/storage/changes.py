@@ -15,7 +15,7 @@ from segmentd.domain.identifiers import Slug, UserId
 from segmentd.domain.memberships import Change
 from segmentd.storage import arrays
 from segmentd.storage.database import Database
-from segmentd.storage.replication import CHANNEL, OwnWrite
+from segmentd.storage.replication import OwnWrite
 
 _log = structlog.get_logger(__name__)
 
@@ -70,30 +70,29 @@ Result = Applied | Locked | SegmentdError
 
 
 async def change_together(
-    database: Database, wanted: Sequence[Wanted], known: int | None = None, *, notify: bool = False
+    database: Database, wanted: Sequence[Wanted], known: int | None = None
 ) -> Sequence[Applied]:
     """Makes all changes or none, in one transaction; waits for users whom another transaction holds.
 
-    The users are different; `known` is the version of the catalog that the caller has. With `notify`
-    the transaction sends a change notification to the followers of all nodes. Raises SegmentNotFound
+    The users are different; `known` is the version of the catalog that the caller has. Raises SegmentNotFound
     with every unknown slug, Invalid for terms that are not ahead, Unavailable.
     """
     try:
-        [row] = await database.all(_Row, CHANGE, _parameters(wanted, known, together=True, notify=notify))
+        [row] = await database.all(_Row, CHANGE, _parameters(wanted, known, together=True))
     except psycopg.DatabaseError as error:
         raise _refusal(error, wanted) from None
     return [result for result in _results(wanted, row) if isinstance(result, Applied)]
 
 
 async def change_each(
-    database: Database, wanted: Sequence[Wanted], known: int | None = None, *, notify: bool = False
+    database: Database, wanted: Sequence[Wanted], known: int | None = None
 ) -> Sequence[Result]:
     """Makes each change that can be made, in one transaction; the others have an error or are Locked.
 
     As above; but where PostgreSQL undid them all, all are Locked. Raises Unavailable.
     """
     try:
-        [row] = await database.once(_Row, CHANGE, _parameters(wanted, known, together=False, notify=notify))
+        [row] = await database.once(_Row, CHANGE, _parameters(wanted, known, together=False))
     except psycopg.DatabaseError as error:
         _log.info("changes were undone, trying each alone", error=type(error).__name__)
         return [Locked(one.user_id) for one in wanted]
@@ -121,8 +120,7 @@ def _ordered(wanted: Sequence[Wanted]) -> Sequence[Wanted]:
 
 CHANGE: Final[LiteralString] = (
     "SELECT c.*, CASE WHEN c.catalog_version IS DISTINCT FROM %(known)s::bigint"
-    "  THEN segments_after_changes(%(user_ids)s::bigint[], c.ats) END AS segments,"
-    " CASE WHEN %(notify)s THEN pg_notify(%(channel)s, '') END AS notified"
+    "  THEN segments_after_changes(%(user_ids)s::bigint[], c.ats) END AS segments"
     " FROM change_memberships("
     "  %(user_ids)s::bigint[], %(actors)s::text[], %(reasons)s::text[], %(on_behalf_of)s::text[],"
     "  %(places)s::integer[], %(slugs)s::text[], %(adds)s::boolean[], %(untils)s::timestamptz[],"
@@ -130,9 +128,7 @@ CHANGE: Final[LiteralString] = (
 )
 
 
-def _parameters(
-    wanted: Sequence[Wanted], known: int | None, *, together: bool, notify: bool
-) -> Mapping[str, object]:
+def _parameters(wanted: Sequence[Wanted], known: int | None, *, together: bool) -> Mapping[str, object]:
     wanted = _ordered(wanted)
     places: list[int] = []
     slugs: list[Slug] = []
@@ -158,8 +154,6 @@ def _parameters(
         "ttls": arrays.numbers(ttls),
         "together": together,
         "known": known,
-        "notify": notify,
-        "channel": CHANNEL,
     }
 
 
