@@ -14,7 +14,7 @@ from urllib.parse import quote
 import psycopg
 
 from segmentd.storage.embedded_launch import Account, choose_account, environment, programs
-from tests.support.processes import PATIENCE_S, descendants, eventually
+from tests.support.processes import PATIENCE_S, descendants, eventually, is_alive
 
 _SETTINGS: Final = (
     "listen_addresses=",
@@ -82,8 +82,10 @@ class Server:
 
     def kill(self) -> None:
         """Ends all its processes at once, as a power cut does."""
-        self._signal(signal.SIGKILL)
+        family = self._signal(signal.SIGKILL)
         self._wait()
+        # One that is still ending has the shared memory, and another start is refused.
+        eventually(lambda: not any(map(is_alive, family)))
 
     def freeze(self) -> None:
         """Its processes go on existing, and do nothing: connections stay open, and nobody answers."""
@@ -104,13 +106,14 @@ class Server:
         if self._process is not None and self._process.poll() is None:
             self.kill()
 
-    def _signal(self, number: signal.Signals, kind: str = "") -> None:
+    def _signal(self, number: signal.Signals, kind: str = "") -> list[int]:
         assert self._process is not None
         family = {self._process.pid: "", **descendants(self._process.pid)}
         for pid, command in family.items():
             if kind in command:
                 with suppress(ProcessLookupError):
                     os.kill(pid, number)
+        return [*family]
 
     def _wait(self) -> None:
         assert self._process is not None
