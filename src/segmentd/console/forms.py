@@ -147,6 +147,20 @@ def field(
     ]
 
 
+def name_input(value: str | None = None, *, required: bool = True) -> Control:
+    """Takes the name of something, such as a slug, which a browser neither completes nor spells."""
+    return lambda own: h.input(
+        own, required=required, maxlength="128", value=value, autocomplete="off", spellcheck="false"
+    )
+
+
+def choice(visit: Visit, options: Mapping[str, Text], chosen: str) -> Control:
+    """Offers values, each with its words."""
+    return lambda own: h.select(own)[
+        (h.option(value=value, selected=value == chosen)[visit.say(text)] for value, text in options.items())
+    ]
+
+
 def whole(refusal: Refusal) -> h.Node:
     """What was wrong with the form as a whole."""
     return refusal.of_whole and h.p(".error.box", role="alert", lang="en")[_sentence(refusal.of_whole)]

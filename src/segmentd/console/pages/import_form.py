@@ -1,12 +1,21 @@
 """The form that brings a list. The file is its last field, so that all others are known before it comes."""
 
-from collections.abc import Mapping
 from typing import Final
 
 import htpy as h
 
 from segmentd.api.http.types import RequestBody
-from segmentd.console.forms import Attributes, Form, Refusal, converted, field, post_form, whole
+from segmentd.console.forms import (
+    Attributes,
+    Form,
+    Refusal,
+    choice,
+    converted,
+    field,
+    name_input,
+    post_form,
+    whole,
+)
 from segmentd.console.language import Text
 from segmentd.console.visit import Visit
 from segmentd.console.words import imports as words
@@ -59,21 +68,13 @@ def is_packed(file_name: str) -> bool:
 def bringing(visit: Visit, refusal: Refusal) -> h.Node:
     """The form. The browser sends it by itself: the script has no part in sending a long file."""
     sent = refusal.form
-
-    def segment(own: Attributes) -> h.VoidElement:
-        return h.input(
-            own, maxlength="128", value=sent.text("segment"), autocomplete="off", spellcheck="false"
-        )
+    segment = name_input(sent.text("segment"), required=False)
+    operations = {each.value: text for each, text in words.OPERATIONS.items()}
+    operation = choice(visit, operations, sent.text("operation"))
+    term = choice(visit, words.TERMS, sent.text("ttl_seconds"))
 
     def reason(own: Attributes) -> h.VoidElement:
         return h.input(own, maxlength="500", value=sent.text("reason"), autocomplete="off")
-
-    def operation(own: Attributes) -> h.Element:
-        operations = {each.value: text for each, text in words.OPERATIONS.items()}
-        return _select(visit, own, operations, sent.text("operation"))
-
-    def term(own: Attributes) -> h.Element:
-        return _select(visit, own, words.TERMS, sent.text("ttl_seconds"))
 
     return [
         h.h2("#new")[visit.say(words.BRING)],
@@ -100,12 +101,6 @@ def bringing(visit: Visit, refusal: Refusal) -> h.Node:
             enctype="multipart/form-data",
             hx_boost="false",
         ),
-    ]
-
-
-def _select(visit: Visit, own: Attributes, options: Mapping[str, Text], chosen: str) -> h.Element:
-    return h.select(own)[
-        (h.option(value=value, selected=value == chosen)[visit.say(text)] for value, text in options.items())
     ]
 
 

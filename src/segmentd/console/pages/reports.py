@@ -15,6 +15,7 @@ from segmentd.console.forms import (
     Refusal,
     converted,
     field,
+    name_input,
     post_form,
     read_form,
     whole,
@@ -123,11 +124,7 @@ def _fields(visit: Visit, refusal: Refusal, sent: Form, month: str) -> h.Node:
             own, inputmode="numeric", maxlength="19", value=sent.text("user_id"), autocomplete="off"
         )
 
-    def segment(own: Attributes) -> h.VoidElement:
-        return h.input(
-            own, maxlength="128", value=sent.text("segment"), autocomplete="off", spellcheck="false"
-        )
-
+    segment = name_input(sent.text("segment"), required=False)
     return [
         field(visit, words.MONTH, "month", month_of, refusal, words.MONTH_HINT),
         field(visit, words.USER, "user_id", user, refusal, words.USER_HINT),

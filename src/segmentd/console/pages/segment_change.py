@@ -5,7 +5,7 @@ from hashlib import blake2b
 
 import htpy as h
 
-from segmentd.console.forms import NONE_REFUSED, Attributes, Refusal, field, post_form, whole
+from segmentd.console.forms import NONE_REFUSED, Attributes, Refusal, field, name_input, post_form, whole
 from segmentd.console.language import Text
 from segmentd.console.visit import Visit
 from segmentd.console.words import segment as words
@@ -56,13 +56,7 @@ def _described(visit: Visit, segment: Segment, refusal: Refusal) -> h.Element:
 
 
 def _renamed(visit: Visit, segment: Segment, refusal: Refusal) -> h.Element:
-    slug = refusal.form.text(NEW_SLUG) or segment.slug
-
-    def control(own: Attributes) -> h.VoidElement:
-        return h.input(
-            own, required=True, maxlength="128", value=slug, autocomplete="off", spellcheck="false"
-        )
-
+    control = name_input(refusal.form.text(NEW_SLUG) or segment.slug)
     return _folded(
         visit,
         words.RENAME,
@@ -80,9 +74,6 @@ def _renamed(visit: Visit, segment: Segment, refusal: Refusal) -> h.Element:
 
 
 def _deleted(visit: Visit, segment: Segment, refusal: Refusal) -> h.Element:
-    def control(own: Attributes) -> h.VoidElement:
-        return h.input(own, required=True, maxlength="128", autocomplete="off", spellcheck="false")
-
     return _folded(
         visit,
         words.DELETE,
@@ -93,7 +84,7 @@ def _deleted(visit: Visit, segment: Segment, refusal: Refusal) -> h.Element:
             whole(refusal),
             h.input(type="hidden", name="action", value="delete"),
             h.p[visit.say(words.DELETE_HINT)],
-            field(visit, words.TYPE_SLUG, TYPED, control, refusal),
+            field(visit, words.TYPE_SLUG, TYPED, name_input(), refusal),
             h.button(".danger")[visit.say(words.DELETE_BUTTON)],
             class_="card",
         ),

@@ -1,6 +1,5 @@
 """Tokens, for administrators: the list, making one, which is shown once, and revoking one."""
 
-from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -11,8 +10,17 @@ from litestar.di import NamedDependency
 from segmentd.api.http.edge.guard import OPERATION
 from segmentd.api.http.types import AnyRequest
 from segmentd.auth.administration import TokenDesk
-from segmentd.console.forms import NONE_REFUSED, Attributes, Form, Refusal, field, post_form, read_form, whole
-from segmentd.console.language import Text
+from segmentd.console.forms import (
+    NONE_REFUSED,
+    Form,
+    Refusal,
+    choice,
+    field,
+    name_input,
+    post_form,
+    read_form,
+    whole,
+)
 from segmentd.console.layout import empty, moment, notice, page, see_other, sentence, table
 from segmentd.console.sessions import Sessions
 from segmentd.console.visit import Visit
@@ -126,42 +134,21 @@ def _state(visit: Visit, token: Token, now: datetime) -> h.Node:
 
 def _creation(visit: Visit, refusal: Refusal) -> h.Node:
     sent = refusal.form
-
-    def name(own: Attributes) -> h.VoidElement:
-        return h.input(
-            own,
-            required=True,
-            maxlength="128",
-            value=sent.text("name"),
-            autocomplete="off",
-            spellcheck="false",
-        )
-
-    def role(own: Attributes) -> h.Element:
-        roles = {each.value: text for each, text in words.ROLES.items()}
-        return _select(visit, own, roles, sent.text("role") or Role.READER.value)
-
-    def term(own: Attributes) -> h.Element:
-        return _select(visit, own, words.TERMS, sent.text("days") or "90")
-
+    roles = {each.value: text for each, text in words.ROLES.items()}
+    role = choice(visit, roles, sent.text("role") or Role.READER.value)
+    term = choice(visit, words.TERMS, sent.text("days") or "90")
     return [
         h.h2[visit.say(words.CREATE)],
         post_form(
             visit,
             "/tokens",
             whole(refusal),
-            field(visit, words.NAME, "name", name, refusal, words.NAME_HINT),
+            field(visit, words.NAME, "name", name_input(sent.text("name")), refusal, words.NAME_HINT),
             field(visit, words.ROLE, "role", role, refusal),
             field(visit, words.TERM, "days", term, refusal),
             h.button(".main")[visit.say(words.CREATE_BUTTON)],
             class_="card",
         ),
-    ]
-
-
-def _select(visit: Visit, own: Attributes, options: Mapping[str, Text], chosen: str) -> h.Element:
-    return h.select(own)[
-        (h.option(value=value, selected=value == chosen)[visit.say(text)] for value, text in options.items())
     ]
 
 

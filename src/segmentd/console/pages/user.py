@@ -16,7 +16,7 @@ from segmentd.api.http.types import (
     UserIdParameter,
     instant,
 )
-from segmentd.console.forms import NONE_REFUSED, NOTHING, Attributes, Refusal, field, whole
+from segmentd.console.forms import NONE_REFUSED, NOTHING, Attributes, Refusal, field, name_input, whole
 from segmentd.console.instants import in_rfc3339
 from segmentd.console.layout import empty, moment, next_page, notice, page, sentence, table
 from segmentd.console.pages import timeline, user_change
@@ -209,14 +209,11 @@ async def _explanation(visit: Visit, service: Service, asked: Asked) -> h.Node:
             answer = h.p(".box.card")[
                 h.strong(".in" if member else ".out")[visit.say(said, slug=slug)], " ", why(visit, evidence)
             ]
-    control = h.input(
-        required=True, maxlength="128", value=asked.slug, autocomplete="off", spellcheck="false"
-    )
     return [
         h.h2("#why")[visit.say(words.ASK)],
         h.form(".inline", method="get", action=visit.link(asked.path) + "#why")[
             asked.at_text and h.input(type="hidden", name="at", value=asked.at_text),
-            field(visit, words.SEGMENT, "slug", control, refusal, form="why"),
+            field(visit, words.SEGMENT, "slug", name_input(asked.slug), refusal, form="why"),
             h.button[visit.say(words.ASK_BUTTON)],
         ],
         answer,

@@ -14,8 +14,10 @@ from segmentd.console.forms import (
     Attributes,
     Form,
     Refusal,
+    choice,
     converted,
     field,
+    name_input,
     post_form,
     read_form,
     whole,
@@ -80,20 +82,8 @@ def addition(visit: Visit, user_id: UserId, refusal: Refusal) -> h.Node:
     if refusal.form.text("operation") == _REMOVE:
         refusal = NONE_REFUSED
     sent = refusal.form
-    options = [
-        h.option(value=value, selected=value == sent.text("term"))[visit.say(text)]
-        for value, text in words.TERMS.items()
-    ]
-
-    def slug(own: Attributes) -> h.VoidElement:
-        return h.input(
-            own,
-            required=True,
-            maxlength="128",
-            value=sent.text("slug"),
-            autocomplete="off",
-            spellcheck="false",
-        )
+    slug = name_input(sent.text("slug"))
+    term = choice(visit, words.TERMS, sent.text("term"))
 
     def until(own: Attributes) -> h.VoidElement:
         return h.input(own, type="datetime-local", step="1", value=sent.text("until")[:19], data_zone="utc")
@@ -106,7 +96,7 @@ def addition(visit: Visit, user_id: UserId, refusal: Refusal) -> h.Node:
             whole(refusal),
             h.input(type="hidden", name="operation", value=_ADD),
             field(visit, words.SEGMENT, "slug", slug, refusal, form=_ADD),
-            field(visit, words.TERM, "term", lambda own: h.select(own)[options], refusal, form=_ADD),
+            field(visit, words.TERM, "term", term, refusal, form=_ADD),
             field(visit, words.UNTIL_TIME, "until", until, refusal, form=_ADD),
             _reason(visit, refusal, _ADD),
             h.button(".main")[visit.say(words.ADD_BUTTON)],
