@@ -4,6 +4,8 @@ import asyncio
 import time
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from functools import partial
+from itertools import chain
 from typing import Any, Final, LiteralString, NamedTuple
 
 import psycopg
@@ -152,40 +154,34 @@ class Agreement:
 
     async def differences(self, url: Callable[[], str], *, final: bool = False) -> list[str]:
         """What does not agree, after some time to come to agree. Nobody changes anything meanwhile."""
-        return await _left(lambda: self._found(url, final=final), (4 if final else 1) * _PATIENCE_S)
+        told = partial(self._of_those_who_were_told, final=final)
+        return await _left(lambda: self._found(url, told), (4 if final else 1) * _PATIENCE_S)
 
     async def differences_within(self, url: Callable[[], str]) -> list[str]:
         """As `differences`, but what was acknowledged does not count, and neither does the feed until now."""
-        return await _left(lambda: self._within(url), _PATIENCE_S)
+        return await _left(lambda: self._found(url, lambda _: iter(())), _PATIENCE_S)
 
-    async def _within(self, url: Callable[[], str]) -> AsyncIterator[str]:
+    async def _found(
+        self, url: Callable[[], str], more: Callable[[Tables], Iterator[str]]
+    ) -> AsyncIterator[str]:
+        """What the tables say against themselves, and against the replica; and `more` of them."""
         try:
             there = await tables(url())
         except (psycopg.OperationalError, NodeFailed) as error:
             yield f"the database does not answer: {error}"
             return
-        for difference in _contradictions(there):
+        for difference in chain(_contradictions(there), more(there)):
             yield difference
         async for difference in self._of_replica(there.members):
             yield difference
 
-    async def _found(self, url: Callable[[], str], *, final: bool) -> AsyncIterator[str]:
-        try:
-            there = await tables(url())
-        except (psycopg.OperationalError, NodeFailed) as error:
-            yield f"the database does not answer: {error}"
-            return
-        for difference in _contradictions(there):
-            yield difference
-        for difference in self._ledger.differences(there.events, there.imports, final=final):
-            yield difference
+    def _of_those_who_were_told(self, there: Tables, *, final: bool) -> Iterator[str]:
+        """What the ledger and the follower of the feed say against the tables."""
+        yield from self._ledger.differences(there.events, there.imports, final=final)
         for user_id, due in self._ledger.members(there.events).items():
             if (present := there.members.get(user_id, set())) != due:
                 yield f"user {user_id} is in {sorted(present)} and should be in {sorted(due)}"
-        for difference in _of_feed(self._follower.changes, there.feed):
-            yield difference
-        async for difference in self._of_replica(there.members):
-            yield difference
+        yield from _of_feed(self._follower.changes, there.feed)
 
     async def _of_replica(self, members: Mapping[int, set[str]]) -> AsyncIterator[str]:
         user_ids = [*members]

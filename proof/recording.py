@@ -215,27 +215,28 @@ class Recorder:
     async def _read_by_grpc(self, node: str) -> None:
         user_id = self._user()
         begin = time.monotonic()
-        call = stub(self._channels[node], "Memberships/ListUserSegments", pb.UserSegments)
-        try:
-            found = await call(pb.ListUserSegmentsRequest(user_id=user_id), timeout=30)
-        except grpc.aio.AioRpcError as error:
-            self._recording.failed_reads += 1
-            self._expect_grpc(error)
-            return
-        self._seen(node, "gRPC", begin, {user_id: found.segments}, found.age.seconds)
+        request = pb.ListUserSegmentsRequest(user_id=user_id)
+        found = await self._called(node, "Memberships/ListUserSegments", pb.UserSegments, request)
+        if found is not None:
+            self._seen(node, "gRPC", begin, {user_id: found.segments}, found.age.seconds)
 
     async def _look_up_by_grpc(self, node: str) -> None:
         asked = self._chance.sample(range(1, self._users + 1), min(_LOOKED_UP, self._users))
         begin = time.monotonic()
-        call = stub(self._channels[node], "Memberships/LookUp", pb.LookUpResponse)
+        request = pb.LookUpRequest(user_ids=asked)
+        found = await self._called(node, "Memberships/LookUp", pb.LookUpResponse, request)
+        if found is not None:
+            users = {each.user_id: each.segments for each in found.users}
+            self._seen(node, "lookup by gRPC", begin, users, found.age.seconds)
+
+    async def _called(self, node: str, method: str, answer: type[Any], request: object) -> Any:  # noqa: ANN401
+        """The answer to a read by gRPC; None if it failed as reads may."""
         try:
-            found = await call(pb.LookUpRequest(user_ids=asked), timeout=30)
+            return await stub(self._channels[node], method, answer)(request, timeout=30)
         except grpc.aio.AioRpcError as error:
             self._recording.failed_reads += 1
             self._expect_grpc(error)
-            return
-        users = {each.user_id: each.segments for each in found.users}
-        self._seen(node, "lookup by gRPC", begin, users, found.age.seconds)
+            return None
 
     async def _evaluate(self, node: str) -> None:
         user_id, slug = self._user(), self._chance.choice(SLUGS)

@@ -11,11 +11,11 @@ from proof.node import Node, running_node
 from proof.results import Measured
 from proof.vitals import Vitals, vitals
 
-_MIB: Final = 1024 * 1024
+_MIB: Final = 1 << 20
 _LOOKS_A_QUARTER: Final = 10
 
 # What may be more in the last quarter than in the first: a share, and something for what comes by chance.
-MEMORY: Final = (1.15, 8 * _MIB)
+MEMORY: Final = (1.15, 8)
 DESCRIPTORS: Final = (1.0, 10)
 CONNECTIONS: Final = (1.0, 4)
 REPLICA: Final = (1.25, _MIB)
@@ -132,7 +132,7 @@ async def _quarter(node: Node, plan: Plan, rate: float, number: int) -> Quarter:
 
 def _memory(quarter: Quarter) -> float:
     """Of all processes, in MiB."""
-    return fmean(sum(look.memory.values()) for look in quarter.looks) / _MIB
+    return fmean(sum(look.memory.values()) for look in quarter.looks)
 
 
 def _p99s(first: Quarter, last: Quarter, kind: str) -> str:

@@ -6,6 +6,7 @@ from typing import Final, LiteralString, NamedTuple
 
 import psycopg
 
+from bench.memory import private_mebibytes
 from proof.node import GRPC, HTTP, NODE, Node
 
 # Partitions count as their table. The numbers of rows are PostgreSQL's estimates.
@@ -32,10 +33,10 @@ class Table(NamedTuple):
 
 
 class Vitals(NamedTuple):
-    """One look at a node; sizes are in bytes."""
+    """One look at a node; sizes are in bytes where nothing else is said."""
 
-    memory: Mapping[str, int]
-    """Private memory of each process."""
+    memory: Mapping[str, float]
+    """Private memory of each process, in MiB."""
     descriptors: Mapping[str, int]
     connections: int
     replica: int
@@ -43,7 +44,10 @@ class Vitals(NamedTuple):
 
 
 async def vitals(node: Node) -> Vitals:
-    """Looks at a node that runs. Raises OSError if one of its processes ends meanwhile, psycopg.Error."""
+    """Looks at a node that runs.
+
+    Raises OSError or Missing if one of its processes ends meanwhile, psycopg.Error.
+    """
     processes = {
         f"{kind} {number}": pid
         for kind in ("supervisor", NODE, GRPC, HTTP)
@@ -52,20 +56,14 @@ async def vitals(node: Node) -> Vitals:
     async with await psycopg.AsyncConnection.connect(node.url, autocommit=True) as connection:
         [[connections]] = await (await connection.execute(_CONNECTIONS)).fetchall()
         rows = await (await connection.execute(_TABLES)).fetchall()
-    replica = sum(file.stat().st_blocks * 512 for file in node.folder.rglob("*.mdb"))
+    replica = sum(file.stat().st_blocks * 512 for file in node.folder.rglob("*.lmdb"))
     return Vitals(
-        {name: private_memory(pid) for name, pid in processes.items()},
+        {name: private_mebibytes(pid) for name, pid in processes.items()},
         {name: _descriptors(pid) for name, pid in processes.items()},
         connections,
         replica,
         {name: Table(*figures) for name, *figures in rows},
     )
-
-
-def private_memory(pid: int) -> int:
-    """The memory that only this process has, in bytes."""
-    lines = Path(f"/proc/{pid}/smaps_rollup").read_text("ascii").splitlines()
-    return 1024 * sum(int(line.split()[1]) for line in lines if line.startswith("Private"))
 
 
 def _descriptors(pid: int) -> int:

@@ -12,7 +12,7 @@ MIB = 1024 * 1024
 
 def quarter(
     *,
-    memory: int = 60 * MIB,
+    memory: float = 60.0,
     descriptors: int = 40,
     connections: int = 12,
     replica: int = 3 * MIB,
@@ -33,7 +33,7 @@ def quarter(
 @pytest.mark.parametrize(
     ("last", "words"),
     [
-        (lambda: quarter(memory=80 * MIB), "memory of http_worker 1"),
+        (lambda: quarter(memory=80), "memory of http_worker 1"),
         (lambda: quarter(descriptors=60), "descriptors of http_worker 1"),
         (lambda: quarter(connections=20), "connections"),
         (lambda: quarter(replica=6 * MIB), "replica"),
@@ -57,5 +57,8 @@ async def test_a_short_soak_asks_every_kind_of_request_and_each_is_answered(tmp_
     assert [quarter.outcomes.wrong.total() for quarter in quarters] == [0, 0, 0, 0]
     asked = {kind for quarter in quarters for kind in quarter.outcomes.seconds}
     assert {"read", "change", "lookup"} <= asked <= {*ACTS}
-    assert quarters[-1].looks[-1].tables["memberships"].rows > 0
+    end = quarters[-1].looks[-1]
+    assert end.tables["memberships"].rows > 0
+    assert end.replica > 0
+    assert min(end.memory.values()) > 1
     assert "0 minutes" in measured(rate, quarters, plan).figures
