@@ -24,19 +24,20 @@ def logins(tmp_path: Path) -> Iterator[RateLimit]:
         yield logins
 
 
+async def _console(database: Database, folder: Path, rules: AccessRules, logins: RateLimit) -> ConsoleApp:
+    use_cases = service(database, Settings(data_dir=str(folder)), metrics=unread_metrics())
+    app = ConsoleApp(use_cases, database, rules, logins)
+    await app.authenticator.look()
+    return app
+
+
 @pytest.fixture
 async def console(database: Database, tmp_path: Path, logins: RateLimit) -> ConsoleApp:
     """With access control: somebody has to log in."""
-    use_cases = service(database, Settings(data_dir=str(tmp_path)), metrics=unread_metrics())
-    app = ConsoleApp(use_cases, database, CLOSED, logins)
-    await app.authenticator.look()
-    return app
+    return await _console(database, tmp_path, CLOSED, logins)
 
 
 @pytest.fixture
 async def open_console(database: Database, tmp_path: Path, logins: RateLimit) -> ConsoleApp:
     """Without access control: everybody may do everything."""
-    use_cases = service(database, Settings(data_dir=str(tmp_path)), metrics=unread_metrics())
-    app = ConsoleApp(use_cases, database, OPEN, logins)
-    await app.authenticator.look()
-    return app
+    return await _console(database, tmp_path, OPEN, logins)

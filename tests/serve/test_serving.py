@@ -4,7 +4,7 @@ import signal
 import socket
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -35,6 +35,22 @@ def rows(empty_database_url: str) -> Iterator[Rows]:
 def add(service: Serving, user_id: int, slug: str) -> httpx.Response:
     with service.client() as client:
         return client.post(f"users/{user_id}/segments", json={"add": [slug]})
+
+
+@contextmanager
+def change_under_way(
+    database_url: str, rows: Rows, folder: Path, *, workers: int = 1
+) -> Iterator[tuple[Serving, Future[httpx.Response]]]:
+    """A service with a change that waits for WRITERS_LOCK, which `rows` holds."""
+    with (
+        serving("--database-url", database_url, cwd=folder, workers=workers) as service,
+        ThreadPoolExecutor(1) as client,
+    ):
+        service.ready()
+        with service.client() as other:
+            other.post("segments", json={"slug": "A"})
+        rows("SELECT pg_advisory_lock(%s)", WRITERS_LOCK)
+        yield service, client.submit(add, service, 1000, "A")
 
 
 def is_served(service: Serving) -> bool:
@@ -76,15 +92,7 @@ def test_a_request_that_runs_is_answered_before_the_end(
     send: Callable[[int, int], None],
     number: signal.Signals,
 ) -> None:
-    with (
-        serving("--database-url", empty_database_url, cwd=tmp_path) as service,
-        ThreadPoolExecutor(1) as client,
-    ):
-        service.ready()
-        with service.client() as other:
-            other.post("segments", json={"slug": "A"})
-        rows("SELECT pg_advisory_lock(%s)", WRITERS_LOCK)
-        running: Future[httpx.Response] = client.submit(add, service, 1000, "A")
+    with change_under_way(empty_database_url, rows, tmp_path) as (service, running):
         eventually(lambda: rows(SOMEBODY_WAITS))
 
         send(service.pid, number)
@@ -101,15 +109,7 @@ def test_a_request_that_runs_is_answered_before_the_end(
 def test_after_a_kill_of_the_supervisor_what_runs_is_answered_and_its_processes_end_in_order(
     empty_database_url: str, rows: Rows, tmp_path: Path
 ) -> None:
-    with (
-        serving("--database-url", empty_database_url, cwd=tmp_path) as service,
-        ThreadPoolExecutor(1) as client,
-    ):
-        service.ready()
-        with service.client() as other:
-            other.post("segments", json={"slug": "A"})
-        rows("SELECT pg_advisory_lock(%s)", WRITERS_LOCK)
-        running: Future[httpx.Response] = client.submit(add, service, 1000, "A")
+    with change_under_way(empty_database_url, rows, tmp_path) as (service, running):
         eventually(lambda: rows(SOMEBODY_WAITS))
         family = service.family()
 
@@ -174,15 +174,7 @@ def received(connection: socket.socket) -> bytes:
 def test_while_it_stops_the_port_is_closed_and_each_client_has_its_answer_and_is_sent_away(
     empty_database_url: str, rows: Rows, tmp_path: Path
 ) -> None:
-    with (
-        serving("--database-url", empty_database_url, cwd=tmp_path, workers=2) as service,
-        ThreadPoolExecutor(1) as client,
-    ):
-        service.ready()
-        with service.client() as other:
-            other.post("segments", json={"slug": "A"})
-        rows("SELECT pg_advisory_lock(%s)", WRITERS_LOCK)
-        running: Future[httpx.Response] = client.submit(add, service, 1000, "A")
+    with change_under_way(empty_database_url, rows, tmp_path, workers=2) as (service, running):
         used = connected(service, BEGUN + REST)
         assert answer_ending(used, b'{"status":"ok"}').startswith(b"HTTP/1.1 200 OK\r\n")
         used.sendall(BEGUN)
@@ -245,15 +237,7 @@ def sockets_of(pid: int, port: int | None = None) -> list[str]:
 def test_a_request_that_the_stop_cuts_off_is_503_and_the_end_fits_the_defaults(
     empty_database_url: str, rows: Rows, tmp_path: Path
 ) -> None:
-    with (
-        serving("--database-url", empty_database_url, cwd=tmp_path) as service,
-        ThreadPoolExecutor(1) as client,
-    ):
-        service.ready()
-        with service.client() as other:
-            other.post("segments", json={"slug": "A"})
-        rows("SELECT pg_advisory_lock(%s)", WRITERS_LOCK)
-        running: Future[httpx.Response] = client.submit(add, service, 1000, "A")
+    with change_under_way(empty_database_url, rows, tmp_path) as (service, running):
         incomplete = [connected(service, sent) for sent in (BEGUN, POSTED, LOOKED_UP)]
         eventually(lambda: rows(SOMEBODY_WAITS))
 

@@ -3,29 +3,27 @@
 import asyncio
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, closing
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from litestar.types import Receive, Scope, Send
+from litestar.types import ASGIApp, Receive, Scope, Send
 
 from segmentd.api.http.edge.errors import LARGEST_BODY_BYTES
 from segmentd.api.http.hot.path import HotPath
 from segmentd.auth.authenticator import Authenticator
-from segmentd.config import Settings
 from segmentd.domain.identifiers import INT64_MAX
-from segmentd.replica.follower import Follower
 from segmentd.replica.replica import Replica
 from segmentd.replica.status import boot_time
-from segmentd.serve.wiring import open_node, service
 from segmentd.storage.database import Database
-from tests.support.asgi import JSON, Answer, Request, ask
+from tests.support.asgi import JSON, Answer, Counted, Request, ask
 from tests.support.client import Api
-from tests.support.door import OPEN, hot_path, middleware, open_to_all
+from tests.support.door import OPEN, hot_path
 from tests.support.postgres import new_database
+from tests.support.two_doors import two_doors
 
 USERS: Final = range(1, 30)
 MANY: Final = settings(
@@ -35,23 +33,11 @@ MANY: Final = settings(
 )
 
 
-class Framework:
-    """The application behind the hot path; it counts what is left to it."""
-
-    def __init__(self, app: Any) -> None:  # noqa: ANN401 - Litestar's own type is generic in what nobody needs
-        self.app = app
-        self.asked = 0
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        self.asked += 1
-        await self.app(scope, receive, send)
-
-
 class Doors:
     """The same state behind three doors: the hot path, the framework beside it, and one with no replica."""
 
     def __init__(
-        self, runner: asyncio.Runner, replica: Replica, framework: Framework, plain: Framework, hot: HotPath
+        self, runner: asyncio.Runner, replica: Replica, framework: Counted, plain: ASGIApp, hot: HotPath
     ) -> None:
         self._runner = runner
         self._replica = replica
@@ -80,7 +66,7 @@ def answered(answer: Answer) -> tuple[Any, ...]:
     return answer.status, answer.headers.get("content-type"), allowed, answer.body
 
 
-async def prepare(database: Database, api: Api, folder: Path) -> None:
+async def prepare(api: Api) -> None:
     for slug in ("PLAIN", "a.b-c_d", "Z"):
         await api.create(slug)
     for slug, percent in {"NONE": 0, "TENTH": 10, "HALF": 50, "ALL": 100}.items():
@@ -92,8 +78,6 @@ async def prepare(database: Database, api: Api, folder: Path) -> None:
             remove=["ALL", "HALF", "Z"][user_id % 3 :],
         )
     await api.add(3, {"slug": "Z", "ttl_seconds": 3600})
-    with closing(Follower(database, folder)) as follower:
-        await follower.round()
 
 
 @pytest.fixture(scope="module")
@@ -101,22 +85,12 @@ def doors(
     postgres_url: str, template_database: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Doors]:
     folder = tmp_path_factory.mktemp("node")
-    chosen = Settings(data_dir=str(folder))
-    with ExitStack() as stack:
-        url = stack.enter_context(new_database(postgres_url, template_database))
-        runner = stack.enter_context(asyncio.Runner())
-        database = Database(url)
-        runner.run(database.__aenter__())
-        stack.callback(lambda: runner.run(database.__aexit__(None, None, None)))
-        authenticator = runner.run(open_to_all(database))
-        alone = middleware(service(database, chosen), authenticator)
-        runner.run(prepare(database, Api(alone), folder))
-        nearby = open_node(database, chosen, folder)
-        node = runner.run(nearby.__aenter__())
-        stack.callback(lambda: runner.run(nearby.__aexit__(None, None, None)))
-        beside = Framework(middleware(service(database, chosen, node), authenticator))
-        hot = hot_path(beside, node.replica, authenticator)
-        yield Doors(runner, node.replica, beside, Framework(alone), hot)
+    with (
+        new_database(postgres_url, template_database) as url,
+        two_doors(url, folder, prepare) as (runner, replica, authenticator, beside, alone),
+    ):
+        framework = Counted(beside)
+        yield Doors(runner, replica, framework, alone, hot_path(framework, replica, authenticator))
 
 
 @pytest.mark.parametrize("user_id", [1, 2, 3, 9, 10, 29, 30, 4_000_000_000, 2**62, INT64_MAX - 1, INT64_MAX])

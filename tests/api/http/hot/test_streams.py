@@ -4,14 +4,11 @@ import asyncio
 import itertools
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, closing
-from pathlib import Path
 from typing import Final
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from litestar.types import ASGIApp
 
 from segmentd.api.http.edge.connection import ConnectionLimits, LimitedProtocol
 from segmentd.api.http.edge.request_ids import RequestIds
@@ -19,15 +16,12 @@ from segmentd.api.http.hot.calls import HotCalls
 from segmentd.api.http.hot.path import HotPath
 from segmentd.api.http.hot.protocol import HotProtocol
 from segmentd.api.http.ofrep.hot import Evaluations
-from segmentd.config import Settings
-from segmentd.replica.follower import Follower
 from segmentd.replica.replica import Replica
 from segmentd.replica.status import boot_time
-from segmentd.serve.wiring import open_node, service
-from segmentd.storage.database import Database
 from tests.support.client import Api
-from tests.support.door import middleware, open_to_all, unread_metrics
+from tests.support.door import unread_metrics
 from tests.support.postgres import new_database
+from tests.support.two_doors import two_doors
 from tests.support.wire import Wire
 
 LIMITS: Final = ConnectionLimits(
@@ -175,13 +169,11 @@ def _telling(answer: bytes) -> Told:
     return head[:3], sorted(map(bytes.lower, _TELLING.findall(head.lower()))), body
 
 
-async def _prepare(database: Database, api: Api, folder: Path) -> None:
+async def _prepare(api: Api) -> None:
     await api.create("A")
     await api.create("HALF", percent=50)
     for user_id in range(1, 4):
         await api.add(user_id, "A")
-    with closing(Follower(database, folder)) as follower:
-        await follower.round()
 
 
 @pytest.fixture(scope="module")
@@ -189,24 +181,15 @@ def ways(
     postgres_url: str, template_database: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Ways]:
     folder = tmp_path_factory.mktemp("node")
-    chosen = Settings(data_dir=str(folder))
-    with ExitStack() as stack:
-        url = stack.enter_context(new_database(postgres_url, template_database))
-        runner = stack.enter_context(asyncio.Runner())
-        database = Database(url)
-        runner.run(database.__aenter__())
-        stack.callback(lambda: runner.run(database.__aexit__(None, None, None)))
-        authenticator = runner.run(open_to_all(database))
-        alone: ASGIApp = middleware(service(database, chosen), authenticator)
-        runner.run(_prepare(database, Api(alone), folder))
-        nearby = open_node(database, chosen, folder)
-        node = runner.run(nearby.__aenter__())
-        stack.callback(lambda: runner.run(nearby.__aexit__(None, None, None)))
-        parts = (node.replica, authenticator, RequestIds(), unread_metrics())
+    with (
+        new_database(postgres_url, template_database) as url,
+        two_doors(url, folder, _prepare) as (runner, replica, authenticator, beside, alone),
+    ):
+        parts = (replica, authenticator, RequestIds(), unread_metrics())
         calls, evaluations = HotCalls(*parts), Evaluations(*parts)
-        hot = HotPath(middleware(service(database, chosen, node), authenticator), calls, evaluations)
+        hot = HotPath(beside, calls, evaluations)
         protocol = HotProtocol.answering_by(calls, evaluations=evaluations).within(LIMITS)
-        yield Ways(runner, node.replica, Wire(protocol, hot), Wire(LimitedProtocol.within(LIMITS), alone))
+        yield Ways(runner, replica, Wire(protocol, hot), Wire(LimitedProtocol.within(LIMITS), alone))
 
 
 @pytest.mark.parametrize("effort", EFFORTS)

@@ -3,25 +3,19 @@
 import asyncio
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, closing
-from pathlib import Path
 from typing import Any, Final
 
 import pytest
-from litestar.types import Receive, Scope, Send
 
 from segmentd.api.http.hot.path import HotPath
-from segmentd.config import Settings
 from segmentd.domain.identifiers import INT64_MAX
-from segmentd.replica.follower import Follower
 from segmentd.replica.replica import Replica
 from segmentd.replica.status import boot_time
-from segmentd.serve.wiring import open_node, service
-from segmentd.storage.database import Database
-from tests.support.asgi import JSON, Answer, Headers, Request, ask
+from tests.support.asgi import JSON, Answer, Counted, Headers, Request, ask
 from tests.support.client import Api
-from tests.support.door import hot_path, middleware, open_to_all
+from tests.support.door import hot_path
 from tests.support.postgres import new_database
+from tests.support.two_doors import two_doors
 
 FLAGS: Final = "/ofrep/v1/evaluate/flags"
 USERS: Final = (*range(1, 21), INT64_MAX)
@@ -34,23 +28,11 @@ def context(user_id: object, **attributes: object) -> bytes:
     return json.dumps({"context": {"targetingKey": user_id, **attributes}}).encode()
 
 
-class Framework:
-    """The application behind the hot path; it counts what is left to it."""
-
-    def __init__(self, app: Any) -> None:  # noqa: ANN401 - Litestar's own type is generic in what nobody needs
-        self.app = app
-        self.asked = 0
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        self.asked += 1
-        await self.app(scope, receive, send)
-
-
 class Evaluating:
     """All ways to evaluate."""
 
     def __init__(
-        self, runner: asyncio.Runner, replica: Replica, framework: Framework, plain: Api, hot: HotPath
+        self, runner: asyncio.Runner, replica: Replica, framework: Counted, plain: Api, hot: HotPath
     ) -> None:
         self._runner = runner
         self._replica = replica
@@ -93,7 +75,7 @@ def _compared(answer: Answer) -> tuple[Any, ...]:
     return answer.status, answer.body, [answer.headers.get(name) for name in SAME_HEADERS]
 
 
-async def _prepare(database: Database, api: Api, folder: Path) -> None:
+async def _prepare(api: Api) -> None:
     for slug in ("PLAIN", "a.b-c_d", "Z"):
         await api.create(slug)
     for slug, percent in PERCENTS.items():
@@ -109,8 +91,6 @@ async def _prepare(database: Database, api: Api, folder: Path) -> None:
     await api.create("DELETED", percent=100)
     await api.add(5, "DELETED")
     await api.delete("segments/DELETED")
-    with closing(Follower(database, folder)) as follower:
-        await follower.round()
 
 
 @pytest.fixture(scope="module")
@@ -118,18 +98,10 @@ def evaluating(
     postgres_url: str, template_database: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Evaluating]:
     folder = tmp_path_factory.mktemp("node")
-    chosen = Settings(data_dir=str(folder))
-    with ExitStack() as stack:
-        url = stack.enter_context(new_database(postgres_url, template_database))
-        runner = stack.enter_context(asyncio.Runner())
-        database = Database(url)
-        runner.run(database.__aenter__())
-        stack.callback(lambda: runner.run(database.__aexit__(None, None, None)))
-        authenticator = runner.run(open_to_all(database))
-        alone = Api(middleware(service(database, chosen), authenticator))
-        runner.run(_prepare(database, alone, folder))
-        nearby = open_node(database, chosen, folder)
-        node = runner.run(nearby.__aenter__())
-        stack.callback(lambda: runner.run(nearby.__aexit__(None, None, None)))
-        beside = Framework(middleware(service(database, chosen, node), authenticator))
-        yield Evaluating(runner, node.replica, beside, alone, hot_path(beside, node.replica, authenticator))
+    with (
+        new_database(postgres_url, template_database) as url,
+        two_doors(url, folder, _prepare) as (runner, replica, authenticator, beside, alone),
+    ):
+        framework = Counted(beside)
+        hot = hot_path(framework, replica, authenticator)
+        yield Evaluating(runner, replica, framework, Api(alone), hot)
