@@ -34,28 +34,26 @@ HISTORY_KEYS: Final[msgspec.msgpack.Decoder[HistoryKey]] = msgspec.msgpack.Decod
 
 EARLIEST: Final = datetime(1, 1, 1, tzinfo=UTC)
 
-USER_HISTORY: Final[LiteralString] = """
+_USER_HISTORY_SINCE: Final[LiteralString] = """
     SELECT s.slug AS segment, c.operation, c.at, c.source, c.cause, c.actor, c.reason, c.until,
            c.on_behalf_of, c.segment_id
     FROM effective_changes(%(as_of)s) c
     JOIN segments s ON s.id = c.segment_id
     WHERE c.user_id = %(user_id)s
       AND c.at >= %(begin)s
+"""
+
+USER_HISTORY: Final[LiteralString] = f"""
+    {_USER_HISTORY_SINCE}
       AND c.at < %(end)s
       AND (c.at, s.slug, c.segment_id) > (%(after_at)s, %(after_slug)s, %(after_id)s)
     ORDER BY c.at, s.slug, c.segment_id
     LIMIT %(limit)s
 """
 
-
 # The same, the latest events first.
-USER_HISTORY_BACK: Final[LiteralString] = """
-    SELECT s.slug AS segment, c.operation, c.at, c.source, c.cause, c.actor, c.reason, c.until,
-           c.on_behalf_of, c.segment_id
-    FROM effective_changes(%(as_of)s) c
-    JOIN segments s ON s.id = c.segment_id
-    WHERE c.user_id = %(user_id)s
-      AND c.at >= %(begin)s
+USER_HISTORY_BACK: Final[LiteralString] = f"""
+    {_USER_HISTORY_SINCE}
       AND c.at <= %(before_at)s
       AND (c.at, s.slug, c.segment_id) < (%(before_at)s, %(before_slug)s, %(before_id)s)
     ORDER BY c.at DESC, s.slug DESC, c.segment_id DESC
