@@ -41,13 +41,14 @@ class PlainValues:
     """A guard that refuses a value of a path or query that is written in another way, or twice."""
 
     def __init__(self) -> None:
-        self._judged: dict[BaseRouteHandler, Sequence[tuple[str, Spelling | None]]] = {}
+        # By the function of a handler: of the handler itself, the framework makes a copy for each request.
+        self._judged: dict[object, Sequence[tuple[str, Spelling | None]]] = {}
 
     async def __call__(self, connection: AnyConnection, handler: BaseRouteHandler) -> None:
         """Raises Invalid."""
-        judged = self._judged.get(handler)
+        judged = self._judged.get(handler.fn)
         if judged is None:
-            judged = self._judged[handler] = [*_judged(handler)]
+            judged = self._judged[handler.fn] = [*_judged(handler)]
         if judged and (faults := [*_faults(connection, judged)]):
             raise Invalid(*faults)
 
