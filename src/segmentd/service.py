@@ -36,7 +36,17 @@ from segmentd.domain.memberships import (
     check_together,
 )
 from segmentd.domain.pages import SLUG_KEYS, USER_KEYS, Limit, Listing, Page
-from segmentd.domain.reports import LONGEST_WAIT_S, Report, ReportId, ReportLimits, ReportOrder, Status
+from segmentd.domain.reports import (
+    LONGEST_WAIT_S,
+    REPORT_KEYS,
+    ListedReport,
+    Report,
+    ReportId,
+    ReportKey,
+    ReportLimits,
+    ReportOrder,
+    Status,
+)
 from segmentd.domain.segments import NOTHING_SEEN, NewSegment, Percent, Segment, SegmentUpdate
 from segmentd.domain.texts import Name
 from segmentd.domain.users import User
@@ -413,7 +423,7 @@ class Service:
         async with self._orders:
             keys = await self.signing_keys.look()  # before the order: after it nothing may fail
             report = await reports.order(
-                self._database, order, actor.name, desk.limits, desk.lifetime, desk.enqueue
+                self._database, order, actor, desk.limits, desk.lifetime, desk.enqueue
             )
         if (seconds := min(wait_s, give_up - clock())) > 0:
             report = await self._waiting.wait(report.id, seconds) or report
@@ -423,6 +433,16 @@ class Service:
         """One report. Raises ReportNotFound."""
         keys = await self.signing_keys.look()
         return SignedReport(await reports.get(self._database, report_id), sign(report_id, keys[0]))
+
+    async def list_reports(self, limit: Limit, cursor: str | None) -> Page[ListedReport]:
+        """A page of the reports of all callers, the newest orders first. Raises Invalid."""
+        listed = partial(reports.list_before, self._database)
+        return await Listing("reports", REPORT_KEYS).page(listed, ReportKey.of, limit, cursor)
+
+    async def report_signatures(self, some: Sequence[Report]) -> Mapping[ReportId, str]:
+        """The signatures of the links of some reports."""
+        keys = await self.signing_keys.look()
+        return {report.id: sign(report.id, keys[0]) for report in some}
 
     async def get_report_file(self, report_id: ReportId, signature: str) -> Report:
         """A report with a file, by its link.

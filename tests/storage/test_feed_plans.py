@@ -1,7 +1,7 @@
 """What reading the feed costs depends on what is new, not on how long the history is."""
 
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Final, LiteralString
 
 import psycopg
@@ -9,6 +9,7 @@ import pytest
 
 from segmentd.storage.feed import CHANGES
 from segmentd.storage.positions import Place
+from segmentd.storage.recent_changes import FIRST, RECENT, span
 from segmentd.storage.replication import HOLD_TO_INDEXES
 from segmentd.storage.snapshots import Snapshot
 from tests.support.plans import Plan, Statement, explained, nested_plans
@@ -74,6 +75,22 @@ def test_a_page_reads_the_rows_of_its_window_by_their_transactions(long_history:
     assert plan.read("segments") <= 100
     # A look into the index of each month, for each half of the window; and one for each row's slug.
     assert plan.buffers < 4 * MONTHS * 4 + 100 * 12
+
+
+def test_the_newest_changes_and_those_before_read_little_more_than_they_show(long_history: str) -> None:
+    with psycopg.connect(long_history) as connection:
+        connection.execute(HOLD_TO_INDEXES)
+        where_from = explained(connection, Statement(FIRST, {"before": "1500", "limit": 51}), "auto")
+        parameters = span(1494, 1500, Place(1, datetime(9999, 1, 1, tzinfo=UTC), 0, 0, 0), 51)
+        shown = explained(connection, Statement(RECENT, parameters), "auto")
+
+    assert where_from.read("membership_events") <= 51 + 2 * MONTHS
+    assert shown.read("membership_events") == 70
+    assert shown.read("segments") <= 51
+    for plan in (where_from, shown):
+        assert all(name.endswith("_xid_idx") for name in plan.indexes("membership_events"))
+        assert "none" not in plan.indexes("segment_events") | plan.indexes("erasures")
+        assert plan.buffers < 4 * MONTHS * 4 + 51 * 12
 
 
 def test_a_look_that_finds_nothing_reads_nothing(long_history: str) -> None:

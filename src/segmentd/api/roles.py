@@ -54,7 +54,8 @@ ROLES: Final[Mapping[str, Role | None]] = {
     # What cannot be undone, the audit log, and tokens.
     "erase_user": Role.ADMIN,
     "list_audit_log": Role.ADMIN,
-    # These are in the console and on the command line only.
+    # These are in the console, the last three on the command line too.
+    "list_reports": Role.READER,
     "list_tokens": Role.ADMIN,
     "create_token": Role.ADMIN,
     "revoke_token": Role.ADMIN,

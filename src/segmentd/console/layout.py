@@ -46,7 +46,7 @@ PLACES: Final[Sequence[Place]] = (
     Place(words.SEARCH, "/", "get_user_segments"),
     Place(words.SEGMENTS, "/segments", "list_segments"),
     Place(words.IMPORTS, "/imports", "list_imports"),
-    Place(words.REPORTS, "/reports", "get_report"),
+    Place(words.REPORTS, "/reports", "list_reports"),
     Place(words.ACTIVITY, "/activity", "follow_changes"),
     Place(words.AUDIT, "/audit", "list_audit_log"),
     Place(words.TOKENS, "/tokens", "list_tokens"),

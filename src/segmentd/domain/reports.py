@@ -168,6 +168,28 @@ class Report(msgspec.Struct, frozen=True):
         return f"{self.folder}/{self.as_of:%Y%m%dT%H%M%S.%f}.csv"
 
 
+class ListedReport(Report, frozen=True):
+    """A report with who ordered it, and for whom, and the slug that its segment has now."""
+
+    ordered_by: str
+    on_behalf_of: str | None
+    segment: Slug | None
+
+
+class ReportKey(NamedTuple):
+    """Where a report is in the list of all, which is by the time of the order."""
+
+    created_at: datetime
+    id: UUID
+
+    @classmethod
+    def of(cls, report: Report) -> "ReportKey":
+        return cls(report.created_at, report.id)
+
+
+REPORT_KEYS: Final[msgspec.msgpack.Decoder[ReportKey]] = msgspec.msgpack.Decoder(ReportKey)
+
+
 class Built(NamedTuple):
     """The figures of a finished file."""
 

@@ -14,6 +14,7 @@ from segmentd.observability.metrics import FeedReader, Metrics
 from segmentd.storage import feed
 from segmentd.storage.database import Database
 from segmentd.storage.positions import Position, read_position
+from segmentd.storage.recent_changes import RecentChanges, recent
 from segmentd.streams import Streams
 
 # Readings of those who are behind, at once: with hundreds of them, connections remain for other requests.
@@ -59,6 +60,11 @@ class Feed:
             page = await follower.page(limit, min(wait_s, self._longest_wait_s))
         self._metrics.feed_changes.inc(len(page.entries))
         return page
+
+    async def recent(self, limit: Limit, cursor: str | None) -> RecentChanges:
+        """A page of all changes up to now, the newest first. Raises Invalid, Overloaded, Unavailable."""
+        async with self.turn():
+            return await recent(self._database, limit, cursor)
 
     async def stream(self, after: str, wanted: Wanted) -> AsyncGenerator[FeedPage]:
         """Pages of all that comes after a position, until the process stops; an empty one in quiet times.

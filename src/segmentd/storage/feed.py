@@ -44,22 +44,23 @@ _NO_SEGMENT: Final[LiteralString] = (
     "NULL::text AS slug, NULL::text AS slug_before, NULL::numeric AS percent_before,"
     " NULL::numeric AS percent_after"
 )
-_ERASURES: Final[LiteralString] = f"""
+ERASURES: Final[LiteralString] = f"""
     SELECT 0 AS part, d.at, d.user_id, s.id AS segment_id, 0 AS number, 'remove' AS operation,
            'user-deleted' AS cause, d.actor, d.on_behalf_of, NULL::text AS reason,
-           NULL::timestamptz AS until, {_NO_SEGMENT}
+           NULL::timestamptz AS until, {_NO_SEGMENT}, d.xid
     FROM erasures d, unnest(d.segment_ids) AS s (id)
     WHERE %(first)s::xid8 <> '0'
 """
-_MEMBERSHIPS: Final[LiteralString] = f"""
+MEMBERSHIPS: Final[LiteralString] = f"""
     SELECT 1, at, user_id, segment_id, 0, operation::text, cause::text, actor, on_behalf_of, reason, until,
-           {_NO_SEGMENT}
+           {_NO_SEGMENT}, xid
     FROM membership_events
     WHERE true
 """
-_SEGMENTS: Final[LiteralString] = """
+SEGMENTS: Final[LiteralString] = """
     SELECT 1, at, 0, segment_id, array_position(enum_range(NULL::segment_operation), operation),
-           operation::text, NULL, actor, NULL, NULL, NULL, slug, slug_before, percent_before, percent_after
+           operation::text, NULL, actor, NULL, NULL, NULL, slug, slug_before, percent_before, percent_after,
+           xid
     FROM segment_events
     WHERE true
 """
@@ -71,12 +72,12 @@ CHANGES: Final[LiteralString] = f"""
     WITH page AS MATERIALIZED (
         SELECT *
         FROM (
-            {_ERASURES} AND {NEW}
-            UNION ALL {_ERASURES} AND {LATE}
-            UNION ALL {_MEMBERSHIPS} AND {NEW}
-            UNION ALL {_MEMBERSHIPS} AND {LATE}
-            UNION ALL {_SEGMENTS} AND {NEW}
-            UNION ALL {_SEGMENTS} AND {LATE}
+            {ERASURES} AND {NEW}
+            UNION ALL {ERASURES} AND {LATE}
+            UNION ALL {MEMBERSHIPS} AND {NEW}
+            UNION ALL {MEMBERSHIPS} AND {LATE}
+            UNION ALL {SEGMENTS} AND {NEW}
+            UNION ALL {SEGMENTS} AND {LATE}
         ) c
         WHERE (part, at, user_id, segment_id, number)
               > (%(part)s, %(at)s::timestamptz, %(user_id)s::bigint, %(segment_id)s::bigint, %(number)s)
@@ -105,7 +106,7 @@ CHANGES: Final[LiteralString] = f"""
     ) r ON true
     ORDER BY p.part, p.at, p.user_id, p.segment_id, p.number
 """
-_BEFORE_ALL: Final = Place(-1, datetime.min.replace(tzinfo=UTC), 0, 0, 0)
+BEFORE_ALL: Final = Place(-1, datetime.min.replace(tzinfo=UTC), 0, 0, 0)
 
 
 class Reading(NamedTuple):
@@ -133,7 +134,9 @@ class _Facts(msgspec.Struct, frozen=True):
         return Log(self.database, self.timeline, self.place)
 
 
-class _Row(msgspec.Struct, frozen=True):
+class ChangeRow(msgspec.Struct, frozen=True):
+    """A change as the database has it."""
+
     part: int
     at: datetime
     user_id: int
@@ -153,6 +156,7 @@ class _Row(msgspec.Struct, frozen=True):
 
     @property
     def place(self) -> Place:
+        """Where it is among the changes of its window."""
         return Place(self.part, self.at, self.user_id, self.segment_id, self.number)
 
     def change(self) -> FeedChange:
@@ -166,8 +170,13 @@ class _Row(msgspec.Struct, frozen=True):
 async def present(database: Database) -> Position:
     """The position after all that is committed now. Raises Unavailable."""
     async with database.transaction() as connection:
-        facts = await _facts(connection, None)
-        return Position(facts.log, Snapshot.parsed(facts.snapshot))
+        return await present_in(connection)
+
+
+async def present_in(connection: psycopg.AsyncConnection) -> Position:
+    """The position after all that the next statement on the connection sees. Raises psycopg.Error."""
+    facts = await _facts(connection, None)
+    return Position(facts.log, Snapshot.parsed(facts.snapshot))
 
 
 async def read(
@@ -250,19 +259,19 @@ def _check(facts: _Facts, position: Position) -> None:
 
 async def _rows(
     connection: psycopg.AsyncConnection, after: Position | None, seen: Snapshot, limit: int
-) -> Sequence[_Row]:
+) -> Sequence[ChangeRow]:
     since = _since(after)
     window = seen.since(since)
     if window.first == window.end and not window.late:
         return ()
-    place = _BEFORE_ALL if after is None or after.place is None else after.place
+    place = BEFORE_ALL if after is None or after.place is None else after.place
     parameters = {
         **window.parameters,
         "xip": [str(xid) for xid in since.xip],
         **place._asdict(),
         "limit": limit,
     }
-    async with connection.cursor(row_factory=struct_row(_Row)) as cursor:
+    async with connection.cursor(row_factory=struct_row(ChangeRow)) as cursor:
         await cursor.execute(CHANGES, parameters)
         return await cursor.fetchall()
 

@@ -62,17 +62,26 @@ class Position(NamedTuple):
                 self.log,
                 _packed(self.seen),
                 None if earlier is None else _packed(earlier),
-                None if place is None else (place.part, (place.at - _EPOCH) // _MICROSECOND, *place[2:]),
+                None if place is None else PackedPlace.of(place),
             ),
         )
 
 
-class _PackedPlace(NamedTuple):
+class PackedPlace(NamedTuple):
+    """A place with its instant in microseconds since 1970."""
+
     part: Annotated[int, msgspec.Meta(ge=0, le=1)]
     at: _Instant
     user_id: _Number
     segment_id: _Number
     number: Annotated[int, msgspec.Meta(ge=0, le=9)]
+
+    @classmethod
+    def of(cls, place: Place) -> "PackedPlace":
+        return cls(place.part, (place.at - _EPOCH) // _MICROSECOND, *place[2:])
+
+    def unpacked(self) -> Place:
+        return Place(self.part, _EPOCH + self.at * _MICROSECOND, *self[2:])
 
 
 class _PackedLog(NamedTuple):
@@ -85,7 +94,7 @@ class _Packed(NamedTuple):
     log: _PackedLog
     seen: list[_Number]
     earlier: list[_Number] | None
-    place: _PackedPlace | None
+    place: PackedPlace | None
 
 
 _NAME: Final = "feed"
@@ -111,7 +120,7 @@ def _position(packed: _Packed | None) -> Position:
         Log(*packed.log),
         _unpacked(packed.seen),
         None if earlier is None else _unpacked(earlier),
-        None if place is None else Place(place.part, _EPOCH + place.at * _MICROSECOND, *place[2:]),
+        None if place is None else place.unpacked(),
     )
 
 

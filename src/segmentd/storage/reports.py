@@ -3,14 +3,24 @@
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import Final, LiteralString
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import msgspec
 import psycopg
 
 from segmentd.domain.access import Actor
 from segmentd.domain.errors import ReportNotFound, SegmentNotFound, Unavailable
-from segmentd.domain.reports import Built, Report, ReportId, ReportLimits, ReportLoad, ReportOrder
+from segmentd.domain.instants import LAST_INSTANT
+from segmentd.domain.reports import (
+    Built,
+    ListedReport,
+    Report,
+    ReportId,
+    ReportKey,
+    ReportLimits,
+    ReportLoad,
+    ReportOrder,
+)
 from segmentd.storage import history, users
 from segmentd.storage.database import Database, Parameters, Row, struct_row
 
@@ -24,6 +34,8 @@ REMEMBERED: Final = timedelta(days=365)
 # How many bytes a build reserves at a time, beyond those that it needs now.
 CLAIMED_AHEAD_BYTES: Final = 16 * 2**20
 
+_AFTER_ALL: Final = ReportKey(LAST_INSTANT, UUID(int=2**128 - 1))
+
 _COLUMNS: Final[LiteralString] = (
     "id, status, begins_at, ends_at, user_id, segment_id, header, as_of, rows, size, sha256, reason,"
     " created_at, expires_at"
@@ -33,7 +45,7 @@ _COLUMNS: Final[LiteralString] = (
 async def order(
     database: Database,
     order: ReportOrder,
-    caller: str,
+    actor: Actor,
     limits: ReportLimits,
     lifetime: timedelta,
     enqueue: Enqueue,
@@ -48,26 +60,28 @@ async def order(
         await users.get(database, order.user_id)
     async with database.transaction() as connection:
         try:
-            load = await _row(connection, ReportLoad, "SELECT * FROM report_load(%s)", [caller])
+            load = await _row(connection, ReportLoad, "SELECT * FROM report_load(%s)", [actor.name])
         except psycopg.errors.LockNotAvailable:
             raise Unavailable from None
         if load is None:
             raise TypeError("report_load gives a row")
         limits.check(load)
-        report = await _insert(connection, order, caller, lifetime)
+        report = await _insert(connection, order, actor, lifetime)
         await enqueue(connection, report.id, load.of_caller)
     return report
 
 
 async def _insert(
-    connection: psycopg.AsyncConnection, order: ReportOrder, caller: str, lifetime: timedelta
+    connection: psycopg.AsyncConnection, order: ReportOrder, actor: Actor, lifetime: timedelta
 ) -> Report:
     report = await _row(
         connection,
         Report,
         "INSERT INTO reports"
-        "  (id, begins_at, ends_at, user_id, segment_id, header, ordered_by, created_at, expires_at)"
+        "  (id, begins_at, ends_at, user_id, segment_id, header, ordered_by, on_behalf_of,"
+        "   created_at, expires_at)"
         " SELECT %(id)s, %(begins_at)s, %(ends_at)s, %(user_id)s, s.id, %(header)s, %(caller)s,"
+        "  %(person)s,"
         "  t.now, t.now + %(lifetime)s"
         " FROM (SELECT clock_instant() AS now) t"
         " LEFT JOIN segments s ON s.slug = %(segment)s AND s.deleted_at IS NULL"
@@ -80,7 +94,8 @@ async def _insert(
             "user_id": order.user_id,
             "segment": order.segment,
             "header": order.header,
-            "caller": caller,
+            "caller": actor.name,
+            "person": actor.on_behalf_of,
             "lifetime": lifetime,
         },
     )
@@ -103,6 +118,19 @@ async def get(database: Database, report_id: ReportId) -> Report:
     if report is None:
         raise ReportNotFound
     return report
+
+
+async def list_before(database: Database, before: ReportKey | None, limit: int) -> Sequence[ListedReport]:
+    """Up to `limit` reports that were ordered before that one, the newest first. Raises Unavailable."""
+    return await database.all(
+        ListedReport,
+        f"SELECT {_COLUMNS}, ordered_by, on_behalf_of,"
+        " (SELECT s.slug FROM segments s WHERE s.id = r.segment_id) AS segment"
+        " FROM reports r"
+        " WHERE (created_at, id) < (%(created_at)s, %(id)s)"
+        " ORDER BY created_at DESC, id DESC LIMIT %(limit)s",
+        {**(before or _AFTER_ALL)._asdict(), "limit": limit},
+    )
 
 
 async def final(database: Database, report_ids: Sequence[ReportId]) -> Mapping[ReportId, Report]:

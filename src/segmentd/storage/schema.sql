@@ -218,6 +218,7 @@ CREATE TABLE reports (
     reason     text,
     -- The caller's name. The number of reports in progress is bounded for each caller.
     ordered_by text        NOT NULL,
+    on_behalf_of text,
     created_at timestamptz NOT NULL,
     expires_at timestamptz NOT NULL CHECK (expires_at > created_at),
     purged_at  timestamptz,
@@ -225,6 +226,7 @@ CREATE TABLE reports (
         CHECK (status <> 'done' OR (as_of, rows, size, sha256) IS NOT NULL)
 );
 
+CREATE INDEX reports_by_time ON reports (created_at, id);
 CREATE INDEX reports_to_purge ON reports (expires_at) INCLUDE (size) WHERE purged_at IS NULL;
 CREATE INDEX reports_to_make ON reports (ordered_by, expires_at) WHERE status IN ('pending', 'running');
 CREATE INDEX reports_to_forget ON reports (expires_at) WHERE purged_at IS NOT NULL;

@@ -157,7 +157,7 @@ async def test_every_operation_is_refused_exactly_to_those_whom_the_table_leaves
 
 
 # What only the console has; tests/console looks at it.
-OF_CONSOLE = {"console", "list_tokens", "create_token", "revoke_token"}
+OF_CONSOLE = {"console", "list_reports", "list_tokens", "create_token", "revoke_token"}
 
 
 async def test_the_table_names_every_operation_and_no_other(door: Door) -> None:

@@ -2,9 +2,14 @@
 
 from pathlib import Path
 
+import pytest
+
 from segmentd.config import Settings
-from segmentd.domain.access import Role
-from segmentd.domain.reports import read_report_id
+from segmentd.console.pages import reports
+from segmentd.domain.access import Actor, Role
+from segmentd.domain.identifiers import Slug
+from segmentd.domain.pages import Limit
+from segmentd.domain.reports import Period, ReportOrder, read_report_id
 from segmentd.jobs import Tasks
 from segmentd.serve.wiring import report_files
 from tests.console.pages.test_segment import form_token, made
@@ -13,7 +18,7 @@ from tests.support.console import ConsoleApp
 
 async def test_an_analyst_orders_a_month_and_opens_it(console: ConsoleApp, tmp_path: Path) -> None:
     await made(console, "A", users=1)
-    editor = await console.logged_in(Role.EDITOR)
+    editor = await console.logged_in(Role.EDITOR, name="Anna")
     form = await editor.get("/reports")
     month = form.all("input", id="month")[0].attributes["value"]
     token = form_token(form)
@@ -44,5 +49,34 @@ async def test_an_analyst_orders_a_month_and_opens_it(console: ConsoleApp, tmp_p
     assert (await stranger.client.get(link)).text.splitlines()[1].startswith("1;A;add;")
     reader = await console.logged_in(Role.READER)
     assert (await reader.get(path)).status == 200
-    assert (await reader.get("/reports")).all("form", action="/console/reports") == []
+    listed = await reader.get("/reports")
+    assert listed.all("form", action="/console/reports") == []
+    assert listed.texts("td")[1:] == ["a editor for Anna", "done", month, "user 1", "Open the file"]
+    assert listed.all("a", href=link) != []
     assert (await editor.get("/reports/x")).status == 404
+    assert (await stranger.get("/reports")).texts("h1") == ["Log in"]
+
+
+async def test_reports_of_all_callers_are_listed_page_by_page_the_newest_first(
+    console: ConsoleApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reports, "ROWS", Limit(2))
+    await made(console, "A")
+    reader = await console.logged_in(Role.READER)
+    assert "Who has the role editor can order one." in (await reader.get("/reports")).text
+    for number in range(1, 4):
+        period = Period.of_month(f"2025-0{number}")
+        await console.service.order_report(
+            ReportOrder(period, None, Slug("A"), header=False), Actor(f"t{number}")
+        )
+    await console.service.delete_segment(Slug("A"), Actor("t"))
+    first = await reader.get("/reports")
+    second = await reader.get(first.all("a", rel="next")[0].attributes["href"])
+    assert [page.texts("td")[1::6] for page in (first, second)] == [["t3", "t2"], ["t1"]]
+    assert second.texts("td")[2:] == ["waiting to be made", "2025-01", "A", "–"]
+    assert second.all("a", rel="next") == []
+    await console.database.execute(
+        "UPDATE reports SET status = 'done', as_of = now(), rows = 0, size = 0, sha256 = '',"
+        " created_at = '2025-03-01Z', expires_at = '2025-03-02Z'"
+    )
+    assert set((await reader.get("/reports")).texts("td")[5::6]) == {"expired"}

@@ -1,5 +1,6 @@
-"""What happens now. The page asks for what came since; without script a link does."""
+"""What happened, the newest first, and what happens now, which the page asks for."""
 
+from collections.abc import Sequence
 from typing import Annotated, Final
 
 import htpy as h
@@ -7,8 +8,8 @@ from litestar import Response, get
 from litestar.params import QueryParameter
 
 from segmentd.api.http.edge.guard import OPERATION
-from segmentd.api.http.types import AnyRequest, UseCases
-from segmentd.console.layout import html, is_for_a_part, moment, page
+from segmentd.api.http.types import AnyRequest, CursorParameter, UseCases
+from segmentd.console.layout import empty, html, is_for_a_part, moment, next_page, page
 from segmentd.console.pages.audit import who
 from segmentd.console.pages.segment_percent import written
 from segmentd.console.visit import Visit
@@ -17,10 +18,10 @@ from segmentd.console.words import user as user_words
 from segmentd.domain.feed import EVERYTHING, NOW, FeedChange, MembershipChange, SegmentOperation
 from segmentd.domain.memberships import Operation
 from segmentd.domain.pages import Limit
-from segmentd.feed.following import FeedPage
 
+ROWS: Final = Limit(50)
 AT_ONCE: Final = Limit(100)
-# So many changes a page grows to; then it has to be opened again.
+# So many changes may come to a page; then it has to be opened again.
 MOST_SHOWN: Final = 1000
 
 
@@ -28,41 +29,50 @@ MOST_SHOWN: Final = 1000
 async def show_activity(
     request: AnyRequest,
     service: UseCases,
+    cursor: CursorParameter = None,
     after: Annotated[str, QueryParameter(description="a position of the feed")] = NOW,
-    shown: Annotated[int, QueryParameter(ge=0, le=MOST_SHOWN, description="changes above")] = 0,
+    shown: Annotated[int, QueryParameter(ge=0, le=MOST_SHOWN, description="that came so far")] = 0,
 ) -> Response[bytes]:
-    """The changes after a position; as a part, for the top of the page that is there."""
+    """The changes before the cursor; as a part, those after a position, for the top of the page."""
     visit = Visit.of(request)
-    found = await service.feed.page(after, EVERYTHING, AT_ONCE)
     if is_for_a_part(request):
+        came = await service.feed.page(after, EVERYTHING, AT_ONCE)
+        changes = [entry.change for entry in reversed(came.entries)]
         # Side by side: within one element each part would stand in the one before.
-        return html(str(h.fragment[_asking(visit, found, shown), _listed(visit, found)]))
-    nothing = after != NOW and not found.entries
+        return html(
+            str(h.fragment[_asking(visit, came.position, shown + len(changes)), _listed(visit, changes)])
+        )
+    found, position = await service.feed.recent(ROWS, cursor)
     return page(
         visit,
         visit.say(words.TITLE),
-        h.p[visit.say(words.ABOUT)],
-        nothing and h.p(".empty")[visit.say(words.NOTHING_NEW)],
-        h.div(aria_live="polite")[_asking(visit, found, 0), _listed(visit, found)],
+        cursor is None and [h.p[visit.say(words.ABOUT)], _live(visit, position.text())],
+        cursor and h.p[h.a(href=visit.link("/activity"))[visit.say(words.NEWEST)]],
+        _listed(visit, found.items) if found.items else empty(visit.say(words.NONE_YET)),
+        next_page(visit, found.next_cursor and visit.link("/activity", cursor=found.next_cursor)),
     )
 
 
-def _asking(visit: Visit, found: FeedPage, shown: int) -> h.Node:
+def _live(visit: Visit, position: str) -> h.Node:
+    again = h.p[h.a(href=visit.link("/activity"))[visit.say(words.NEWER)]]
+    return [h.noscript[again], h.div(aria_live="polite")[_asking(visit, position, 0)]]
+
+
+def _asking(visit: Visit, position: str, shown: int) -> h.Node:
     """Gives way to what came since, after 2 s, which begins with the next one of its kind."""
-    shown += len(found.entries)
     if shown > MOST_SHOWN:
-        return h.p[h.a(href=visit.link("/activity", after=found.position))[visit.say(words.LONG)]]
+        return h.p[h.a(href=visit.link("/activity"))[visit.say(words.LONG)]]
     return h.div(
-        hx_get=visit.link("/activity", after=found.position, shown=shown),
+        hx_get=visit.link("/activity", after=position, shown=shown),
         hx_trigger="load delay:2s",
         hx_swap="outerHTML",
-    )[h.noscript[h.a(href=visit.link("/activity", after=found.position))[visit.say(words.NEWER)]]]
+    )
 
 
-def _listed(visit: Visit, found: FeedPage) -> h.Node:
-    if not found.entries:
+def _listed(visit: Visit, changes: Sequence[FeedChange]) -> h.Node:
+    if not changes:
         return None
-    return h.ul(".events")[(h.li[_change(visit, entry.change)] for entry in reversed(found.entries))]
+    return h.ul(".events")[(h.li[_change(visit, change)] for change in changes)]
 
 
 def _change(visit: Visit, change: FeedChange) -> h.Node:

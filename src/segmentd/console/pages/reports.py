@@ -1,5 +1,6 @@
-"""Reports: the form that orders one, and one with its progress and its link."""
+"""Reports: the list, the form that orders one, and one with its progress and its link."""
 
+from collections.abc import Sequence
 from typing import Final
 
 import htpy as h
@@ -7,7 +8,7 @@ from litestar import Response, get, post
 
 from segmentd.api.http.edge.guard import OPERATION
 from segmentd.api.http.resources.reports import Order, ReportIdParameter, file_link
-from segmentd.api.http.types import AnyRequest, Ids, UseCases
+from segmentd.api.http.types import AnyRequest, CursorParameter, Ids, UseCases
 from segmentd.console.forms import (
     NONE_REFUSED,
     Attributes,
@@ -20,19 +21,36 @@ from segmentd.console.forms import (
     read_form,
     whole,
 )
-from segmentd.console.layout import going_on, html, is_for_a_part, moment, page, see_other, sentence
+from segmentd.console.layout import (
+    empty,
+    going_on,
+    html,
+    is_for_a_part,
+    moment,
+    next_page,
+    page,
+    see_other,
+    sentence,
+    table,
+)
+from segmentd.console.pages.audit import who
 from segmentd.console.visit import Visit
 from segmentd.console.words import reports as words
 from segmentd.domain.errors import SegmentdError, SegmentNotFound, UserNotFound
-from segmentd.domain.reports import Status, read_report_id
+from segmentd.domain.pages import Limit
+from segmentd.domain.reports import ListedReport, Period, Report, Status, read_report_id
 from segmentd.reports.links import SignedReport
 from segmentd.service import Service
 
+ROWS: Final = Limit(25)
 
-@get("/reports", opt={OPERATION: "get_report"})
-async def show_form(request: AnyRequest, service: UseCases) -> Response[bytes]:
-    """The form that orders a report."""
-    return await _form(Visit.of(request), service, NONE_REFUSED)
+
+@get("/reports", opt={OPERATION: "list_reports"})
+async def show_reports(
+    request: AnyRequest, service: UseCases, cursor: CursorParameter = None
+) -> Response[bytes]:
+    """A page of the reports, the newest first, and the form that orders one."""
+    return await _reports_page(request, service, NONE_REFUSED, cursor)
 
 
 @post("/reports", opt={OPERATION: "order_report"})
@@ -49,7 +67,7 @@ async def order(request: AnyRequest, service: UseCases) -> Response[bytes]:
     except SegmentdError as error:
         field_of_it = {SegmentNotFound: "segment", UserNotFound: "user_id"}.get(type(error))
         pointers = {f"/{name}": name for name in ("month", "user_id", "segment")} | {"": "month"}
-        return await _form(visit, service, Refusal.of(error, form, pointers, field_of_it))
+        return await _reports_page(request, service, Refusal.of(error, form, pointers, field_of_it))
     return see_other(visit, visit.link(f"/reports/{ordered.report.id}"))
 
 
@@ -67,7 +85,7 @@ async def show_report(
         visit,
         visit.say(words.TITLE_OF_ONE, id=str(found.report.id)[:8]),
         h.div("#progress")[progress],
-        visit.may("order_report") and h.p[h.a(href=visit.link("/reports"))[visit.say(words.ANOTHER)]],
+        h.p[h.a(href=visit.link("/reports"))[visit.say(words.ALL)]],
     )
 
 
@@ -77,12 +95,7 @@ def _progress(visit: Visit, found: SignedReport, link: str) -> h.Element:
         (words.STATUS, h.span(".tag")[visit.say(words.STATUSES[report.status])]),
         (
             words.PERIOD,
-            sentence(
-                visit,
-                words.FROM_TO,
-                begin=moment(visit, report.begins_at),
-                end=moment(visit, report.ends_at),
-            ),
+            _period(visit, report),
         ),
         (words.ROWS, "–" if report.rows is None else visit.language.number(report.rows)),
         (words.AS_OF, moment(visit, report.as_of)),
@@ -101,18 +114,84 @@ def _progress(visit: Visit, found: SignedReport, link: str) -> h.Element:
     ]
 
 
-async def _form(visit: Visit, service: Service, refusal: Refusal) -> Response[bytes]:
-    if not visit.may("order_report"):
-        return page(visit, visit.say(words.TITLE), h.p(".empty")[visit.say(words.MAY_NOT)])
-    sent = refusal.form
-    month = sent.text("month") or f"{await service.present():%Y-%m}"
+async def _reports_page(
+    request: AnyRequest, service: Service, refusal: Refusal, cursor: str | None = None
+) -> Response[bytes]:
+    visit = Visit.of(request)
+    found = await service.list_reports(ROWS, cursor)
+    may_order = visit.may("order_report")
     return page(
         visit,
         visit.say(words.TITLE),
         h.p[visit.say(words.ABOUT)],
-        post_form(visit, "/reports", whole(refusal), _fields(visit, refusal, sent, month), class_="card"),
+        await _listed(request, visit, service, found.items)
+        if found.items
+        else empty(visit.say(words.NONE_YET if may_order else words.NONE_YET_TO_READ)),
+        next_page(visit, found.next_cursor and visit.link("/reports", cursor=found.next_cursor)),
+        may_order and await _form(visit, service, refusal),
         status=refusal.status,
     )
+
+
+async def _listed(
+    request: AnyRequest, visit: Visit, service: Service, some: Sequence[ListedReport]
+) -> h.Element:
+    now = await service.present()
+    signatures = await service.report_signatures(some)
+    columns = (words.ORDERED, words.ORDERED_BY, words.STATUS, words.PERIOD, words.ABOUT_WHAT, words.FILE)
+
+    def file(report: ListedReport) -> h.Node:
+        if report.status is not Status.DONE:
+            return "–"
+        if report.expires_at <= now:
+            return visit.say(words.EXPIRED)
+        return h.a(href=file_link(request, report, signatures[report.id]), hx_boost="false")[
+            visit.say(words.OPEN)
+        ]
+
+    return table(
+        visit.say(words.TITLE),
+        [visit.say(column) for column in columns],
+        (
+            (
+                h.a(href=visit.link(f"/reports/{each.id}"))[moment(visit, each.created_at)],
+                who(visit, each.ordered_by, each.on_behalf_of),
+                h.span(".tag")[visit.say(words.STATUSES[each.status])],
+                _period(visit, each),
+                _about(visit, each),
+                file(each),
+            )
+            for each in some
+        ),
+    )
+
+
+def _period(visit: Visit, report: Report) -> h.Node:
+    """A month by its name, as it was ordered."""
+    if report.begins_at == report.begins_at.replace(day=1, hour=0, minute=0, second=0, microsecond=0):
+        month = f"{report.begins_at:%Y-%m}"
+        if Period.of_month(month).ends_at == report.ends_at:
+            return month
+    return sentence(
+        visit,
+        words.FROM_TO,
+        begin=moment(visit, report.begins_at),
+        end=moment(visit, report.ends_at),
+    )
+
+
+def _about(visit: Visit, report: ListedReport) -> str:
+    user = report.user_id and visit.say(words.ABOUT_USER, user=report.user_id)
+    return ", ".join(part for part in (report.segment, user) if part) or visit.say(words.ABOUT_ALL)
+
+
+async def _form(visit: Visit, service: Service, refusal: Refusal) -> h.Node:
+    sent = refusal.form
+    month = sent.text("month") or f"{await service.present():%Y-%m}"
+    return [
+        h.h2("#new")[visit.say(words.ORDER_ONE)],
+        post_form(visit, "/reports", whole(refusal), _fields(visit, refusal, sent, month), class_="card"),
+    ]
 
 
 def _fields(visit: Visit, refusal: Refusal, sent: Form, month: str) -> h.Node:
@@ -140,4 +219,4 @@ def _fields(visit: Visit, refusal: Refusal, sent: Form, month: str) -> h.Node:
     ]
 
 
-HANDLERS: Final = [show_form, order, show_report]
+HANDLERS: Final = [show_reports, order, show_report]

@@ -130,10 +130,13 @@ def _tick(timeline: Timeline, number: int, height: int) -> h.Node:
 def _lane(visit: Visit, timeline: Timeline, index: int, slug: Slug, bars: Sequence[Bar]) -> h.Node:
     top = _TOP + index * _LANE
     label = slug if len(slug) <= _LONGEST_LABEL else slug[: _LONGEST_LABEL - 1] + "…"
-    return [h.text(x="0", y=str(top + 16))[label], (_bar(visit, timeline, top, slug, bar) for bar in bars)]
+    return [
+        h.text(x="0", y=str(top + 16))[h.title[slug], label],
+        (_bar(visit, timeline, top, label, bar) for bar in bars),
+    ]
 
 
-def _bar(visit: Visit, timeline: Timeline, top: int, slug: Slug, bar: Bar) -> h.Element:
+def _bar(visit: Visit, timeline: Timeline, top: int, label: str, bar: Bar) -> h.Element:
     left = min(timeline.place(bar.begins, timeline.begin), _WIDTH - _THINNEST)
     right = timeline.place(bar.ends, timeline.end)
     return h.rect(
@@ -147,7 +150,7 @@ def _bar(visit: Visit, timeline: Timeline, top: int, slug: Slug, bar: Bar) -> h.
         h.title[
             visit.say(
                 words.BAR,
-                slug=slug,
+                slug=label,
                 since=f"{bar.begins:%Y-%m-%d %H:%M} UTC" if bar.begins else visit.say(words.BEFORE),
                 until=f"{bar.ends:%Y-%m-%d %H:%M} UTC" if bar.ends else visit.say(words.STILL),
             )

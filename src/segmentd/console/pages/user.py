@@ -33,7 +33,8 @@ from segmentd.service import Service
 
 ROWS: Final = Limit(25)
 EVENTS: Final = Limit(25)
-EVENTS_OF_TIMELINE: Final = Limit(500)
+# Each is drawn and written: with more of them the page would be longer than 100 kB.
+EVENTS_OF_TIMELINE: Final = Limit(200)
 
 
 class Asked(NamedTuple):

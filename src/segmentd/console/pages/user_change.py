@@ -130,7 +130,7 @@ def removal(
         found is not None and found.percent is not None and h.p[visit.say(words.EXCLUDES)],
         h.input(type="hidden", name="operation", value=_REMOVE),
         h.input(type="hidden", name="slug", value=slug),
-        _reason(visit, refusal, _REMOVE),
+        _reason(visit, refusal, _REMOVE, is_first=True),
         h.button(".danger")[visit.say(words.REMOVE)],
         " ",
         h.a(href=visit.link(f"/users/{user_id}"))[visit.say(words.CANCEL)],
@@ -139,8 +139,9 @@ def removal(
     )
 
 
-def _reason(visit: Visit, refusal: Refusal, form: str) -> h.Element:
+def _reason(visit: Visit, refusal: Refusal, form: str, *, is_first: bool = False) -> h.Element:
     def control(own: Attributes) -> h.VoidElement:
-        return h.input(own, maxlength="500", value=refusal.form.text("reason"), autocomplete="off")
+        sent = refusal.form.text("reason")
+        return h.input(own, maxlength="500", value=sent, autocomplete="off", autofocus=is_first)
 
     return field(visit, words.REASON, "reason", control, refusal, words.REASON_HINT, form=form)

@@ -79,6 +79,16 @@
     }
   });
 
-  document.addEventListener("htmx:afterSettle", (event) => localise(event.target));
+  // A page that came without a reload is read from its beginning, as after one.
+  function begin(event) {
+    if (event.detail.boosted && event.target.id === "content" && !event.target.querySelector("[autofocus]")) {
+      event.target.focus({ preventScroll: true });
+    }
+  }
+
+  document.addEventListener("htmx:afterSettle", (event) => {
+    localise(event.target);
+    begin(event);
+  });
   document.addEventListener("DOMContentLoaded", () => localise(document));
 })();

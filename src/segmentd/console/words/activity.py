@@ -1,4 +1,4 @@
-"""What happens now: the feed."""
+"""What happened and what happens: the feed."""
 
 from collections.abc import Mapping
 from typing import Final
@@ -8,13 +8,15 @@ from segmentd.domain.feed import SegmentOperation
 
 TITLE: Final = Text("Activity", "События")
 ABOUT: Final = Text(
-    "Changes of users and segments appear here as they come, the newest first. "
-    "What was before is in the history of a user.",
-    "Изменения пользователей и сегментов появляются здесь по мере поступления, сначала новые. "
-    "Что было раньше, показывает история пользователя.",
+    "The latest changes of users and segments, the newest first. New ones appear as they come.",
+    "Последние изменения пользователей и сегментов, сначала новые. Новые появляются по мере поступления.",
 )
-NOTHING_NEW: Final = Text("Nothing new yet.", "Пока ничего нового.")
+NONE_YET: Final = Text(
+    "Nothing has changed yet. Create a segment and add a user to it.",
+    "Изменений пока нет. Создайте сегмент и добавьте в него пользователя.",
+)
 NEWER: Final = Text("Look for newer ones", "Посмотреть новые")
+NEWEST: Final = Text("Back to the newest", "К самым новым")
 LONG: Final = Text("The page has become long; begin again.", "Страница стала длинной; начните заново.")
 USER: Final = Text("User {user}", "Пользователь {user}")
 SEGMENT_OPERATIONS: Final[Mapping[SegmentOperation, Text]] = {

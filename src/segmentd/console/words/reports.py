@@ -6,7 +6,8 @@ from typing import Final
 from segmentd.console.language import Text
 from segmentd.domain.reports import Status
 
-TITLE: Final = Text("Order a report", "Заказать отчёт")
+TITLE: Final = Text("Reports", "Отчёты")
+ORDER_ONE: Final = Text("Order a report", "Заказать отчёт")
 ABOUT: Final = Text(
     "A file of every time that a user got into a segment or out of it in a month.",
     "Файл со всеми входами пользователей в сегменты и выходами из них за месяц.",
@@ -19,10 +20,22 @@ SEGMENT: Final = Text("Segment", "Сегмент")
 SEGMENT_HINT: Final = Text("Empty: all segments.", "Пусто — все сегменты.")
 HEADER: Final = Text("With a first line that names the columns", "С первой строкой с именами столбцов")
 ORDER: Final = Text("Order", "Заказать")
-MAY_NOT: Final = Text(
-    "Who has the role editor can order a report. Open one that was ordered by its address.",
-    "Заказать отчёт может тот, у кого роль editor. Уже заказанный откройте по его адресу.",
+
+# All reports
+NONE_YET: Final = Text(
+    "No report has been ordered yet. Order one below.", "Отчётов пока нет. Закажите первый ниже."
 )
+NONE_YET_TO_READ: Final = Text(
+    "No report has been ordered yet. Who has the role editor can order one.",
+    "Отчётов пока нет. Заказать отчёт может тот, у кого роль editor.",
+)
+ORDERED: Final = Text("Ordered", "Заказан")
+ORDERED_BY: Final = Text("By", "Кем")
+ABOUT_WHAT: Final = Text("About", "О чём")
+ABOUT_USER: Final = Text("user {user}", "пользователь {user}")
+ABOUT_ALL: Final = Text("all users and segments", "все пользователи и сегменты")
+FILE: Final = Text("File", "Файл")
+EXPIRED: Final = Text("expired", "истёк")
 
 # One report
 TITLE_OF_ONE: Final = Text("Report {id}", "Отчёт {id}")
@@ -43,4 +56,4 @@ SHARE: Final = Text(
     "With this link anybody can open the file, without logging in:",
     "По этой ссылке файл откроет любой, без входа:",
 )
-ANOTHER: Final = Text("Order another one", "Заказать ещё один")
+ALL: Final = Text("All reports", "Все отчёты")
