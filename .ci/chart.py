@@ -19,6 +19,11 @@ ELSEWHERE = {
     "grpc_tls_key",
     "data_dir",
     "database_url",
+    # The chart's nodes have a database, and its network policy keeps them apart.
+    "follow",
+    "copy_from",
+    "neighbour_token",
+    "neighbour_token_file",
     "admin_token",
     "admin_token_file",
     "jwt_key",

@@ -40,6 +40,20 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         Annotated[str, Meta(min_length=1)] | None,
         Meta(description="A PostgreSQL to use (15 or newer); without it an embedded one is run."),
     ] = None
+    follow: Annotated[
+        str | None,
+        Meta(description="URL of another node: answer reads from a copy of its replica, without a database."),
+    ] = None
+    copy_from: Annotated[
+        str | None,
+        Meta(description="URL of another node: the first copy of the replica comes from there."),
+    ] = None
+    neighbour_token: Annotated[
+        Secret | None, Meta(description="The admin token for the node of follow or copy_from.")
+    ] = None
+    neighbour_token_file: Annotated[
+        str | None, Meta(description="The same in a file, which may be replaced at any time.")
+    ] = None
     pool_size: Annotated[
         int, Meta(ge=1, le=1000, description="Database connections of each process, at most.")
     ] = 10
@@ -190,10 +204,14 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     ] = "info"
 
 
-SECRETS: Final = frozenset({"database_url", "report_key", "report_key_before", "admin_token", "jwt_key"})
+SECRETS: Final = frozenset(
+    {"database_url", "report_key", "report_key_before", "admin_token", "jwt_key", "neighbour_token"}
+)
 # Settings with a syntax of their own, and their parsers, which raise ValueError.
 _READERS: Final[Mapping[str, Callable[[str], object]]] = {
     "public_url": public_address,
+    "follow": public_address,
+    "copy_from": public_address,
     "trusted_proxies": networks,
 }
 PREFIX: Final = "SEGMENTD_"

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, suppress
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Final, NamedTuple, TypeVar
@@ -110,6 +110,8 @@ class Measured(NamedTuple):
     """The limit for the files of all reports; 0 is no limit."""
     import_bytes_limit: int
     """The limit for what all imports store; 0 is no limit."""
+    has_database: bool = True
+    """Whether this node has one, be it away or not."""
 
 
 class Service:
@@ -159,6 +161,9 @@ class Service:
     @asynccontextmanager
     async def watching(self) -> AsyncIterator[None]:
         """Watches the database while the context lives, so that `check_ready` does not wait for it."""
+        if not self._has_database:
+            yield
+            return
         node, lookout = self._node, self._lookout
         watch = lookout.watch() if node is None else lookout.watch(node.note_database)
         async with (
@@ -169,8 +174,13 @@ class Service:
 
     async def check_ready(self) -> None:
         """Raises Unavailable, with the reason, if the database does not answer or a stop is near."""
-        reason = await self._lookout.reason()
         age = self._age_of_hot_reads()
+        if self._has_database:
+            reason = await self._lookout.reason()
+        else:
+            reason = (
+                None if age is not None else "The neighbour is away, and the replica is too old or missing."
+            )
         if self._leaving or reason is not None:
             raise Unavailable(
                 "The service is about to stop." if self._leaving else reason,
@@ -183,17 +193,22 @@ class Service:
         if self._leaving or self._age_of_hot_reads() is None:
             await self.check_ready()
 
+    @property
+    def _has_database(self) -> bool:
+        return self._node is None or not self._node.follows
+
     def _age_of_hot_reads(self) -> int | None:
         return None if self._node is None else self._node.age_of_reads()
 
     async def measure(self) -> Measured:
         """The figures of the database and of this node's replica. Takes about a second even in an outage."""
-        try:
-            found = await measures.measure(self._database)
-        except Unavailable:
-            found = None
+        found = None
+        if self._has_database:
+            with suppress(Unavailable):
+                found = await measures.measure(self._database)
         replica = None if self._node is None else self._node.replica.measure()
-        return Measured(found, replica, self._desk.limits.store_bytes, self.imports.store_bytes)
+        limits = self._desk.limits.store_bytes, self.imports.store_bytes
+        return Measured(found, replica, *limits, self._has_database)
 
     # Segments
 

@@ -19,6 +19,7 @@ STATUS_OF_BRANCH = {
     errors.AnswerTooLarge: 413,
     errors.TooManyRequests: 429,
     errors.Unavailable: 503,
+    errors.NoDatabase: 501,
 }
 
 

@@ -13,7 +13,7 @@ from segmentd.domain.errors import Overloaded, Unavailable
 from segmentd.domain.identifiers import UserId
 from segmentd.replica.catalog import CatalogState
 from segmentd.replica.follower import Follower
-from segmentd.replica.notes import USERS_NAMED, WRITES_KEPT
+from segmentd.replica.notes import USERS_NAMED, WRITES_WATCHED
 from segmentd.replica.status import boot_time
 from segmentd.replica.store import Store
 from segmentd.replica.watching import Watcher, Watchers
@@ -187,13 +187,12 @@ def test_a_write_of_segments_or_of_many_users_notes_that_any_may_have_changed(st
     store.close()
 
 
-def test_notes_are_kept_for_a_bounded_number_of_writes(store: Store) -> None:
+def test_who_watches_looks_back_a_bounded_number_of_writes(store: Store) -> None:
     number, _ = store.changed_since(0)
-    for version in range(WRITES_KEPT + 50):
+    for version in range(WRITES_WATCHED + 50):
         store.put([(1, state(version + 1))])
 
     latest, users = store.changed_since(number)
     assert users is None
-    assert store.changed_since(latest - WRITES_KEPT + 1)[1] == [1] * (WRITES_KEPT - 1)
-    assert store.notes() <= WRITES_KEPT + 1
+    assert store.changed_since(latest - WRITES_WATCHED + 1)[1] == [1] * (WRITES_WATCHED - 1)
     store.close()

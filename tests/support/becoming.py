@@ -19,6 +19,7 @@ from unittest.mock import patch
 
 import prometheus_client.values
 
+import segmentd.serve.following_worker
 import segmentd.serve.grpc_worker
 import segmentd.serve.http_worker
 import segmentd.serve.node_worker  # noqa: F401 - so that the processes find it in memory

@@ -76,6 +76,7 @@ PROBLEMS: Final[Mapping[type[errors.SegmentdError], Problem]] = {
     ),
     errors.Unavailable: Problem("unavailable", "Unavailable", 503, "UNAVAILABLE", retry_after=1),
     errors.Overloaded: Problem("overloaded", "Overloaded", 503, "UNAVAILABLE", retry_after=1),
+    errors.NoDatabase: Problem("no-database", "No database here", 501, "UNIMPLEMENTED"),
     errors.StartupFailed: Problem("internal", "Internal error", 500, "INTERNAL"),
     errors.SegmentdError: Problem("internal", "Internal error", 500, "INTERNAL"),
 }

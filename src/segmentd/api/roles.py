@@ -54,6 +54,11 @@ ROLES: Final[Mapping[str, Role | None]] = {
     # What cannot be undone, the audit log, and tokens.
     "erase_user": Role.ADMIN,
     "list_audit_log": Role.ADMIN,
+    # What other nodes ask for: the whole replica, and the hashes of the tokens.
+    "copy_replica": Role.ADMIN,
+    "copy_users": Role.ADMIN,
+    "copy_changes": Role.ADMIN,
+    "copy_tokens": Role.ADMIN,
     # These are in the console, the last three on the command line too.
     "list_reports": Role.READER,
     "list_tokens": Role.ADMIN,

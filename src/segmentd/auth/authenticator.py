@@ -47,9 +47,14 @@ class AccessRules(NamedTuple):
 
 
 class Authenticator:
-    """Knows the tokens: it polls for changes several times a second (docs/decisions/0026)."""
+    """Knows the tokens: it polls for changes several times a second (docs/decisions/0026).
 
-    def __init__(self, database: Database, rules: AccessRules, left: KnownTokens | None = None) -> None:
+    Without a database it polls what another process of this node left.
+    """
+
+    def __init__(
+        self, database: Database | None, rules: AccessRules, left: KnownTokens | None = None
+    ) -> None:
         self._database = database
         self._rules = rules
         self._left = left
@@ -63,6 +68,8 @@ class Authenticator:
         self._remembered: dict[bytes, _Remembered] = {}
         self._remembered_bytes = 0
         self._used: set[TokenId] = set()
+        self.known: tuple[Known, float] | None = None
+        """What is known, and since when of the monotonic clock it has not been looked at again."""
 
     @asynccontextmanager
     async def watching(self) -> AsyncIterator[None]:
@@ -77,6 +84,9 @@ class Authenticator:
         """Learns which tokens are in force, and notes which were used. Raises Unavailable."""
         if self._rules.jwt is not None and self._rules.jwt.reload():
             self._forget()
+        if self._database is None:
+            self._take_over(None if self._left is None else self._left.found())
+            return
         begun = time.monotonic()
         state = await tokens.state(self._database)
         if state.version != self._version:
@@ -98,11 +108,15 @@ class Authenticator:
         self._open = self._rules.may_be_open and self._rules.jwt is None and not known.has_tokens
         self._clock_offset = known.clock_offset
         self._known_until = seen_at + self._rules.bound_seconds
+        self.known = known, seen_at
 
     def _take_over(self, found: tuple[Known, float] | None) -> None:
         """Uses what another process of this node knew, for as long as that process could have used it."""
         if found is not None:
             known, seen_at = found
+            if known.version != self._version:
+                self._version = known.version
+                self._forget()
             self._by_digest = {token.digest: token for token in known.tokens}
             self._rely_on(known, seen_at)
 
@@ -155,7 +169,8 @@ class Authenticator:
 
     def _check_known(self, now: float) -> None:
         if now >= self._known_until:
-            raise Unavailable("The database is away, so it is not known who may call; try again shortly.")
+            away = "The neighbour" if self._database is None else "The database"
+            raise Unavailable(f"{away} is away, so it is not known who may call; try again shortly.")
 
     def _recall(self, authorization: bytes, now: float) -> Principal | None:
         # Safe against timing: the dictionary finds it by a randomly keyed hash before it compares the header.

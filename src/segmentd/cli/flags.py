@@ -26,6 +26,10 @@ class Flags:
     workers: Annotated[str | None, setting("workers")] = None
     data_dir: Annotated[str | None, setting("data_dir")] = None
     database_url: Annotated[str | None, setting("database_url")] = None
+    follow: Annotated[str | None, setting("follow")] = None
+    copy_from: Annotated[str | None, setting("copy_from")] = None
+    neighbour_token: Annotated[str | None, setting("neighbour_token")] = None
+    neighbour_token_file: Annotated[str | None, setting("neighbour_token_file")] = None
     pool_size: Annotated[str | None, setting("pool_size")] = None
     max_age_seconds: Annotated[str | None, setting("max_age_seconds")] = None
     serve_stale: Annotated[bool | None, setting("serve_stale")] = None

@@ -10,6 +10,7 @@ SegmentdError
 ├── AnswerTooLarge
 ├── TooManyRequests ─ TooManyReports, ReportStoreFull, TooManyImports, ImportStoreFull, TooManyExports
 ├── Unavailable ─ Overloaded
+├── NoDatabase
 └── StartupFailed
 """
 
@@ -238,6 +239,17 @@ class Unavailable(SegmentdError):
 
 class Overloaded(Unavailable):
     """The service has more to do than it can; try again shortly."""
+
+
+class NoDatabase(SegmentdError):
+    """The node has no database: it follows another one."""
+
+    def __init__(self, neighbour: str) -> None:
+        super().__init__(
+            "This node has no database: it follows another one, and only answers reads of the segments that"
+            f" users are in now. Send this request there: {neighbour}",
+            service=neighbour,
+        )
 
 
 class StartupFailed(SegmentdError):

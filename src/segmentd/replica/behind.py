@@ -7,7 +7,7 @@ ended, or that a segment had been deleted.
 
 import struct
 from collections.abc import Iterable, Mapping
-from itertools import islice
+from itertools import islice, takewhile
 from typing import Final, NamedTuple, Self
 
 import lmdb
@@ -121,3 +121,13 @@ def ids_after(transaction: Transaction, table: Table, user_id: int, limit: int) 
         if not cursor.set_range(KEY.pack(user_id) + b"\0"):
             return []
         return [KEY.unpack(key)[0] for key in islice(cursor.iternext(values=False), limit)]
+
+
+def keys_between(
+    transaction: Transaction, table: Table, after: bytes, last: bytes | None, most: int
+) -> list[bytes]:
+    """The keys of a table after one and up to another, so many at most; None: to the end."""
+    with transaction.cursor(table) as cursor:
+        found = cursor.set_range(after + b"\0") if after else cursor.first()
+        keys = islice(cursor.iternext(values=False), most) if found else iter(())
+        return [*takewhile(lambda key: last is None or key <= last, keys)]

@@ -1,6 +1,7 @@
 """The file of a replica, open in this process: LMDB's environment, and its tables."""
 
 import os
+import secrets
 from pathlib import Path
 from typing import Final, Self
 
@@ -10,16 +11,23 @@ import msgspec
 from segmentd.replica.behind import Behind
 from segmentd.replica.catalog import CatalogState
 from segmentd.replica.files import Unusable, check_trust, note_synced, note_unsynced_writes, remove
+from segmentd.replica.keys import KEY, Transaction
 from segmentd.replica.notes import Notes
 from segmentd.shared_memory import mapped
 
-FORMAT: Final = b"segmentd replica 3"
+FORMAT: Final = b"segmentd replica 4"
 
 # The most that a file may grow to. It takes address space, not memory or disk.
 _LARGEST_FILE: Final = 1 << 40
 _MOST_READERS: Final = 1024
 # The table of readers, 64 bytes each, and its header.
 _LOCK_BYTES: Final = 1 << 17
+
+HEAD: Final = b"head"
+SOMEBODY_OUTDATED: Final = b"+"
+NO_CATALOG: Final = -(1 << 63)
+
+_IDENTITY_BYTES: Final = 16
 
 
 class Environment:
@@ -101,6 +109,22 @@ class Environment:
         self._env.sync(force=True)
         note_synced(self.path)
 
+    def _put_catalog(self, transaction: Transaction, catalog: CatalogState) -> None:
+        """Unless the stored one is newer."""
+        if catalog.version >= self._catalog_version_in(transaction):
+            transaction.put(b"catalog", msgspec.msgpack.encode(catalog), db=self._facts)
+            self._put_head(transaction, catalog.version)
+
+    def _put_head(self, transaction: Transaction, version: int) -> None:
+        if version != NO_CATALOG:
+            somebody = self._behind.somebody(transaction)
+            head = KEY.pack(version) + (SOMEBODY_OUTDATED if somebody else b"")
+            transaction.put(HEAD, head, db=self._facts)
+
+    def _catalog_version_in(self, transaction: Transaction) -> int:
+        head = transaction.get(HEAD, None, self._facts)
+        return NO_CATALOG if head is None else KEY.unpack_from(head)[0]
+
     def _check(self) -> None:
         found = self.fact(b"format")
         if found is None:
@@ -108,3 +132,8 @@ class Environment:
         if found != FORMAT:
             raise Unusable("it has another format")
         msgspec.msgpack.decode(self.fact(b"catalog") or b"", type=CatalogState)
+
+
+def completed() -> list[tuple[bytes, bytes]]:
+    """What a replica says of itself when it is complete: its format, and which of all replicas it is."""
+    return [(b"format", FORMAT), (b"identity", secrets.token_bytes(_IDENTITY_BYTES))]

@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
-from segmentd.domain.errors import Overloaded
+from segmentd.domain.errors import Overloaded, Unavailable
 
 Found = TypeVar("Found")
 
@@ -44,3 +44,16 @@ class Fallback:
             return await read()
         finally:
             self._at_once.release()
+
+
+class NoFallback(Fallback):
+    """On a node without a database: nothing but the replica answers."""
+
+    def __init__(self) -> None:
+        super().__init__(pool_size=1)
+
+    async def ask(self, read: Callable[[], Awaitable[Found]]) -> Found:  # noqa: ARG002 - as in Fallback
+        """Raises Unavailable."""
+        raise Unavailable(
+            "The replica of this node is not usable now: its neighbour is away; try again shortly."
+        )

@@ -17,12 +17,12 @@ from segmentd.domain.errors import Unavailable
 from segmentd.observability.metrics import Metrics
 from segmentd.observability.throttled import ThrottledLog
 from segmentd.replica import timelines
-from segmentd.replica.catalog import CatalogState
-from segmentd.replica.environment import FORMAT
 from segmentd.replica.files import Unusable, remove
-from segmentd.replica.moments import facts_of, follow, shown_by
+from segmentd.replica.filling import Fill, from_database
+from segmentd.replica.moments import follow, shown_by
 from segmentd.replica.renewal import Renewal
 from segmentd.replica.replica import store_path
+from segmentd.replica.resuming import number_of, resumed
 from segmentd.replica.status import ReplicaStatus, boot_time, status_path
 from segmentd.replica.store import Store
 from segmentd.replica.timelines import Moment, Parted
@@ -48,8 +48,6 @@ LONGEST_PACE_SECONDS: Final = 5.0
 # For so long after a fail-over, an own write that is shown may be one that the new primary lacks.
 LATE_WRITES_SECONDS: Final = 2
 
-PROGRESS_EVERY: Final = 1_000_000
-
 _USELESS: Final = (Unusable, lmdb.CorruptedError, lmdb.InvalidError, lmdb.PageNotFoundError)
 
 Turn = Callable[[], AbstractAsyncContextManager[None]]
@@ -65,6 +63,13 @@ class _FailOver(NamedTuple):
     write: int
 
 
+class _Version(NamedTuple):
+    """Of the segments in the replica, and a boot time before the round that first saw it there."""
+
+    number: int
+    since: int
+
+
 class Follower:
     """Builds and updates a node's replicas; other processes write only their own writes into them."""
 
@@ -74,9 +79,11 @@ class Follower:
         folder: Path,
         metrics: Metrics | None = None,
         turn: Turn = contextlib.nullcontext,
+        copy: Fill | None = None,
     ) -> None:
         self._database = database
         self._turn = turn
+        self._copy = copy
         self._metrics = metrics or Metrics()
         self._throttled = ThrottledLog(_log)
         self._folder = folder
@@ -87,6 +94,7 @@ class Follower:
         self._renewal: Renewal | None = None
         self._number = 0
         self._fail_over: _FailOver | None = None
+        self._version = _Version(-1, 0)
 
     async def follow(self, stop: asyncio.Event, wake: asyncio.Event, round_seconds: float) -> None:
         """Runs rounds until `stop`: one whenever `wake` is set, and one `round_seconds` after each rest."""
@@ -151,6 +159,7 @@ class Follower:
                     return False
                 if renewing and self._renewal is not None:
                     await self._renewal.work(reading, version)
+                self._note_whole(store, begun, version)
             store.forget_dead_readers()
         except lmdb.PanicError:  # this process can no longer write; the file is unchanged
             store.close()
@@ -168,14 +177,36 @@ class Follower:
         """Brings the replica to this moment, also after a fail-over. Raises Parted if it cannot."""
         if self._fail_over is not None and boot_time() > self._fail_over.until:
             write, self._fail_over = self._fail_over.write, None
+            self._expect_forgetting(store)
             store.forget(timelines.written_since(store, write))
+            self._status.late_until = 0
         try:
             return await follow(store, reading, moment, self._status.fresh_at)
         except Parted as error:
+            until = boot_time() + LATE_WRITES_SECONDS * 1_000_000
+            self._status.late_until = until
+            self._expect_forgetting(store)
             forgotten = await timelines.go_back(store, reading, moment.position.timeline)
             _log.warning("the replica goes on after a fail-over", reason=str(error), users_again=forgotten)
-            self._fail_over = _FailOver(boot_time() + LATE_WRITES_SECONDS * 1_000_000, store.last_write)
+            self._fail_over = _FailOver(until, store.last_write)
         return await follow(store, reading, moment, 0)
+
+    def _expect_forgetting(self, store: Store) -> None:
+        """Before states are removed: until all users were looked through, some may be missing."""
+        self._status.set_whole(0, self._version.number)
+        self._renewal = Renewal(store, self._status)
+
+    def _note_whole(self, store: Store, begun: int, version: int) -> None:
+        """Publishes since when all states are right with this version of the segments, if that is known."""
+        if (
+            self._renewal is None or store.catalog_version != version
+        ):  # another process changed them meanwhile
+            return
+        if version != self._version.number:
+            self._version = _Version(version, begun)
+        # A walk over all users that began before this version came may have left states that need it.
+        oldest = self._renewal.oldest
+        self._status.set_whole(oldest if oldest >= self._version.since else 0, version)
 
     def close(self) -> None:
         """Syncs the replica to the disk, so that the next start resumes it."""
@@ -189,40 +220,13 @@ class Follower:
         self._status.close()
 
     async def _resume(self) -> None:
-        """Resumes the replica of an earlier run, if it is usable; removes all others."""
+        """Resumes the replica of an earlier run, if it is usable."""
         async with replication.reading(self._database) as reading:
             position = await reading.position()
-        serving = store_path(self._folder, self._status.serving)
-        found: Store | None = None
-        for path in sorted(
-            self._folder.glob("replica-*.lmdb"),
-            key=lambda path: (path == serving, _modified(path)),
-            reverse=True,
-        ):
-            try:
-                found = found or _usable(path, position)
-            except Unusable as error:
-                _log.info("replica not resumed", path=path.name, reason=str(error))
-                if path == serving:
-                    self._status.clear()
-            if found is None or found.path != path:
-                remove(path)
-        if found is None:
-            return
-        try:
-            found.expect_writes()
-        except OSError:
-            found.close()
-            raise
-        self._store, self._number = found, int(found.path.stem.partition("-")[2])
-        self._renewal = Renewal(found, self._status)
-        self._status.behind = found.behind()
-        if found.path != serving:
-            self._status.fresh_at = 0  # it was another replica's, or of another start of the machine
-            found.forget_times()
-            # It is not fresh, so nobody reads it yet. But it has to get own writes from now on: the next
-            # round may not see them.
-            self._status.serving = self._number
+        found = resumed(self._folder, self._status, lambda path: _usable(path, position))
+        if found is not None:
+            self._store, self._number = found, number_of(found)
+            self._renewal = Renewal(found, self._status)
 
     def _give_up(self, store: Store, reason: str) -> None:
         """Discards the replica, so that the database answers until another one is built."""
@@ -259,6 +263,8 @@ class Follower:
             raise
         old, self._store, self._number = self._store, store, number
         self._fail_over = None
+        self._status.late_until = 0
+        self._version = _Version(-1, 0)
         self._renewal = Renewal(store, self._status)
         self._status.behind = store.behind()
         self._publish(begun, offset)
@@ -270,7 +276,9 @@ class Follower:
 
     async def _fill_while_following(self, store: Store) -> int:
         """Fills a new replica; meanwhile the present one stays fresh, and learns who changed."""
-        filling = asyncio.create_task(self._fill(store), name="fill a replica")
+        # Only the first replica is a copy, and if that fails, the next round asks the database.
+        fill, self._copy = self._copy if self._store is None else None, None
+        filling = asyncio.create_task((fill or from_database(self._database))(store), name="fill a replica")
         try:
             while not (await asyncio.wait([filling], timeout=WHILE_BUILDING_SECONDS))[0]:
                 if self._store is not None:
@@ -282,33 +290,12 @@ class Follower:
         finally:
             await end(filling)
 
-    async def _fill(self, store: Store) -> int:
-        """Streams all users of one snapshot into the replica; returns their number. Logs its progress."""
-        users = 0
-        async with replication.reading(self._database) as reading:
-            moment = await timelines.present(store, reading)
-            expected = await reading.approximate_users()
-            version = await reading.catalog_version()
-            store.put_catalog(CatalogState(version, await reading.segments()))
-            async with contextlib.aclosing(reading.all_states()) as batches:
-                async for batch in batches:
-                    store.append(batch)
-                    users += len(batch)
-                    if users % PROGRESS_EVERY < len(batch):
-                        _log.info("building the replica", users=users, of_about=expected)
-        store.put([], [(b"format", FORMAT), *facts_of(store, moment)])
-        return users
-
 
 async def _clock_offset(reading: Reading) -> int:
     """PostgreSQL's clock minus ours; the error is at most half of the time that the statement takes."""
     before = boot_time()
     clock = await reading.clock()
     return clock - (before + boot_time()) // 2
-
-
-def _modified(path: Path) -> float:
-    return path.stat().st_mtime
 
 
 def _usable(path: Path, position: Position) -> Store:

@@ -46,6 +46,8 @@ class Node(NamedTuple):
     serve_stale: bool
     fallback: Fallback
     metrics: Metrics
+    follows: bool = False
+    """Whether it follows another node, and has no database."""
 
     def note_database(self, reason: str | None) -> None:
         """While it is away, a stale replica answers at once: reads would wait for the database in vain."""

@@ -11,8 +11,8 @@ from segmentd.storage import replication
 from segmentd.storage.database import Database
 from segmentd.storage.sessions import Reachability, Session
 
-# Notifications are combined: a NOTIFY in each transaction would halve the throughput of writes. While commits come
-# without a pause there are fewer: a follower rests for so long between its rounds.
+# Notifications are combined: a NOTIFY in each transaction would halve the throughput of writes. While commits
+# come without a pause there are fewer: a follower rests for so long between its rounds.
 BUNDLE_SECONDS: Final = 0.02
 LONG_BUNDLE_SECONDS: Final = 0.05
 PAUSE_SECONDS: Final = 1.0
@@ -21,7 +21,7 @@ _log = structlog.get_logger(__name__)
 
 
 class Notifier:
-    """Notifies all nodes at once, and then every 20 ms at most; every 50 ms while commits come without a pause."""
+    """Notifies all nodes at once, then every 20 ms at most; every 50 ms while commits come without pause."""
 
     def __init__(self, database: Database) -> None:
         self._database = database

@@ -17,7 +17,6 @@ from segmentd.replica.catalog import JSON, Catalog, Form
 from segmentd.replica.files import Unusable
 from segmentd.replica.lookup import Lookup
 from segmentd.replica.moments import show_catalog
-from segmentd.replica.notes import WRITES_KEPT
 from segmentd.replica.status import ReplicaStatus, boot_time, status_path
 from segmentd.replica.store import Store, Watched
 from segmentd.shared_memory import SHARE_EVERY_S
@@ -140,21 +139,21 @@ class Replica:
         """The slugs that the user is in, in a form, between two texts."""
         try:
             now = self.status.now() if now is None else now
-            return self._serving().segments(user_id, now, older, form, before, after)
+            return self.serving().segments(user_id, now, older, form, before, after)
         except (lmdb.Error, ValueError) as error:
             raise self._useless(error) from error
 
     def decisions(self, user_id: int, older: int | None = None) -> Decisions:
         """What decides about the user and each segment."""
         try:
-            return self._serving().decisions(user_id, self.status.now(), older)
+            return self.serving().decisions(user_id, self.status.now(), older)
         except (lmdb.Error, ValueError) as error:
             raise self._useless(error) from error
 
     def decision(self, slug: bytes, user_id: int, older: int | None = None) -> Decision | None:
         """What decides about the user and one segment; None if it does not exist."""
         try:
-            return self._serving().decision(slug, user_id, self.status.now(), older)
+            return self.serving().decision(slug, user_id, self.status.now(), older)
         except (lmdb.Error, ValueError) as error:
             raise self._useless(error) from error
 
@@ -179,18 +178,17 @@ class Replica:
     def watched(self, user_id: int) -> Watched:
         """What one who watches the user compares; of outdated users too, as they were before."""
         try:
-            return self._serving().watched(user_id, self.status.now())
+            return self.serving().watched(user_id, self.status.now())
         except (lmdb.Error, ValueError) as error:
             raise self._useless(error) from error
 
     def changed_since(self, point: Point | None) -> tuple[Point, Sequence[int] | None]:
         """The present point, and the users that were written since an earlier one; None: any."""
         try:
-            serving = self._serving()
+            serving = self.serving()
             number = self._read
             if point is None or point.replica != number:
-                latest, _ = serving.changed_since(-WRITES_KEPT)
-                return Point(number, latest), None
+                return Point(number, serving.last_write), None
             latest, users = serving.changed_since(point.write)
             return Point(number, latest), users
         except lmdb.Error as error:
@@ -198,7 +196,7 @@ class Replica:
 
     def _look_up(self, user_ids: Sequence[int], older: int | None) -> Lookup:
         try:
-            return self._serving().look_up(user_ids, self.status.now(), older)
+            return self.serving().look_up(user_ids, self.status.now(), older)
         except lmdb.Error as error:
             raise self._useless(error) from error
 
@@ -206,7 +204,7 @@ class Replica:
         """The present figures."""
         age = self.status.age()
         try:
-            users = self._serving().users() if self.status.serving else None
+            users = self.serving().users() if self.status.serving else None
         except (lmdb.Error, Unusable):
             users = None
         return ReplicaMeasures(None if age is None else age / MICROSECONDS, users, self.status.behind)
@@ -216,7 +214,7 @@ class Replica:
         if not self.status.serving:
             return None
         try:
-            return self._serving().catalog()
+            return self.serving().catalog()
         except Unusable:
             return None
         except lmdb.Error:
@@ -272,7 +270,8 @@ class Replica:
             if isinstance(error, lmdb.Error):
                 self._close_all()
 
-    def _serving(self) -> Store:
+    def serving(self) -> Store:
+        """The replica that answers. Raises Unusable."""
         number = self.status.serving
         if number != self._read:
             for old in self._open.keys() - {number, self.status.filling}:

@@ -10,7 +10,7 @@ from typing import Final, Self
 from segmentd.shared_memory import SharedMemory, boot_word
 
 _CLOCK: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
-_WORDS: Final = 8
+_WORDS: Final = 11
 
 
 def boot_time() -> int:
@@ -34,6 +34,9 @@ class ReplicaStatus:
     - behind: users who changed and whose states are not written yet
     - made: the number of the latest replica; no number is used twice, as a removed replica may still be open
     - boot: the start of the machine in which this was written; 0: the system has no id for it
+    - whole_at, whole_version: a boot time at which the states of all users were right with this version of
+      the segments, or of a later one; 0: unknown. It serves where some users are behind
+    - late_until: after a fail-over, until when own writes may be shown that the new primary lacks; 0: never
     """
 
     def __init__(self, memory: SharedMemory) -> None:
@@ -73,6 +76,7 @@ class ReplicaStatus:
     def clear(self) -> None:
         """Shows that there is no replica."""
         self.fresh_at = self.serving = self.filling = self.spoilt_at = self.behind = 0
+        self.late_until = self._view[8] = 0
 
     @property
     def fresh_at(self) -> int:
@@ -136,6 +140,27 @@ class ReplicaStatus:
     @made.setter
     def made(self, value: int) -> None:
         self._view[6] = value
+
+    @property
+    def late_until(self) -> int:
+        """Until when own writes may be shown that the new primary lacks."""
+        return self._view[10]
+
+    @late_until.setter
+    def late_until(self, value: int) -> None:
+        self._view[10] = value
+
+    def set_whole(self, since: int, version: int) -> None:
+        """Since when all states are right with this version of the segments; 0: that is unknown."""
+        if version != self._view[9]:
+            self._view[8] = 0  # never the time of one version beside another one
+            self._view[9] = version
+        self._view[8] = since
+
+    def whole_since(self, version: int) -> int:
+        """Since when all states are right with this version of the segments; 0: that is unknown."""
+        since = self._view[8]
+        return since if self._view[9] == version and self._view[8] == since else 0
 
     def age(self) -> int | None:
         """How old the replica is, in microseconds; None if there is no usable one."""

@@ -8,24 +8,21 @@ table of notes has the latest writes (notes.py).
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 
 from segmentd.domain.decisions import Decision, Decisions
 from segmentd.replica.behind import Mark, ids_after
 from segmentd.replica.catalog import JSON, Catalog, CatalogState, Form
-from segmentd.replica.environment import Environment
+from segmentd.replica.copying import Copied
+from segmentd.replica.environment import HEAD, SOMEBODY_OUTDATED
 from segmentd.replica.files import Unusable
 from segmentd.replica.keys import KEY, Transaction
 from segmentd.replica.lookup import Lookup
 from segmentd.replica.states import is_as_new, next_end
 from segmentd.storage.replication import OwnWrite
 from segmentd.storage.snapshots import Snapshot
-
-_HEAD: Final = b"head"
-_NO_CATALOG: Final = -(1 << 63)
-_SOMEBODY_OUTDATED: Final = b"+"
 
 
 class Watched(NamedTuple):
@@ -36,7 +33,7 @@ class Watched(NamedTuple):
     """The next end of a term, in microseconds since 1970."""
 
 
-class Store(Environment):
+class Store(Copied):
     """One replica, open in this process. A read takes a microsecond; a write waits for another's write."""
 
     def __init__(self, path: Path) -> None:
@@ -77,7 +74,7 @@ class Store(Environment):
         """What one who watches the user compares; of outdated users too, as they were before."""
         key = KEY.pack(user_id)
         with self._env.begin(self._users) as transaction:
-            self._heed(transaction, transaction.get(_HEAD, b"", self._facts), (), None)
+            self._heed(transaction, transaction.get(HEAD, b"", self._facts), (), None)
             state = transaction.get(key)
         fingerprint = self._catalog.fingerprint(user_id, state, now)
         return Watched(fingerprint, None if state is None else next_end(state, now))
@@ -90,14 +87,14 @@ class Store(Environment):
     def catalog(self) -> Catalog:
         """The living segments."""
         with self._env.begin(self._users) as transaction:
-            self._heed(transaction, transaction.get(_HEAD, b"", self._facts), (), None)
+            self._heed(transaction, transaction.get(HEAD, b"", self._facts), (), None)
         return self._catalog
 
     def look_up(self, user_ids: Sequence[int], now: int, older: int | None = None) -> Lookup:
         """What `segments` needs for many different users, all from one state of the replica."""
         keys = [KEY.pack(user_id) for user_id in user_ids]
         with self._env.begin(self._users) as transaction:
-            head = transaction.get(_HEAD, b"", self._facts)
+            head = transaction.get(HEAD, b"", self._facts)
             if head != self._head:
                 self._heed(transaction, head, keys, older)
             states = [transaction.get(key) for key in keys]
@@ -108,7 +105,7 @@ class Store(Environment):
         key = KEY.pack(user_id)
         with self._env.begin(self._users) as transaction:
             if (seen := transaction.id()) != self._seen:
-                head = transaction.get(_HEAD, b"", self._facts)
+                head = transaction.get(HEAD, b"", self._facts)
                 if head != self._head:
                     self._heed(transaction, head, (key,), older)
                 else:
@@ -127,16 +124,11 @@ class Store(Environment):
         number: int = self._env.info()["last_txnid"]
         return number
 
-    def notes(self) -> int:
-        """How many writes have notes."""
-        with self._env.begin() as transaction:
-            return self._notes.count(transaction)
-
     @property
     def catalog_version(self) -> int | None:
         """The version of the segments; None if there are none yet."""
         with self._env.begin(self._facts) as transaction:
-            head = transaction.get(_HEAD)
+            head = transaction.get(HEAD)
         return None if head is None else KEY.unpack_from(head)[0]
 
     def behind(self) -> int:
@@ -170,7 +162,7 @@ class Store(Environment):
             for name, value in facts:
                 transaction.put(name, value, db=self._facts)
             if changed or catalog is not None:
-                self._notes.add(transaction, [] if catalog is not None else changed)
+                self._notes.add(transaction, changed, catalog=catalog is not None)
 
     def mark(self, outdated: Iterable[bytes], settled: Iterable[bytes], fresh_at: int) -> None:
         """For the follower: marks users, by ids of 8 bytes, who changed and whose states are not written yet.
@@ -217,6 +209,7 @@ class Store(Environment):
             self._put_head(transaction, present)
             for name, value in facts:
                 transaction.put(name, value, db=self._facts)
+            self._notes.add(transaction, keys)
 
     def put_own(self, writes: Iterable[tuple[int, OwnWrite]]) -> None:
         """Writes the states that writes of this node led to. Raises Unusable if it cannot show them yet.
@@ -264,29 +257,14 @@ class Store(Environment):
             encoded = transaction.get(b"catalog", b"", self._facts)
             self._catalog = Catalog(msgspec.msgpack.decode(encoded, type=CatalogState))
             self._head = version
-        if head.endswith(_SOMEBODY_OUTDATED, KEY.size):
+        if head.endswith(SOMEBODY_OUTDATED, KEY.size):
             if older is None:
                 self._behind.check(transaction, keys, KEY.unpack(version)[0])
             elif KEY.pack(older) != version:
                 raise Unusable("the segments changed since these states were right")
 
-    def _put_catalog(self, transaction: Transaction, catalog: CatalogState) -> None:
-        if catalog.version >= self._catalog_version_in(transaction):
-            transaction.put(b"catalog", msgspec.msgpack.encode(catalog), db=self._facts)
-            self._put_head(transaction, catalog.version)
-
-    def _put_head(self, transaction: Transaction, version: int) -> None:
-        if version != _NO_CATALOG:
-            somebody = self._behind.somebody(transaction)
-            head = KEY.pack(version) + (_SOMEBODY_OUTDATED if somebody else b"")
-            transaction.put(_HEAD, head, db=self._facts)
-
     def _snapshot_in(self, transaction: Transaction) -> Snapshot:
         return Snapshot.parsed(transaction.get(b"snapshot", b"", self._facts).decode())
-
-    def _catalog_version_in(self, transaction: Transaction) -> int:
-        head = transaction.get(_HEAD, None, self._facts)
-        return _NO_CATALOG if head is None else KEY.unpack_from(head)[0]
 
 
 def _put_states(transaction: Transaction, states: Iterable[tuple[int, bytes]]) -> list[bytes]:

@@ -83,6 +83,20 @@ def written_since(store: Store, write: int) -> Sequence[int]:
     return sorted({*user_ids})
 
 
+def shown(store: Store) -> Position | None:
+    """The latest position that the replica shows; None if it follows no database."""
+    moments = _moments(store)
+    return moments[-1].position if moments else None
+
+
+def facts_of_copy(position: Position) -> list[tuple[bytes, bytes]]:
+    """What a copy says of itself whose users are of this position or of later ones.
+
+    It cannot go back before its first round: of what it has seen since it does not know who it was.
+    """
+    return [*facts_of(position), (_FACT, msgspec.msgpack.encode([Moment(position, 0)]))]
+
+
 def facts_of(position: Position) -> list[tuple[bytes, bytes]]:
     """What a replica that shows this position says of itself."""
     return [

@@ -13,9 +13,16 @@ from segmentd.observability.metrics import Metrics
 from segmentd.serve.child import Assignment, Duty, run_child
 from segmentd.serve.grpc_tls import listen
 from segmentd.serve.limits import call_limits, server_limits
-from segmentd.serve.wiring import metrics_in, open_authenticator, open_node, open_tracing, sampling, service
+from segmentd.serve.wiring import (
+    database_of,
+    metrics_in,
+    open_authenticator,
+    open_node,
+    open_tracing,
+    sampling,
+    service,
+)
 from segmentd.service import Service
-from segmentd.storage.database import Database
 
 # How often health learns whether the service is ready.
 LOOK_EVERY_S: Final = 0.5
@@ -26,14 +33,14 @@ async def serve_grpc(assignment: Assignment, duty: Duty) -> None:
     if assignment.replica_dir is None or assignment.grpc_address is None:
         raise ValueError("a gRPC worker needs a folder and an address")
     settings, folder = assignment.settings, Path(assignment.replica_dir)
-    metrics = metrics_in(assignment.metrics_dir)
+    url, metrics = assignment.database_url, metrics_in(assignment.metrics_dir)
     with open_tracing() as tracing:
         async with (
-            Database(assignment.database_url, pool_size=settings.pool_size, tracing=tracing) as database,
+            database_of(url, settings, settings.pool_size, tracing=tracing) as database,
             sampling(database, metrics),
             open_node(database, settings, folder, metrics) as node,
             open_authenticator(
-                assignment.database_url,
+                url,
                 settings,
                 folder,
                 may_be_open=assignment.may_be_open,

@@ -19,8 +19,10 @@ from segmentd.api.http.hot.direct_changes import DirectChanges
 from segmentd.api.http.hot.path import HotPath
 from segmentd.api.http.ofrep.event_links import EventLinks
 from segmentd.api.http.ofrep.hot import Evaluations
+from segmentd.api.http.resources.replica import replica_router
 from segmentd.auth.authenticator import Authenticator
 from segmentd.auth.rate_limit import RateLimit
+from segmentd.auth.told_tokens import TokenTeller
 from segmentd.background import background
 from segmentd.config import Settings
 from segmentd.console.door import console_router
@@ -28,6 +30,7 @@ from segmentd.console.sessions import LOGINS_PER_SECOND, Sessions
 from segmentd.domain.addresses import networks, public_address
 from segmentd.observability.metrics import Metrics
 from segmentd.replica.replica import Replica
+from segmentd.replica.source import Source
 from segmentd.serve.limits import request_limits
 from segmentd.service import Service
 from segmentd.storage.database import Database
@@ -51,7 +54,8 @@ def http_door(
     ids = RequestIds()
     measured = metrics or Metrics()
     room = Room.of(settings.max_connections, settings.max_unsent_bytes, measured)
-    app = create_app(use_cases, authenticator, metrics, cors, addresses, links, console)
+    others = replica_router(Source(replica), TokenTeller(authenticator))
+    app = create_app(use_cases, authenticator, metrics, cors, addresses, links, console, others)
     middleware = RequestMiddleware(
         HotChanges(app, use_cases, authenticator),
         ids,
@@ -88,7 +92,7 @@ async def open_console(
     database: Database, settings: Settings, folder: Path, authenticator: Authenticator, rate_key: bytes
 ) -> AsyncIterator[Router | None]:
     """The routes of the console, None if it is off; a node's processes count attempts to log in together."""
-    if not settings.console:
+    if not settings.console or settings.follow is not None:  # its sessions are in the database
         yield None
         return
     with closing(RateLimit.open(folder / "logins", LOGINS_PER_SECOND, rate_key)) as logins:

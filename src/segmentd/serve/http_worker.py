@@ -17,6 +17,7 @@ from segmentd.serve.http_door import cors_of, http_door, open_console
 from segmentd.serve.http_server import Server, uvicorn_config
 from segmentd.serve.limits import connection_limits
 from segmentd.serve.wiring import (
+    database_of,
     metrics_in,
     open_authenticator,
     open_node,
@@ -25,7 +26,6 @@ from segmentd.serve.wiring import (
     service,
 )
 from segmentd.service import Service
-from segmentd.storage.database import Database
 
 # numexpr releases the interpreter lock within a hot read. A busy thread, such as one that renders the page of
 # metrics, gives the lock back after this time.
@@ -37,7 +37,7 @@ async def serve_http(assignment: Assignment, duty: Duty) -> None:
     if assignment.connections is None or assignment.replica_dir is None:
         raise ValueError("an HTTP worker needs a queue of connections and a folder")
     settings, folder = assignment.settings, Path(assignment.replica_dir)
-    metrics = metrics_in(assignment.metrics_dir)
+    url, metrics = assignment.database_url, metrics_in(assignment.metrics_dir)
     _allow_open_files()
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     with (
@@ -47,15 +47,13 @@ async def serve_http(assignment: Assignment, duty: Duty) -> None:
     ):
         async with (
             background(ended.memory.share_when_there_is_room(), "share the count of connections"),
-            Database(assignment.database_url, pool_size=settings.pool_size, tracing=tracing) as database,
+            database_of(url, settings, settings.pool_size, tracing=tracing) as database,
             # Exports are long; with connections of their own they do not delay other requests.
-            Database(
-                assignment.database_url, pool_size=settings.exports_at_once, idle=0, tracing=tracing
-            ) as export_database,
+            database_of(url, settings, settings.exports_at_once, idle=0, tracing=tracing) as export_database,
             sampling(database, metrics),
             open_node(database, settings, folder, metrics) as node,
             open_authenticator(
-                assignment.database_url,
+                url,
                 settings,
                 folder,
                 may_be_open=assignment.may_be_open,

@@ -1,11 +1,14 @@
 """The process of a node that keeps its replica fresh and runs the background jobs."""
 
 import asyncio
-from contextlib import closing
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 
+from segmentd.config import Settings
 from segmentd.imports.work import ImportWork, at_once
 from segmentd.jobs import Tasks, work
+from segmentd.replica.filling import Fill, from_neighbour
 from segmentd.replica.follower import Follower
 from segmentd.replica.notifications import listen
 from segmentd.replica.turns import Turns
@@ -26,13 +29,16 @@ async def work_for_node(assignment: Assignment, duty: Duty) -> None:
     folder = assignment.replica_dir
     with open_tracing() as tracing:
         async with (
+            neighbour_to_copy(settings) as copy,
             Database(url, pool_size=settings.pool_size, tracing=tracing) as database,
             Database(url, pool_size=REPORT_CONNECTIONS, tracing=tracing) as builds,
             Database(url, pool_size=IMPORT_CONNECTIONS, tracing=tracing) as applying,
             sampling(database, metrics),
         ):
             turns = Turns(None if metrics is None else metrics.hot_calls, usable_cores())
-            follower = None if folder is None else Follower(database, Path(folder), metrics, turns.round)
+            follower = (
+                None if folder is None else Follower(database, Path(folder), metrics, turns.round, copy)
+            )
             tasks = Tasks(
                 database,
                 report_files(settings),
@@ -52,6 +58,19 @@ async def work_for_node(assignment: Assignment, duty: Duty) -> None:
                     group.create_task(_follow(follower, url, duty))
                 group.create_task(work(url, tasks, duty.stop, settings.shutdown_seconds))
                 duty.report_ready()
+
+
+@asynccontextmanager
+async def neighbour_to_copy(settings: Settings) -> AsyncIterator[Fill | None]:
+    """What fills the first replica from a neighbour, if there is one."""
+    if settings.copy_from is None:
+        yield None
+        return
+    # Its library takes a while to load, and few nodes need it.
+    from segmentd.serve.http_neighbour import HttpNeighbour, token_of  # noqa: PLC0415
+
+    async with HttpNeighbour(settings.copy_from, token_of(settings)) as neighbour:
+        yield from_neighbour(neighbour)
 
 
 async def _follow(follower: Follower, database_url: str, duty: Duty) -> None:

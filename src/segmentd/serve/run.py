@@ -35,6 +35,7 @@ from segmentd.serve.distributor import Distributor
 from segmentd.serve.first_token import is_loopback, open_database, prepare_access
 from segmentd.serve.grpc_tls import credentials_of
 from segmentd.serve.healthcheck import note_serving
+from segmentd.serve.neighbour_settings import check_neighbour
 from segmentd.serve.supervisor import Kept, address, bind, bind_grpc, listen, supervise, worker_count
 from segmentd.storage import embedded
 from segmentd.storage.database import Database
@@ -44,6 +45,7 @@ from segmentd.storage.server import connected
 HTTP_WORKER: Final = "segmentd.serve.http_worker"
 GRPC_WORKER: Final = "segmentd.serve.grpc_worker"
 NODE_WORKER: Final = "segmentd.serve.node_worker"
+FOLLOWING_WORKER: Final = "segmentd.serve.following_worker"
 # How many connections may wait while all workers are busy or starting again.
 BACKLOG: Final = 2048
 # The folder of metric files within the node's folder.
@@ -60,6 +62,7 @@ def serve(settings: Settings) -> None:
     If the embedded PostgreSQL dies, everything starts again behind the same socket; requests wait there.
     """
     exporters_asked_for()  # a startup check: what the workers would miss is one error line here
+    check_neighbour(settings)
     with (
         closing(bind(settings)) as listener,
         kept_port(settings) as grpc_address,
@@ -98,9 +101,10 @@ def _serve_once(
 ) -> bool:
     may_be_open = is_loopback(listener) or settings.insecure_open
     with own_database(settings) as (database_url, lives):
-        asyncio.run(warn_of_few_connections(database_url, needs_of_node(settings)))
-        asyncio.run(migrate(database_url))
-        asyncio.run(prepare_access(database_url, settings, may_be_open=may_be_open))
+        if settings.follow is None:
+            asyncio.run(warn_of_few_connections(database_url, needs_of_node(settings)))
+            asyncio.run(migrate(database_url))
+            asyncio.run(prepare_access(database_url, settings, may_be_open=may_be_open))
         forget_earlier_runs(folder)
         listen(listener, BACKLOG)
         _note_serving(folder, listener)
@@ -120,7 +124,8 @@ def _serve_once(
             Kept(HTTP_WORKER, replace(http, number=number, connections=queue.taking.fileno()), queue)
             for number, queue in enumerate(distributor.queues)
         ]
-        node = Kept(NODE_WORKER, Assignment(settings, database_url, str(folder), metrics_dir=metrics_dir))
+        module = NODE_WORKER if settings.follow is None else FOLLOWING_WORKER
+        node = Kept(module, Assignment(settings, database_url, str(folder), metrics_dir=metrics_dir))
         return _supervise([*kept, *doors, node], ready_line, lives, settings.unready_seconds, distributor)
 
 
@@ -183,6 +188,12 @@ def check(configuration: Configuration) -> Iterator[str]:
 
     yield f"kernel: {BEST.name}"
     settings = configuration.settings
+    check_neighbour(settings)
+    if settings.follow is not None:
+        from segmentd.serve.http_neighbour import found_neighbour  # noqa: PLC0415 - as above
+
+        yield f"database: none; follows {settings.follow}, {asyncio.run(found_neighbour(settings))}"
+        return
     if settings.database_url is None and not Path(settings.data_dir, "postgres").exists():
         yield f"database: embedded, made in {settings.data_dir} by the first `segmentd serve`"
         return
@@ -265,8 +276,12 @@ def _note_serving(folder: Path, listener: socket.socket) -> None:
 def own_database(settings: Settings) -> Iterator[tuple[str, Callable[[], bool]]]:
     """The URL of the database of the settings, or of an embedded one that runs while the context lives.
 
-    And a function that says whether the embedded database's process still runs.
+    And a function that says whether the embedded database's process still runs. No URL where the node follows
+    another one.
     """
+    if settings.follow is not None:
+        yield "", lambda: True
+        return
     if settings.database_url is not None:
         yield settings.database_url, lambda: True
         return
@@ -291,7 +306,12 @@ def _administer(settings: Settings, work: Callable[[Database], Awaitable[Result]
 
 @contextmanager
 def any_database(settings: Settings) -> Iterator[tuple[str, Callable[[], bool]]]:
-    """As `own_database`, but shares the embedded one of a segmentd that serves from the same folder."""
+    """As `own_database`, but shares the embedded one of a segmentd that serves from the same folder.
+
+    Raises StartupFailed where the node follows another one.
+    """
+    if settings.follow is not None:
+        raise StartupFailed(f"this node has no database: it follows {settings.follow}; run the command there")
     running = None if settings.database_url else embedded.url_of_running(Path(settings.data_dir))
     if running is not None:
         yield running, lambda: True

@@ -23,7 +23,7 @@ from segmentd.imports.desk import ImportDesk
 from segmentd.jobs import import_queue, report_queue
 from segmentd.observability.metrics import Metrics
 from segmentd.observability.traces import Tracing, set_up_tracing
-from segmentd.replica.fallback import Fallback
+from segmentd.replica.fallback import Fallback, NoFallback
 from segmentd.replica.node import Node
 from segmentd.replica.notifications import Notifier
 from segmentd.replica.replica import Replica
@@ -33,6 +33,7 @@ from segmentd.serve.first_token import jwt_verifier
 from segmentd.serve.tallied import TALLIED
 from segmentd.service import ReportDesk, Service
 from segmentd.storage.database import Database
+from segmentd.storage.no_database import Nowhere
 from segmentd.streams import Streams
 
 # How often a process updates the metrics of its pool and flushes its tallies of hot calls.
@@ -70,6 +71,15 @@ def service(
     return Service(database, desk, imports, exports, feed, node, measured)
 
 
+def database_of(
+    database_url: str, settings: Settings, pool_size: int, *, idle: int = 1, tracing: Tracing | None = None
+) -> Database:
+    """The database; where the node follows another one, what stands for it."""
+    if settings.follow is not None:
+        return Nowhere(settings.follow)
+    return Database(database_url, pool_size=pool_size, idle=idle, tracing=tracing)
+
+
 @asynccontextmanager
 async def open_node(
     database: Database, settings: Settings, folder: Path, metrics: Metrics | None = None
@@ -80,12 +90,17 @@ async def open_node(
         with closing(Replica(folder, settings.max_age_seconds)) as replica:
             metrics = metrics or Metrics()
             watchers = Watchers(replica, Streams(settings.max_streams, metrics.event_streams))
-            fallback = Fallback(settings.pool_size)
+            follows = settings.follow is not None
+            # Nothing but the replica can answer, so stale answers do not wait for anything.
+            replica.has_no_bound = follows and settings.serve_stale
+            fallback = NoFallback() if follows else Fallback(settings.pool_size)
             async with (
                 background(replica.share_status(), "share the replica's status"),
                 background(watchers.run(), "look for changes of watched users"),
             ):
-                yield Node(replica, notifier, watchers, settings.serve_stale, fallback, metrics)
+                yield Node(
+                    replica, notifier, watchers, settings.serve_stale, fallback, metrics, follows=follows
+                )
 
 
 @asynccontextmanager
@@ -104,7 +119,11 @@ async def open_authenticator(
             jwt=jwt_verifier(settings),
             rate_limit=limit,
         )
-        database = await stack.enter_async_context(Database(database_url, pool_size=1))
+        database = (
+            None
+            if settings.follow is not None
+            else await stack.enter_async_context(Database(database_url, pool_size=1))
+        )
         left = stack.enter_context(closing(KnownTokens(folder)))
         for memory in (left.memory, *([limit.memory] if limit else [])):
             sharing = background(memory.share_when_there_is_room(), "share memory of the node")

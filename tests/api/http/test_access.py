@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -13,15 +14,21 @@ from psycopg import sql
 
 from segmentd.api.http.app import create_app
 from segmentd.api.http.edge.guard import operation_of
+from segmentd.api.http.hot.changes import HotChanges
+from segmentd.api.http.resources.replica import replica_router
 from segmentd.api.roles import ROLES
 from segmentd.auth.authenticator import AccessRules, Authenticator
+from segmentd.auth.told_tokens import TokenTeller
 from segmentd.config import Settings
 from segmentd.domain.access import Role
 from segmentd.observability.metrics import Metrics
+from segmentd.replica.follower import Follower
+from segmentd.replica.replica import Replica
+from segmentd.replica.source import Source
 from segmentd.serve.wiring import service
 from segmentd.storage.database import Database
 from tests.support.client import Api, Json
-from tests.support.door import middleware
+from tests.support.door import behind_middleware
 from tests.support.office import ALL_TIMES, Office
 from tests.support.tokens import bearer, new_token
 
@@ -85,12 +92,19 @@ async def door(database: Database, tmp_path: Path) -> AsyncIterator[Door]:
     }
     await authenticator.look()
     metrics = Metrics()
-    async with Api(middleware(use_cases, authenticator, metrics)) as api:
-        api.headers.update(headers["an admin"])
-        await api.create("TAKEN", percent=10)
-        await api.add(1000, "TAKEN")
-        del api.headers["Authorization"]
-        yield Door(create_app(use_cases, authenticator, metrics), api, headers)
+    follower = Follower(database, tmp_path / "node")
+    await follower.round()
+    follower.close()
+    with closing(Replica(tmp_path / "node", 50)) as replica:
+        others = replica_router(Source(replica), TokenTeller(authenticator))
+        app = create_app(use_cases, authenticator, metrics, replica=others)
+        asked = behind_middleware(HotChanges(app, use_cases, authenticator), metrics)
+        async with Api(asked) as api:
+            api.headers.update(headers["an admin"])
+            await api.create("TAKEN", percent=10)
+            await api.add(1000, "TAKEN")
+            del api.headers["Authorization"]
+            yield Door(app, api, headers)
 
 
 @pytest.fixture

@@ -326,6 +326,12 @@ class Overloaded(Unavailable):
     kind = "overloaded"
 
 
+class NoDatabase(Problem):
+    """The node follows another one, and only answers reads of the segments that users are in now."""
+
+    kind = "no-database"
+
+
 def _all(parent: type[Problem]) -> dict[str, type[Problem]]:
     found: dict[str, type[Problem]] = {}
     for each in parent.__subclasses__():

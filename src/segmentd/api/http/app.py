@@ -44,11 +44,12 @@ def create_app(
     addresses: Addresses | None = None,
     event_links: EventLinks | None = None,
     console: Router | None = None,
+    replica: Router | None = None,
 ) -> Litestar:
     """The application that serves these use cases to callers whom the authenticator knows.
 
-    It has /metrics if there are metrics, and the console if there is one. Raises LookupError for a handler
-    that has no row in the table of roles.
+    It has /metrics if there are metrics, the console if there is one, and what other nodes ask for, if that
+    is given. Raises LookupError for a handler that has no row in the table of roles.
     """
     addresses = addresses or Addresses()
     app = Litestar(
@@ -71,7 +72,7 @@ def create_app(
             ofrep_router,
             operations_router,
             *([] if metrics is None else [metrics_router]),
-            *([] if console is None else [console]),
+            *(each for each in (console, replica) if each is not None),
         ],
         dependencies={
             "service": Provide(lambda: service, sync_to_thread=False),

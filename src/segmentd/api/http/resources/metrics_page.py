@@ -23,23 +23,16 @@ Meters = NamedDependency[Metrics]
 @get("/metrics", include_in_schema=False)
 async def metrics(request: AnyRequest, service: UseCases, meters: Meters) -> Response[bytes]:
     """All metrics, in Prometheus's text format or as OpenMetrics."""
-    database, replica, report_bytes_limit, import_bytes_limit = await service.measure()
+    database, replica, report_bytes_limit, import_bytes_limit, has_database = await service.measure()
     others: list[Metric] = [
         InfoMetricFamily("segmentd_kernel", "What computes the segments of users.", {"kernel": BEST.name}),
-        _gauge("database_up", "Whether the database answered this scrape in time.", database is not None),
         *([] if database is None else _of_database(database)),
         *([] if replica is None else _of_replica(replica)),
-        _gauge(
-            "report_store_limit_bytes",
-            "Limit for the bytes of the files of all reports; 0 is no limit.",
-            report_bytes_limit,
-        ),
-        _gauge(
-            "import_store_limit_bytes",
-            "Limit for the bytes of the rows of all imports; 0 is no limit.",
-            import_bytes_limit,
-        ),
     ]
+    if has_database:
+        up = database is not None
+        others.append(_gauge("database_up", "Whether the database answered this scrape in time.", up))
+        others += _limits(report_bytes_limit, import_bytes_limit)
     meters.flush()
     # In a thread, so that hot reads go on while the files of all processes are added up.
     page = await asyncio.to_thread(meters.page, others, request.headers.get("Accept", ""))
@@ -47,6 +40,19 @@ async def metrics(request: AnyRequest, service: UseCases, meters: Meters) -> Res
 
 
 metrics_router: Final = Router("/", route_handlers=[metrics])
+
+
+def _limits(report_bytes: int, import_bytes: int) -> Iterator[Metric]:
+    yield _gauge(
+        "report_store_limit_bytes",
+        "Limit for the bytes of the files of all reports; 0 is no limit.",
+        report_bytes,
+    )
+    yield _gauge(
+        "import_store_limit_bytes",
+        "Limit for the bytes of the rows of all imports; 0 is no limit.",
+        import_bytes,
+    )
 
 
 def _of_replica(replica: ReplicaMeasures) -> Iterator[Metric]:
