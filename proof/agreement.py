@@ -31,8 +31,15 @@ _MEMBERS: Final[LiteralString] = """
     LEFT JOIN segments s ON s.id = m.segment_id
     GROUP BY u.id
 """
-# Each counts what contradicts the sentence.
-_CONTRADICTIONS: Final[Mapping[str, LiteralString]] = {
+# Another, if anything was written meanwhile: events are never changed, and no membership changes without one.
+_SIGN: Final[LiteralString] = """
+    SELECT pg_postmaster_start_time(),
+           (SELECT count(*) FROM membership_events),
+           (SELECT count(*) FROM memberships WHERE ended_at IS NULL),
+           (SELECT count(*) FROM users),
+           (SELECT md5(string_agg(concat(reason, status), ' ' ORDER BY reason)) FROM imports)
+"""
+CONTRADICTIONS: Final[Mapping[str, LiteralString]] = {
     "the latest event says who is a member": """
         SELECT count(*)
         FROM (
@@ -69,6 +76,7 @@ _CONTRADICTIONS: Final[Mapping[str, LiteralString]] = {
         WHERE NOT EXISTS (SELECT FROM registrations r WHERE r.user_id = m.user_id AND r.ended_at IS NULL)
     """,
 }
+"""Statements of sentences that have to hold: each counts what contradicts its sentence."""
 # Until when all has to agree that needs a moment: the feed, the replica, an import.
 _PATIENCE_S: Final = 60.0
 _LOOKED_UP_AT_ONCE: Final = 1000
@@ -84,22 +92,37 @@ class Tables(NamedTuple):
     contradictions: Mapping[str, int]
 
 
-async def tables(url: str) -> Tables:
-    """Reads all of them as of one moment."""
-    async with await psycopg.AsyncConnection.connect(url) as connection:
-        await connection.set_isolation_level(psycopg.IsolationLevel.REPEATABLE_READ)
-        events: dict[str, list[Effect]] = defaultdict(list)
-        for reason, *effect in await (await connection.execute(_EVENTS)).fetchall():
-            events[reason].append(Effect(*effect))
-        members: dict[int, list[str]] = dict(await (await connection.execute(_MEMBERS)).fetchall())
-        imports: dict[str, str] = dict(
-            await (await connection.execute("SELECT reason, status FROM imports")).fetchall()
-        )
-        feed = Counter(await (await connection.execute(_FEED)).fetchall())
-        found = {}
-        for sentence, query in _CONTRADICTIONS.items():
-            [(found[sentence],)] = await (await connection.execute(query)).fetchall()
-        return Tables(events, {user: {*slugs} for user, slugs in members.items()}, imports, feed, found)
+class Reading:
+    """Reads the tables, and again only when they have changed: there are more and more of their rows."""
+
+    def __init__(self, url: Callable[[], str]) -> None:
+        self._url = url
+        self._sign: object = None
+        self._tables: Tables | None = None
+
+    async def tables(self) -> Tables:
+        """As of one moment. Raises psycopg.OperationalError, NodeFailed."""
+        async with await psycopg.AsyncConnection.connect(self._url()) as connection:
+            await connection.set_isolation_level(psycopg.IsolationLevel.REPEATABLE_READ)
+            sign = await (await connection.execute(_SIGN)).fetchone()
+            if self._tables is None or sign != self._sign:
+                self._tables, self._sign = await _tables(connection), sign
+            return self._tables
+
+
+async def _tables(connection: psycopg.AsyncConnection) -> Tables:
+    events: dict[str, list[Effect]] = defaultdict(list)
+    for reason, *effect in await (await connection.execute(_EVENTS)).fetchall():
+        events[reason].append(Effect(*effect))
+    members: dict[int, list[str]] = dict(await (await connection.execute(_MEMBERS)).fetchall())
+    imports: dict[str, str] = dict(
+        await (await connection.execute("SELECT reason, status FROM imports")).fetchall()
+    )
+    feed = Counter(await (await connection.execute(_FEED)).fetchall())
+    found = {}
+    for sentence, query in CONTRADICTIONS.items():
+        [(found[sentence],)] = await (await connection.execute(query)).fetchall()
+    return Tables(events, {user: {*slugs} for user, slugs in members.items()}, imports, feed, found)
 
 
 class Follower:
@@ -155,18 +178,18 @@ class Agreement:
     async def differences(self, url: Callable[[], str], *, final: bool = False) -> list[str]:
         """What does not agree, after some time to come to agree. Nobody changes anything meanwhile."""
         told = partial(self._of_those_who_were_told, final=final)
-        return await _left(lambda: self._found(url, told), (4 if final else 1) * _PATIENCE_S)
+        reading = Reading(url)
+        return await _left(lambda: self._found(reading, told), (4 if final else 1) * _PATIENCE_S)
 
     async def differences_within(self, url: Callable[[], str]) -> list[str]:
         """As `differences`, but what was acknowledged does not count, and neither does the feed until now."""
-        return await _left(lambda: self._found(url, lambda _: iter(())), _PATIENCE_S)
+        reading = Reading(url)
+        return await _left(lambda: self._found(reading, lambda _: iter(())), _PATIENCE_S)
 
-    async def _found(
-        self, url: Callable[[], str], more: Callable[[Tables], Iterator[str]]
-    ) -> AsyncIterator[str]:
+    async def _found(self, reading: Reading, more: Callable[[Tables], Iterator[str]]) -> AsyncIterator[str]:
         """What the tables say against themselves, and against the replica; and `more` of them."""
         try:
-            there = await tables(url())
+            there = await reading.tables()
         except (psycopg.OperationalError, NodeFailed) as error:
             yield f"the database does not answer: {error}"
             return

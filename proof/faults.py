@@ -45,13 +45,14 @@ FAULTS: Final[dict[str, Fault]] = {
     "PostgreSQL is away for long, and processes of the node die meanwhile": Fault(
         ("hot reads go on", "readiness says so"), ("serve/test_outage.py",)
     ),
-    "PostgreSQL fails over: killed, frozen or shut down, and its standby promoted": Fault(
+    "PostgreSQL fails over: killed, frozen, cut off or shut down; its standby has another clock": Fault(
         (
             "nothing is lost that the standby had",
             "what it had not is gone from all views alike",
             "hot reads are answered",
             "writes are back within ten seconds",
             "no replica is built again",
+            "the history of each user alternates",
         ),
         ("serve/test_failing_over.py", "storage/test_feed_after_failover.py"),
     ),

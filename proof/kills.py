@@ -15,7 +15,7 @@ from proof.node import BACKEND, GRPC, HTTP, NODE, POSTGRES, Node, gone, one_of, 
 from proof.results import Measured
 
 WRITERS: Final = 16
-_LONGEST_STOP_S: Final = 3.0
+_LONGEST_STOP_S: Final = 2.0
 # After which a cycle fails, not a limit on how long something may take.
 _PATIENCE_S: Final = 180.0
 

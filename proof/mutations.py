@@ -1,23 +1,27 @@
 """Mutations: seeded faults, each of which the tests near it have to catch.
 
 The list is mutations.tsv, with a line for each: what is wrong, the file, what stands there (once) and what
-stands there instead, and the tests near it. They run in a copy of the checkout.
+stands there instead, and the tests near it. They run in copies of the checkout, by proof/warm.py.
 """
 
+import json
 import os
+import select
 import shutil
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from queue import Queue
 from typing import Final, NamedTuple, Self
 
 from proof.results import Measured
 from tests.support.postgres import quick_server
+from tests.support.processes import descendants
 
 ROOT: Final = Path(__file__).parents[1]
 LIST: Final = Path(__file__).with_name("mutations.tsv")
@@ -27,8 +31,11 @@ _CACHES: Final = frozenset(
     {".git", ".venv", ".cache", ".hypothesis", ".mypy_cache", ".pytest_cache", ".ruff_cache", "__pycache__"}
 )
 
-# The exit code of pytest when a test failed. Any other failure shows nothing about the tests.
-FAILED: Final = 1
+# The exit codes of pytest when a test failed; others show nothing about the tests.
+FAILED: Final = frozenset({1, 2})
+
+# After this the tests near a fault count as hanging, which nobody overlooks.
+_PATIENCE_S: Final = 240.0
 
 
 class Mutation(NamedTuple):
@@ -71,6 +78,7 @@ class Copy:
         self._now = int(time.time())
         self._env = os.environ | {"PYTHONPATH": paths, "SEGMENTD_TEST_DATABASE_URL": database_url}
         self._env.pop("PYTHONDONTWRITEBYTECODE", None)
+        self._warm: subprocess.Popen[bytes] | None = None
 
     @contextmanager
     def with_fault(self, mutation: Mutation) -> Iterator[None]:
@@ -85,33 +93,55 @@ class Copy:
 
     def failed(self, *tests: str) -> str | None:
         """The first test that failed; None if all passed. Raises ChildProcessError if they did not run."""
-        ended = subprocess.run(
-            [
-                sys.executable,
-                "-m",
-                "pytest",
-                "-x",
-                "-q",
-                "--timeout=120",
-                "-p",
-                "no:cacheprovider",
-                *tests,
-            ],
-            cwd=self._root,
-            env=self._env,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            check=False,
-        )
-        if ended.returncode == 0:
+        output = self._root / "output-of-pytest"
+        code = self._ran(str(output), "-x", "-q", "--timeout=120", "-p", "no:cacheprovider", *tests)
+        if code is None:
+            return "the tests did not end"
+        if code == 0:
             return None
-        found = [
-            line for line in ended.stdout.splitlines() if line.startswith(("FAILED", "ERROR", "+++ Timeout"))
-        ]
-        if ended.returncode != FAILED or not found:
-            raise ChildProcessError(f"pytest ended with {ended.returncode}: {ended.stdout[-2000:]}")
+        said = output.read_text("utf-8", "replace")
+        found = [line for line in said.splitlines() if line.startswith(("FAILED", "ERROR", "+++ Timeout"))]
+        if code not in FAILED or not found:
+            raise ChildProcessError(f"pytest ended with {code}: {said[-2000:]}")
         return found[0].partition(" - ")[0].partition(" ")[2]
+
+    def close(self) -> None:
+        """Ends the process that runs pytest."""
+        if self._warm is not None:
+            self._kill()
+
+    def _ran(self, *arguments: str) -> int | None:
+        """The exit code of pytest; None if it did not end in time."""
+        if self._warm is None:
+            self._warm = subprocess.Popen(
+                [sys.executable, "-m", "proof.warm"],
+                cwd=self._root,
+                env=self._env,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+            )
+        told, said = self._warm.stdin, self._warm.stdout
+        assert told is not None  # noqa: S101 - they are pipes
+        assert said is not None  # noqa: S101
+        told.write(json.dumps(arguments).encode() + b"\n")
+        told.flush()
+        if not select.select([said], [], [], _PATIENCE_S)[0]:
+            self._kill()
+            return None
+        line = said.readline()
+        if not line:
+            raise ChildProcessError("the process that runs pytest has ended")
+        return int(line)
+
+    def _kill(self) -> None:
+        assert self._warm is not None  # noqa: S101 - it runs
+        started = descendants(self._warm.pid)
+        self._warm.kill()
+        self._warm.communicate()
+        self._warm = None
+        for pid in started:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
     def _write(self, path: Path, text: str) -> None:
         path.write_text(text, "utf-8")
@@ -120,44 +150,52 @@ class Copy:
 
 
 def catchers(
-    chosen: Sequence[Mutation], database_url: str, folder: Path, at_once: int = 2
+    chosen: Sequence[Mutation], database_url: str, folder: Path, seconds: float, at_once: int = 2
 ) -> Iterator[tuple[Mutation, str | None]]:
-    """Each fault with the test that caught it; None: no test did.
+    """Each fault with the test that caught it, or None; after so many seconds no further one is tried.
 
     Raises ValueError if a test fails without any fault or a fault has no place any more, ChildProcessError.
     """
+    over = time.monotonic() + seconds
     copies: Queue[Copy] = Queue()
-    for number in range(at_once):
-        (folder / str(number)).mkdir()
-        copies.put(Copy(folder / str(number), database_url))
 
-    def caught(mutation: Mutation) -> str | None:
+    def caught(mutation: Mutation) -> tuple[str | None] | None:
         copy = copies.get()
         try:
+            if time.monotonic() > over:
+                return None
             with copy.with_fault(mutation):
-                return copy.failed(*mutation.tests, "-n0")
+                return (copy.failed(*mutation.tests, "-n0"),)
         finally:
             copies.put(copy)
 
-    copy = copies.get()
-    if test := copy.failed(*sorted({test for mutation in chosen for test in mutation.tests})):
-        raise ValueError(f"this fails without any fault: {test}")
-    copies.put(copy)
-    with ThreadPoolExecutor(at_once) as pool:
-        yield from zip(chosen, pool.map(caught, chosen), strict=True)
+    with ExitStack() as stack:
+        for number in range(at_once):
+            (folder / str(number)).mkdir()
+            copies.put(stack.enter_context(closing(Copy(folder / str(number), database_url))))
+        copy = copies.get()
+        if test := copy.failed(*sorted({test for mutation in chosen for test in mutation.tests}), "-n2"):
+            raise ValueError(f"this fails without any fault: {test}")
+        copies.put(copy)
+        pool = stack.enter_context(ThreadPoolExecutor(at_once))
+        for mutation, found in zip(chosen, pool.map(caught, chosen), strict=True):
+            if found is not None:
+                yield mutation, found[0]
 
 
-def run(folder: Path, say: Callable[[str], None]) -> Measured:
-    """Tries all of them."""
+def run(folder: Path, say: Callable[[str], None], seconds: float) -> Measured:
+    """Tries all of them, or as many as it can in this time."""
     chosen = mutations()
+    tried = 0
     survivors: list[str] = []
     with quick_server(folder) as database_url:
-        for mutation, test in catchers(chosen, database_url, folder):
-            say(f"mutations: {mutation.what}: {test or 'NOT CAUGHT'}")
+        for mutation, test in catchers(chosen, database_url, folder, seconds):
+            tried += 1
+            say(f"{mutation.what}: {test or 'NOT CAUGHT'}")
             if test is None:
                 survivors.append(f"{mutation.what} ({mutation.file})")
-    figures = f"{len(chosen) - len(survivors)} of {len(chosen)} seeded faults were caught"
-    return Measured(figures, survivors)
+    short = f", {len(chosen) - tried} were not tried, as the time was over" if tried < len(chosen) else ""
+    return Measured(f"{tried - len(survivors)} of {tried} seeded faults were caught{short}", survivors)
 
 
 def _left_out(folder: str, names: list[str]) -> set[str]:

@@ -4,13 +4,13 @@ import asyncio
 import os
 import random
 import signal
+import socket
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from bench.programs import free_port
 from proof.connection import Client, Lost
 from proof.writers import SLUGS, Doors
 from segmentd.storage import embedded
@@ -27,6 +27,19 @@ _START_S: Final = 240.0
 _WORKERS: Final = 2
 
 
+# Below those that the system gives to clients: nobody takes the port of a node that is started again.
+_PORTS: Final = range(20_000, 32_000)
+
+
+def own_port() -> int:
+    """A port of the loopback that stays free while nobody listens there."""
+    while True:
+        port = random.choice(_PORTS)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+
+
 class NodeFailed(Exception):
     """The node did not come back."""
 
@@ -37,7 +50,7 @@ class Node:
     def __init__(self, folder: Path, env: Mapping[str, str], *, as_shipped: bool) -> None:
         self.folder = folder
         self._as_shipped = as_shipped
-        self.doors = Doors("127.0.0.1", free_port(), free_port())
+        self.doors = Doors("127.0.0.1", own_port(), own_port())
         self._env = {
             "SEGMENTD_GRPC_PORT": str(self.doors.grpc_port),
             "SEGMENTD_IMPORTS_PER_CALLER": "10000",

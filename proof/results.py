@@ -1,5 +1,6 @@
 """The figures of the latest run of each proof, and the page that is written from them."""
 
+import fcntl
 import subprocess
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -11,11 +12,15 @@ import msgspec
 from bench.programs import machine
 from proof.faults import ALWAYS, FAULTS, Fault
 from proof.findings import FINDINGS
+from proof.whole import MOST_MINUTES
 
 _RESULTS: Final = Path(__file__).with_name("results.json")
 PAGE: Final = Path(__file__).parents[1] / "docs" / "proof.md"
 
-_HEAD: Final = """\
+# Of the violations of a proof, so many are kept in words.
+_SHOWN: Final = 5
+
+_HEAD: Final = f"""\
 # Proof
 
 What production does to a service is done to segmentd here, and afterwards everything that it acknowledged is
@@ -28,6 +33,10 @@ alone, and `--help` says how long it takes and what can be set:
 
 `make test` has the short forms. A violation is anything that contradicts the promise beside it; a run with a
 violation ends with exit code 1.
+
+All together take at most {MOST_MINUTES} minutes: first the soak alone, then two at a time in the order of
+`--help`, each in a process of its own. The table says how long each may take: those that repeat something
+then end with what they have done, and for any other it is a violation.
 
 ## Figures
 """
@@ -50,13 +59,24 @@ class Result(msgspec.Struct, frozen=True):
     day: str
     commit: str
     machine: str
+    minutes: float = 0.0
+    """The most that it may take."""
+    found: list[str] = []
+    """The first violations."""
 
     @classmethod
-    def of(cls, promise: str, measured: Measured, seconds: float) -> Self:
+    def of(cls, promise: str, measured: Measured, seconds: float, minutes: float) -> Self:
         """As of now, on this machine."""
-        day = f"{datetime.now(UTC):%Y-%m-%d}"
         return cls(
-            promise, measured.figures, len(measured.violations), round(seconds), day, _commit(), machine()
+            promise=promise,
+            figures=measured.figures,
+            violations=len(measured.violations),
+            seconds=round(seconds),
+            minutes=minutes,
+            day=f"{datetime.now(UTC):%Y-%m-%d}",
+            commit=_commit(),
+            machine=machine(),
+            found=[" ".join(each.split())[:300] for each in measured.violations[:_SHOWN]],
         )
 
 
@@ -66,10 +86,12 @@ def kept() -> dict[str, Result]:
 
 
 def keep(name: str, result: Result) -> None:
-    """In place of the one before, on the page too."""
-    results = {**kept(), name: result}
-    _RESULTS.write_bytes(msgspec.json.format(msgspec.json.encode(results), indent=2) + b"\n")
-    PAGE.write_text(page(results), "utf-8")
+    """In place of the one before, on the page too; another process may do so at the same time."""
+    with Path(__file__).open("rb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        results = {**kept(), name: result}
+        _RESULTS.write_bytes(msgspec.json.format(msgspec.json.encode(results), indent=2) + b"\n")
+        PAGE.write_text(page(results), "utf-8")
 
 
 def page(results: Mapping[str, Result]) -> str:
@@ -79,10 +101,12 @@ def page(results: Mapping[str, Result]) -> str:
         "| --- | --- | --- | --- | --- | --- |",
     ]
     lines += [
-        f"| {name} | {result.promise} | {result.figures} | {result.violations} | {result.seconds} s |"
+        f"| {name} | {result.promise} | {result.figures} | {result.violations} | {_took(result)} |"
         f" {result.day}, {result.commit} |"
         for name, result in sorted(results.items())
     ]
+    lines += [""] * any(result.found for result in results.values())
+    lines += [f"- {name}: {found}" for name, result in sorted(results.items()) for found in result.found]
     machines = sorted({result.machine for result in results.values()})
     return "\n".join(
         [
@@ -97,6 +121,11 @@ def page(results: Mapping[str, Result]) -> str:
             "",
         ]
     )
+
+
+def _took(result: Result) -> str:
+    most = f" of {60 * result.minutes:.0f}" if result.minutes else ""
+    return f"{result.seconds}{most} s"
 
 
 def _faults(faults: Mapping[str, Fault]) -> list[str]:

@@ -19,9 +19,8 @@ import psycopg
 
 import segmentd
 from bench.nodes import node as other_release
-from bench.programs import free_port
 from proof.checking import violations
-from proof.node import Node, running_node
+from proof.node import Node, own_port, running_node
 from proof.recording import SLUGS, Recorder, Recording, feed_of
 from proof.results import Measured
 from proof.writers import Doors
@@ -120,7 +119,7 @@ async def _next_release(folder: Path, url: str) -> AsyncIterator[tuple[Doors, tu
     """A node of the next release, and what the database then says of itself."""
     source = folder / "next"
     await asyncio.to_thread(_make_next_release, source)
-    grpc_port = free_port()
+    grpc_port = own_port()
     with ExitStack() as stack:
 
         def start() -> str:

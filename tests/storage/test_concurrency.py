@@ -106,7 +106,7 @@ class Storm:
 
 
 @pytest.mark.parametrize(
-    ("clients", "rounds"), [(32, 30), pytest.param(64, 500, marks=pytest.mark.proof, id="proof")]
+    ("clients", "rounds"), [(32, 30), pytest.param(64, 200, marks=pytest.mark.proof, id="proof")]
 )
 async def test_whatever_32_clients_do_at_once_the_history_replayed_is_what_reads_say(
     database_url: str, rows: Rows, tmp_path: Path, clients: int, rounds: int

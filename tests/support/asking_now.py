@@ -34,13 +34,13 @@ class AskingNow:
         """The replica in every way about every user; the database in turn about one of them."""
         self._turns += 1
         await self._by_grpc()
-        self._world.beside.asked = 0
+        self._world.node.beside.asked = 0
         for place, user in enumerate(self._users):
             for api in (self._world.api, self._world.alone):
                 if api is self._world.api or place == self._turns % len(self._users):
                     await self._by_http(api, user)
         # The hot path answers everything itself, from the replica.
-        assert self._world.beside.asked == 0
+        assert self._world.node.beside.asked == 0
 
     async def _by_http(self, api: DirectApi, user: int) -> None:
         same(await api.segments(user), self._slugs(user))
@@ -53,11 +53,11 @@ class AskingNow:
 
     async def _by_grpc(self) -> None:
         expected = [{"user_id": str(user), "segments": self._slugs(user)} for user in self._users]
-        looked_up = await self._world.grpc.call("Memberships/LookUp", {"user_ids": [*self._users]})
+        looked_up = await self._world.node.grpc.call("Memberships/LookUp", {"user_ids": [*self._users]})
         assert isinstance(looked_up, Answered), looked_up
         same([_without_age(user) for user in looked_up.message["users"]], expected)
         for user, shown in zip(self._users, expected, strict=True):
-            found = await self._world.grpc.call("Memberships/ListUserSegments", {"user_id": user})
+            found = await self._world.node.grpc.call("Memberships/ListUserSegments", {"user_id": user})
             assert isinstance(found, Answered), found
             same(_without_age(found.message), shown)
 

@@ -9,18 +9,26 @@ from pathlib import Path
 from threading import Event, Thread
 from typing import Any
 
+import grpc
 import httpx
 
+from proof.node import own_port
+from segmentd.api.grpc.generated import segmentd_pb2 as pb
+from tests.support.grpc_door import stub
 from tests.support.processes import PATIENCE_S, Serving, eventually, serving
 
 Ids = set[int]
 
 
 class Callers:
-    """Writers add users to the segment A, each asking until it has an answer; others read meanwhile."""
+    """Writers add users to the segment A, each asking until it has an answer; others read meanwhile.
 
-    def __init__(self, url: str, first: int, step: int) -> None:
-        self._url = url
+    Where the node has a gRPC door, one writes by that, and another one by imports.
+    """
+
+    def __init__(self, node: "Node", first: int, step: int) -> None:
+        self._url = node.url
+        self._grpc_address = node.grpc_address
         self._is_over = Event()
         self._first = first
         self._step = step
@@ -28,6 +36,7 @@ class Callers:
         self.answered: Ids = set()
         self.batches: list[Ids] = []
         self.statuses: Counter[int] = Counter()
+        self.codes: Counter[grpc.StatusCode] = Counter()
         self.words: set[str] = set()
         self.latest = 0.0
         self.reads: Counter[int] = Counter()
@@ -37,7 +46,8 @@ class Callers:
     @property
     def work(self) -> list[Callable[[], None]]:
         """What each of them does until the end."""
-        return [self._write, self._write_many, self._read, self._follow]
+        by_every_door = [self._write_by_grpc, self._import] if self._grpc_address else []
+        return [self._write, self._write_many, self._read, self._follow, *by_every_door]
 
     def end(self) -> None:
         self._is_over.set()
@@ -53,11 +63,54 @@ class Callers:
     def _write_many(self) -> None:
         """Some users at once, all or none."""
         with self._client() as client:
-            for begin in range(10**9 + self._first, 2 * 10**9, 10 * self._step):
-                batch = {begin + self._step * number for number in range(5)}
-                self.batches.append(batch)
+            for batch in self._new_batches(1, 5):
                 body = {"changes": [{"user_id": user_id, "add": ["A"]} for user_id in batch]}
                 if not self._insists(client, "/api/v1/changes", body, batch):
+                    return
+
+    def _import(self) -> None:
+        """Lists of users; each is accepted, and then applied whole."""
+        with self._client() as client:
+            for batch in self._new_batches(2, 20):
+                self.asked |= batch
+                while not self._is_over.is_set():
+                    answer = client.post(
+                        "/api/v1/imports",
+                        params={"segment": "A", "operation": "add"},
+                        content="".join(f"{user_id}\n" for user_id in batch),
+                        headers={"content-type": "text/csv"},
+                    )
+                    self.statuses[answer.status_code] += 1
+                    if answer.status_code == 202:
+                        self.answered |= batch
+                        break
+                    self._is_over.wait(0.05)
+                if self._is_over.wait(0.2):
+                    return
+
+    def _new_batches(self, door: int, size: int) -> Iterator[Ids]:
+        for begin in range(door * 10**9 + self._first, (door + 1) * 10**9, 2 * size * self._step):
+            batch = {begin + self._step * number for number in range(size)}
+            self.batches.append(batch)
+            yield batch
+
+    def _write_by_grpc(self) -> None:
+        """One user after the other."""
+        with grpc.insecure_channel(self._grpc_address, [("grpc.max_reconnect_backoff_ms", 500)]) as channel:
+            call = stub(channel, "Memberships/ChangeUserSegments", pb.ChangedSegments)
+            for user_id in range(3 * 10**9 + self._first, 4 * 10**9, self._step):
+                self.asked.add(user_id)
+                request = pb.ChangeUserSegmentsRequest(user_id=user_id, add=[pb.Addition(slug="A")])
+                while not self._is_over.is_set():
+                    try:
+                        call(request, timeout=PATIENCE_S)
+                    except grpc.RpcError as error:
+                        self.codes[error.code()] += 1
+                        self._is_over.wait(0.05)
+                    else:
+                        self.answered.add(user_id)
+                        break
+                if self._is_over.is_set():
                     return
 
     def _insists(self, client: httpx.Client, path: str, body: object, user_ids: Ids) -> bool:
@@ -122,8 +175,10 @@ def running(*work: Callable[[], None]) -> Iterator[None]:
 class Node:
     """A node that runs."""
 
-    def __init__(self, service: Serving) -> None:
+    def __init__(self, service: Serving, grpc_address: str = "") -> None:
         self.url = service.url
+        self.grpc_address = grpc_address
+        """Empty if it has no gRPC door."""
         self._client = httpx.Client(base_url=f"{service.url}/api/v1", timeout=PATIENCE_S)
 
     def get(self, path: str, **parameters: str) -> Any:  # noqa: ANN401 - JSON
@@ -179,19 +234,29 @@ class Node:
         lines = self._client.get(answer.json()["url"]).text.splitlines()
         return {int(line.split(";")[0]) for line in lines}
 
+    def imports_are_over(self) -> bool:
+        """Whether the latest hundred imports that were received are done. Asserts that none has failed."""
+        found = {each["status"] for each in self.get("/imports", limit="100")["imports"]}
+        assert not found & {"failed", "canceled"}
+        return found <= {"done", "receiving"}
+
     def metric(self, name: str) -> float:
         page = httpx.get(f"{self.url}/metrics", timeout=PATIENCE_S).text
         return float(page.split(f"\n{name} ")[1].split("\n")[0])
 
 
 @contextmanager
-def node_of(database_url: str, folder: Path) -> Iterator[Node]:
+def node_of(database_url: str, folder: Path, *, has_grpc: bool = False) -> Iterator[Node]:
     """A node with the segment A, and user 1 in it."""
     folder.mkdir()
     store = folder.parent / "reports"
     store.mkdir(exist_ok=True)
-    with serving("--database-url", database_url, "--report-store", store.as_uri(), cwd=folder) as service:
-        node = Node(service.ready())
+    port = own_port() if has_grpc else 0
+    flags = ("--database-url", database_url, "--report-store", store.as_uri())
+    # One caller brings more lists at a time than one is usually allowed to.
+    env = {"SEGMENTD_GRPC_PORT": str(port), "SEGMENTD_IMPORTS_PER_CALLER": "10000"}
+    with serving(*flags, cwd=folder, env=env) as service:
+        node = Node(service.ready(), f"127.0.0.1:{port}" if has_grpc else "")
         assert node.post("/segments", {"slug": "A"}).status_code in {201, 409}
         assert node.post("/users/1/segments", {"add": ["A"]}).status_code == 200
         eventually(lambda: node.metric("segmentd_replica_users") >= 1)

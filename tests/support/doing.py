@@ -126,6 +126,11 @@ class Doing(UserChanges):
         """No answer changes."""
         self._world.restart_follower()
 
+    def turn_to_the_other_node(self) -> None:
+        """No answer changes."""
+        self._world.turn()
+        self._lists.api = self._world.api
+
     def terms_ahead(self) -> list[tuple[int, str, datetime]]:
         """The terms that end later than now: user, segment, end."""
         return [

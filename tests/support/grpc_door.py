@@ -106,7 +106,13 @@ class Reflected:
         return Answered(_json(answer), {} if described.server_streaming else trailing)
 
 
-def stub(channel: grpc.aio.Channel, method: str, answer: Any, *, streams: bool = False) -> Any:  # noqa: ANN401
+def stub(
+    channel: grpc.Channel | grpc.aio.Channel,
+    method: str,
+    answer: Any,  # noqa: ANN401
+    *,
+    streams: bool = False,
+) -> Any:  # noqa: ANN401
     """A method whose messages are the generated ones."""
     make: Any = channel.unary_stream if streams else channel.unary_unary
     return make(

@@ -14,10 +14,10 @@ from urllib.parse import quote
 import psycopg
 
 from segmentd.storage.embedded_launch import Account, choose_account, environment, programs
+from tests.support.networks import Machine, machines
 from tests.support.processes import PATIENCE_S, descendants, eventually, is_alive
 
 _SETTINGS: Final = (
-    "listen_addresses=",
     "fsync=off",
     "max_connections=100",
     "shared_buffers=32MB",
@@ -27,10 +27,19 @@ _SETTINGS: Final = (
 )
 
 
-class Server:
-    """One PostgreSQL, which listens on a socket in its folder."""
+# The clock of each server is ahead of the machine's by its own setting.
+_CLOCKS: Final = """
+    CREATE OR REPLACE FUNCTION clock_instant() RETURNS timestamptz LANGUAGE sql VOLATILE PARALLEL SAFE
+        RETURN clock_timestamp() + current_setting('tests.ahead')::interval;
+    CREATE OR REPLACE FUNCTION reading_instant() RETURNS timestamptz LANGUAGE sql STABLE PARALLEL SAFE
+        RETURN statement_timestamp() + current_setting('tests.ahead')::interval;
+"""
 
-    def __init__(self, folder: Path) -> None:
+
+class Server:
+    """One PostgreSQL, which listens on a socket in its folder, and on the address of its machine if any."""
+
+    def __init__(self, folder: Path, machine: Machine | None = None, ahead_s: float = 0.0) -> None:
         folder.mkdir()
         self._folder = folder
         self._pgdata = folder / "pgdata"
@@ -39,6 +48,15 @@ class Server:
             os.chown(folder, self._account.uid, self._account.gid)
         self.host: Final = quote(str(folder), safe="")
         self.url: Final = f"postgresql://segmentd@{self.host}:5432/postgres"
+        """By its socket, which is there when its machine is cut off too."""
+        self.machine: Final = machine
+        self.outer_host: Final = self.host if machine is None else machine.address
+        self._settings: Final = (
+            *_SETTINGS,
+            f"listen_addresses={'' if machine is None else machine.address}",
+            f"unix_socket_directories={folder}",
+            f"tests.ahead={ahead_s} s",
+        )
         self._process: subprocess.Popen[bytes] | None = None
 
     def initialise(self) -> None:
@@ -46,18 +64,22 @@ class Server:
         self._run(
             "initdb", "-D", self._pgdata, "-U", "segmentd", "--auth=trust", "--encoding=UTF8", "--no-sync"
         )
+        with (self._pgdata / "pg_hba.conf").open("a") as file:
+            file.write("host all all samenet trust\nhost replication all samenet trust\n")
 
     def copy(self, primary: "Server") -> None:
         """Makes its data those of a primary, whose standby it then is."""
         shutil.rmtree(self._pgdata, ignore_errors=True)
         fast = ("--checkpoint=fast", "--no-sync", "--write-recovery-conf")
-        self._run("pg_basebackup", "-D", self._pgdata, "-d", primary.url, *fast)
+        url = f"postgresql://segmentd@{primary.outer_host}:5432/postgres"
+        self._run("pg_basebackup", "-D", self._pgdata, "-d", url, *fast)
 
     def start(self) -> None:
         """Starts it, and waits until it answers."""
-        settings = (*_SETTINGS, f"unix_socket_directories={self._folder}")
-        arguments = [argument for setting in settings for argument in ("-c", setting)]
+        arguments = [argument for setting in self._settings for argument in ("-c", setting)]
         command = self._account.command(programs() / "postgres", "-D", self._pgdata, *arguments)
+        if self.machine is not None:
+            command = [*self.machine.prefix, *command]
         with (self._folder / "log").open("a") as log:
             self._process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment()
@@ -139,7 +161,7 @@ class Pair:
     def __init__(self, primary: Server, standby: Server) -> None:
         self.primary = primary
         self.standby = standby
-        hosts = f"{standby.host}:5432,{primary.host}:5432"
+        hosts = f"{standby.outer_host}:5432,{primary.outer_host}:5432"
         self.url: Final = f"postgresql://segmentd@{hosts}/postgres?target_session_attrs=read-write"
         """Names both; the first one is a standby at the beginning."""
 
@@ -153,9 +175,15 @@ class Pair:
         self.standby.promote()
         self.primary, self.standby = self.standby, self.primary
 
+    def set_clocks(self) -> None:
+        """From now on the present is what the clock of each server says; the schema has to be there."""
+        self.primary.execute(_CLOCKS)
+
     def renew(self, *, synchronous: bool = True) -> None:
         """Makes what was the primary before the standby of the present one."""
         self.standby.clean_up()
+        if self.standby.machine is not None:
+            self.standby.machine.join()
         self.standby.copy(self.primary)
         self.standby.start()
         if synchronous:
@@ -163,11 +191,18 @@ class Pair:
 
 
 @contextmanager
-def pair(*, synchronous: bool = True) -> Iterator[Pair]:
-    """A primary and its standby."""
-    with TemporaryDirectory(prefix="pair-") as name:  # short, because a socket's path has to be short
+def pair(
+    *, synchronous: bool = True, on_machines: bool = False, ahead_s: tuple[float, float] = (0.0, 0.0)
+) -> Iterator[Pair]:
+    """A primary and its standby; each on a machine of its own, if so; and how far its clock is ahead."""
+    with (
+        machines(2 if on_machines else 0) as found_machines,
+        TemporaryDirectory(prefix="pair-") as name,  # short, because a socket's path has to be short
+    ):
         Path(name).chmod(0o755)
-        primary, standby = Server(Path(name) / "a"), Server(Path(name) / "b")
+        first, second = found_machines or (None, None)
+        primary = Server(Path(name) / "a", first, ahead_s[0])
+        standby = Server(Path(name) / "b", second, ahead_s[1])
         found = Pair(primary, standby)
         try:
             primary.initialise()

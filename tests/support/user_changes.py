@@ -62,7 +62,9 @@ class UserChanges:
             messages = [{"user_id": user, **_message(change.body)} for user, change in changes.items()]
             one, *others = messages
             call = "Memberships/ChangeManyUsers" if others else "Memberships/ChangeUserSegments"
-            answered = self._world.run(self._world.grpc.call(call, {"changes": messages} if others else one))
+            answered = self._world.run(
+                self._world.node.grpc.call(call, {"changes": messages} if others else one)
+            )
             assert isinstance(answered, Answered), answered
             expected = self._expected_answers(changes)
             answers = answered.message["changes"] if others else [answered.message]

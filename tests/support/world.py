@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -38,41 +38,41 @@ class Marks(NamedTuple):
     everything: datetime
 
 
-class Doors(NamedTuple):
-    """The doors of one node, and a service that has no replica."""
+class Node(NamedTuple):
+    """The doors of a node, and its follower."""
 
-    database: Database
     api: DirectApi
     beside: Counted
     """The application behind the hot path: it counts what is left to it."""
-    alone: DirectApi
     grpc: Reflected
     replica: Replica
+    following: FollowerProcess
+
+
+class Doors(NamedTuple):
+    """The nodes, and a service that has no replica."""
+
+    database: Database
+    nodes: Sequence[Node]
+    alone: DirectApi
 
 
 class World:
-    """Time stands still until it is set, so that each instant can be predicted to the microsecond."""
+    """Time stands still until it is set, so that each instant can be predicted to the microsecond.
 
-    def __init__(
-        self,
-        runner: asyncio.Runner,
-        doors: Doors,
-        following: FollowerProcess,
-        boot: BootTime,
-        own: psycopg.Connection,
-    ) -> None:
+    One node is asked, until it is the other one's turn.
+    """
+
+    def __init__(self, runner: asyncio.Runner, doors: Doors, boot: BootTime, own: psycopg.Connection) -> None:
         self._runner = runner
         self._own = own
         self._boot = boot
-        self._following = following
+        self._nodes = doors.nodes
+        self._turn = 0
         self._now = datetime.min.replace(tzinfo=UTC)
         self._replica_is_ahead = False
         self.database = doors.database
-        self.api = doors.api
         self.alone = doors.alone
-        self.beside = doors.beside
-        self.grpc = doors.grpc
-        self.replica = doors.replica
         self.seen: Counter[str] = Counter()
         own.execute("""
             CREATE TABLE standing_clock (instant timestamptz NOT NULL);
@@ -83,8 +83,24 @@ class World:
                 RETURN (SELECT instant FROM standing_clock);
         """)
 
+    @property
+    def node(self) -> Node:
+        """The one that is asked."""
+        return self._nodes[self._turn]
+
+    @property
+    def api(self) -> DirectApi:
+        """Its HTTP door."""
+        return self.node.api
+
+    def turn(self) -> None:
+        """From now on the other node is asked; it knows of the changes by this one from its follower."""
+        self._turn = (self._turn + 1) % len(self._nodes)
+        self.follow()
+        self.see("the other node")
+
     def begin(self, instant: datetime) -> None:
-        """Empties the tables, which takes a fraction of what a new database does, and the replica."""
+        """Empties the tables, which takes a fraction of what a new database does, and the replicas."""
         self._own.execute("""
             DELETE FROM membership_events;
             DELETE FROM memberships;
@@ -98,8 +114,9 @@ class World:
         """)
         self._now = instant
         self.set_clock(instant)
-        self.replica.status.clear()
-        self._following.begin()
+        for node in self._nodes:
+            node.replica.status.clear()
+            node.following.begin()
 
     def set_clock(self, instant: datetime) -> None:
         self._own.execute("UPDATE standing_clock SET instant = %s", [instant])
@@ -110,11 +127,11 @@ class World:
 
     def follow(self) -> None:
         """One round of the follower."""
-        self._following.round()
+        self.node.following.round()
 
     def restart_follower(self) -> None:
         """The follower ends, and another one resumes its replica."""
-        self._following.restart()
+        self.node.following.restart()
         self.see("a follower that began again")
 
     def explicit(self) -> dict[str, dict[int, datetime | None]]:
@@ -140,7 +157,7 @@ class World:
         """
         row = self._own.execute("SELECT last_at > instant FROM catalog, standing_clock").fetchone()
         is_ahead = row == (True,)
-        if is_ahead or self._replica_is_ahead or self.replica.age() is None:
+        if is_ahead or self._replica_is_ahead or self.node.replica.age() is None:
             self.follow()
         else:
             self.see("a read of the replica with no round before it")
@@ -195,27 +212,32 @@ class World:
 
 
 @contextmanager
-def inhabited(database_url: str, folder: Path) -> Iterator[World]:
-    replica, boot = folder / "node", BootTime()
-    replica.mkdir()
+def inhabited(database_url: str, folder: Path, nodes: int = 1) -> Iterator[World]:
+    boot = BootTime()
     with (
         asyncio.Runner() as runner,
         psycopg.connect(database_url, autocommit=True) as own,
-        closing(FollowerProcess(database_url, replica, boot)) as following,
-        ExitStack() as patched,
+        ExitStack() as outer,
     ):
+        following = {}
+        for number in range(nodes):
+            replica = folder / f"node-{number}"
+            replica.mkdir()
+            following[replica] = outer.enter_context(closing(FollowerProcess(database_url, replica, boot)))
         for place in BOOT_TIMES:
-            patched.enter_context(patch(place, boot))
+            outer.enter_context(patch(place, boot))
         stack = AsyncExitStack()
         try:
-            doors = runner.run(stack.enter_async_context(_doors(database_url, folder, replica)))
-            yield World(runner, doors, following, boot, own)
+            doors = runner.run(stack.enter_async_context(_doors(database_url, folder, following)))
+            yield World(runner, doors, boot, own)
         finally:
             runner.run(stack.aclose())
 
 
 @asynccontextmanager
-async def _doors(database_url: str, folder: Path, replica: Path) -> AsyncIterator[Doors]:
+async def _doors(
+    database_url: str, folder: Path, following: Mapping[Path, FollowerProcess]
+) -> AsyncIterator[Doors]:
     settings = Settings(data_dir=str(folder))
     async with AsyncExitStack() as stack:
         enter = stack.enter_async_context
@@ -224,18 +246,23 @@ async def _doors(database_url: str, folder: Path, replica: Path) -> AsyncIterato
         with patch("segmentd.storage.database._LONGEST_WAIT_S", 60.0):
             database = await enter(Database(database_url, pool_size=7))
         authenticator = await open_to_all(database)
-        node = await enter(open_node(database, settings, replica))
-        use_cases = service(database, settings, node)
-        beside = Counted(middleware(use_cases, authenticator))
-        hot = HotReads(node.replica, authenticator)
-        yield Doors(
-            database,
-            await enter(DirectApi(hot_path(beside, node.replica, authenticator))),
-            beside,
-            await enter(DirectApi(middleware(service(database, settings), authenticator))),
-            await enter(grpc_door(use_cases, authenticator, hot=hot)),
-            node.replica,
-        )
+        nodes = []
+        for replica, follower in following.items():
+            node = await enter(open_node(database, settings, replica))
+            use_cases = service(database, settings, node)
+            beside = Counted(middleware(use_cases, authenticator))
+            hot = HotReads(node.replica, authenticator)
+            nodes.append(
+                Node(
+                    await enter(DirectApi(hot_path(beside, node.replica, authenticator))),
+                    beside,
+                    await enter(grpc_door(use_cases, authenticator, hot=hot)),
+                    node.replica,
+                    follower,
+                )
+            )
+        alone = await enter(DirectApi(middleware(service(database, settings), authenticator)))
+        yield Doors(database, nodes, alone)
 
 
 def same(answered: Json, expected: Json) -> None:

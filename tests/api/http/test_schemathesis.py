@@ -45,7 +45,7 @@ SHORT = settings(
     phases=[Phase.explicit, Phase.generate],
     suppress_health_check=[*HealthCheck],
 )
-LONG = settings(SHORT, max_examples=200, derandomize=False)
+LONG = settings(SHORT, max_examples=60, derandomize=False)
 EFFORTS = [pytest.param(SHORT, id="short"), pytest.param(LONG, marks=pytest.mark.proof, id="proof")]
 
 TOKEN = new_secret()

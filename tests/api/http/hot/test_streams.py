@@ -28,7 +28,7 @@ LIMITS: Final = ConnectionLimits(
     max_header_bytes=4096, receive_seconds=300, send_seconds=300, keep_alive_seconds=300
 )
 SHORT: Final = settings(max_examples=60, suppress_health_check=[*HealthCheck], database=None)
-LONG: Final = settings(SHORT, max_examples=10_000)
+LONG: Final = settings(SHORT, max_examples=2_000)
 EFFORTS: Final = [pytest.param(SHORT, id="short"), pytest.param(LONG, marks=pytest.mark.proof, id="proof")]
 
 TARGETS: Final = [
