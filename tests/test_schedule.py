@@ -67,7 +67,8 @@ async def test_each_task_is_due_as_often_as_it_shall_be(app: App) -> None:
     assert found["purge_reports"] == every(600, 3 * HOUR_S)
     assert found["maintain"] == [BEGIN - BEGIN % HOUR_S, *every(HOUR_S, 3 * HOUR_S)[1:]]
     assert found["tend_imports"] == every(60, 3 * HOUR_S)
-    assert len(found) == 5
+    assert found["retain"] == found["maintain"]
+    assert len(found) == 6
 
 
 async def test_what_was_missed_while_no_worker_ran_is_made_up_for_at_the_start_once(
@@ -86,10 +87,12 @@ async def test_ticks_do_not_pile_up_while_nobody_works(app: App, rows: Rows) -> 
         await deferrer.defer_jobs(deferrer.get_previous_tasks(BEGIN + minute))
 
     assert queued(rows) == EACH_ONCE
-    assert rows.column("SELECT count(*) FROM procrastinate_periodic_defers") == [5]
+    assert rows.column("SELECT count(*) FROM procrastinate_periodic_defers") == [6]
 
 
-EACH_ONCE: Final = dict.fromkeys(("settle", "retry_stalled", "purge_reports", "tend_imports", "maintain"), 1)
+EACH_ONCE: Final = dict.fromkeys(
+    ("settle", "retry_stalled", "purge_reports", "tend_imports", "maintain", "retain"), 1
+)
 QUEUED: LiteralString = "SELECT task_name, count(*) FROM procrastinate_jobs GROUP BY 1"
 
 

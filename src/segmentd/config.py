@@ -192,6 +192,10 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
             description="Imports of a caller that are not done, at most; of all callers, ten times as many.",
         ),
     ] = 10
+    history_months: Annotated[
+        int,
+        Meta(ge=0, le=1200, description="Months for which the history is kept, at least; 0 is for ever."),
+    ] = 0
     exports_at_once: Annotated[
         int, Meta(ge=1, le=100, description="Exports that each HTTP process sends at once.")
     ] = 2

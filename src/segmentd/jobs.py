@@ -19,7 +19,7 @@ from procrastinate.jobs import Job, JobDeferrer
 from procrastinate.jobs import Status as JobStatus
 
 from segmentd.background import background
-from segmentd.domain.errors import ImportNotFound, ReportStoreFull, SegmentdError, Unavailable
+from segmentd.domain.errors import Gone, ImportNotFound, ReportStoreFull, SegmentdError, Unavailable
 from segmentd.domain.imports import ImportNumber
 from segmentd.domain.reports import ReportId, ReportLimits, Status
 from segmentd.imports.work import ImportWork
@@ -29,7 +29,7 @@ from segmentd.observability.traces import Tracing
 from segmentd.reports.build import build
 from segmentd.reports.files import ReportFiles
 from segmentd.reports.room import claim_of
-from segmentd.storage import console_sessions, feed, import_rows, import_work, reports, upkeep
+from segmentd.storage import console_sessions, feed, import_rows, import_work, reports, retention, upkeep
 from segmentd.storage.database import Database
 from segmentd.storage.job_queue import IMPORTS_AT_ONCE, REPORTS_AT_ONCE, QueueConnector
 from segmentd.storage.sessions import reason_of
@@ -62,7 +62,8 @@ class Tasks:
     """What the tasks do; the queue that calls them is apart.
 
     `builds` is the pool for building reports, which uses connections for a long time. The files of all
-    reports together have at most `store_bytes`; 0 is no limit.
+    reports together have at most `store_bytes`; 0 is no limit. The history is kept for `history_months` at
+    least; 0 is for ever.
     """
 
     def __init__(
@@ -74,11 +75,13 @@ class Tasks:
         builds: Database | None = None,
         store_bytes: int = ReportLimits().store_bytes,
         imports: ImportWork | None = None,
+        history_months: int = 0,
     ) -> None:
         self._database = database
         self._imports = imports or ImportWork(database, metrics)
         self._builds = builds or database
         self._store_bytes = store_bytes
+        self._history_months = history_months
         self._files = files
         self._tracing = tracing
         self._metrics = metrics or Metrics()
@@ -102,12 +105,18 @@ class Tasks:
         await reports.forget(self._database)
         await console_sessions.forget(self._database)
 
+    async def retain(self) -> None:
+        """Shortens the history to what is to be kept, and removes what was before it then."""
+        if self._history_months:
+            await retention.shorten(self._database, self._history_months)
+        await retention.remove(self._database)
+
     async def build_report(self, report_id: ReportId, *, last_attempt: bool) -> None:
         """Builds a report; after an error on the last attempt the report shows the caller the reason."""
         try:
             with contextlib.nullcontext() if self._tracing is None else self._tracing.job(BUILD_REPORT):
                 await self._build(report_id)
-        except ReportStoreFull as error:  # a retry in some seconds would not help
+        except (ReportStoreFull, Gone) as error:  # a retry in some seconds would not help
             self._metrics.report_failed()
             await reports.fail(self._builds, report_id, error.detail)
             _log.warning("report failed", report=str(report_id), reason=error.detail)
@@ -180,6 +189,11 @@ def upkeep_app(connector: PsycopgConnector, tasks: Tasks) -> App:
     @app.task(name="maintain", queue=UPKEEP.name, queueing_lock="maintain", lock="maintain")
     async def maintain(timestamp: int) -> None:  # noqa: ARG001 - passed by name
         await tasks.maintain()
+
+    @app.periodic(cron=EVERY_HOUR)
+    @app.task(name="retain", queue=UPKEEP.name, queueing_lock="retain", lock="retain")
+    async def retain(timestamp: int) -> None:  # noqa: ARG001 - passed by name
+        await tasks.retain()
 
     @app.periodic(cron=EVERY_TEN_MINUTES)
     @app.task(name="purge_reports", queue=UPKEEP.name, queueing_lock="purge_reports", lock="purge_reports")

@@ -23,13 +23,13 @@ from segmentd.domain.errors import (
     SegmentNotFound,
     Unavailable,
 )
+from segmentd.domain.history import EventPage
 from segmentd.domain.identifiers import Slug, SlugPart, UserId
 from segmentd.domain.imports import IdempotencyKey, Import, ImportOrder
 from segmentd.domain.instants import Span
 from segmentd.domain.memberships import (
     Change,
     Changed,
-    Event,
     Evidence,
     Membership,
     UserChange,
@@ -407,23 +407,41 @@ class Service:
         """The time now, by the clock that writes the history."""
         return await history.instant(self._database)
 
-    async def list_events(
-        self, user_id: UserId, period: Span, limit: Limit, cursor: str | None
-    ) -> Page[Event]:
-        """A page of the times that a user got in or out, oldest first. Raises Invalid."""
-        period.check()
-        listed = partial(history.events_after, self._database, user_id, period)
-        listing: Listing[history.HistoryKey] = Listing(f"history of {user_id}", history.HISTORY_KEYS)
-        return await listing.page(listed, history.HistoryKey.of, limit, cursor)
+    async def list_events(self, user_id: UserId, period: Span, limit: Limit, cursor: str | None) -> EventPage:
+        """A page of the times that a user got in or out, oldest first. Raises Invalid, Gone."""
+        return await self._list_events(
+            f"history of {user_id}", history.events_after, user_id, period, limit, cursor
+        )
 
     async def list_latest_events(
         self, user_id: UserId, period: Span, limit: Limit, cursor: str | None
-    ) -> Page[Event]:
-        """As `list_events`, newest first. Raises Invalid."""
+    ) -> EventPage:
+        """As `list_events`, newest first. Raises Invalid, Gone."""
+        return await self._list_events(
+            f"latest of {user_id}", history.events_before, user_id, period, limit, cursor
+        )
+
+    async def _list_events(
+        self,
+        name: str,
+        read: history.ReadEvents,
+        user_id: UserId,
+        period: Span,
+        limit: Limit,
+        cursor: str | None,
+    ) -> EventPage:
         period.check()
-        listed = partial(history.events_before, self._database, user_id, period)
-        listing: Listing[history.HistoryKey] = Listing(f"latest of {user_id}", history.HISTORY_KEYS)
-        return await listing.page(listed, history.HistoryKey.of, limit, cursor)
+        listing: Listing[history.HistoryKey] = Listing(name, history.HISTORY_KEYS)
+        listing.key_in(cursor)  # a bad one is refused before the database is asked
+        moment = await history.moment_of(self._database, user_id)
+        page = await listing.page(
+            partial(read, self._database, user_id, moment, period), history.HistoryKey.of, limit, cursor
+        )
+        return EventPage(page.items, page.next_cursor, moment.begins_at)
+
+    async def history_begins_at(self) -> datetime | None:
+        """The beginning of the history; None: all of it is kept."""
+        return await history.begins_at(self._database)
 
     # Reports
 

@@ -169,17 +169,24 @@ async def test_a_history_is_read_by_user_and_time_in_each_month(recorder: Record
 
 
 async def whole_history(recorder: Recorder, after: HistoryKey | None) -> None:
-    await history.events_after(recorder, USER, Span(), after, 1000)
+    await history.events_after(recorder, USER, await history.moment_of(recorder, USER), Span(), after, 1000)
 
 
 async def test_the_latest_events_are_read_from_the_end_of_each_index(
     recorder: Recorder, large_url: str
 ) -> None:
     async def ask(recorder: Recorder) -> None:
-        await history.events_before(recorder, USER, Span(), None, 5)
+        await history.events_before(recorder, USER, await history.moment_of(recorder, USER), Span(), None, 5)
 
     async def ask_before(recorder: Recorder) -> None:
-        await history.events_before(recorder, USER, Span(), HistoryKey(month(3), Slug("S1"), 4), 5)
+        await history.events_before(
+            recorder,
+            USER,
+            await history.moment_of(recorder, USER),
+            Span(),
+            HistoryKey(month(3), Slug("S1"), 4),
+            5,
+        )
 
     for mode in PLAN_MODES:
         *_, plan = await plans_of(recorder, large_url, ask, mode)
@@ -194,7 +201,9 @@ async def test_a_period_of_a_history_touches_only_the_months_in_it(
     recorder: Recorder, large_url: str
 ) -> None:
     async def ask(recorder: Recorder) -> None:
-        await history.events_after(recorder, USER, Span(month(2), month(4)), None, 1000)
+        await history.events_after(
+            recorder, USER, await history.moment_of(recorder, USER), Span(month(2), month(4)), None, 1000
+        )
 
     for mode in PLAN_MODES:
         *_, plan = await plans_of(recorder, large_url, ask, mode)
@@ -524,6 +533,14 @@ CHANGES: Final[dict[str, LiteralString]] = {
     "ended terms": "SELECT * FROM settle_due_terms(100, '-infinity', 0)",
     "members of a deleted segment": """
         SELECT * FROM settle_deleted_segment((SELECT id FROM segments WHERE slug = 'S1997'), 100, 0)
+    """,
+    "what stays of removed months": """
+        UPDATE kept_history SET begins_at = '2025-03-01Z', summed_up_to = 1000;
+        SELECT sum_up_earlier(100);
+    """,
+    "lives of removed months": """
+        UPDATE kept_history SET begins_at = '2025-03-01Z';
+        SELECT remove_earlier_lives(100);
     """,
 }
 

@@ -47,7 +47,7 @@ PROBLEMS: Final[Mapping[type[errors.SegmentdError], Problem]] = {
     errors.IdempotencyKeyInUse: Problem(
         "idempotency-key-in-use", "Idempotency key in use", 409, "ABORTED", retry_after=1
     ),
-    errors.Gone: Problem("gone", "Gone", 410, "NOT_FOUND"),
+    errors.Gone: Problem("gone", "Gone", 410, "OUT_OF_RANGE"),
     errors.ReportExpired: Problem("report-expired", "Report expired", 410, "NOT_FOUND"),
     errors.PositionExpired: Problem("position-expired", "Position expired", 410, "OUT_OF_RANGE"),
     errors.Denied: Problem("denied", "Denied", 403, "PERMISSION_DENIED"),

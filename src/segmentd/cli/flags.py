@@ -68,6 +68,7 @@ class Flags:
     report_key_before: Annotated[str | None, setting("report_key_before")] = None
     import_store_bytes: Annotated[str | None, setting("import_store_bytes")] = None
     imports_per_caller: Annotated[str | None, setting("imports_per_caller")] = None
+    history_months: Annotated[str | None, setting("history_months")] = None
     exports_at_once: Annotated[str | None, setting("exports_at_once")] = None
     export_seconds: Annotated[str | None, setting("export_seconds")] = None
     log_level: Annotated[str | None, setting("log_level")] = None

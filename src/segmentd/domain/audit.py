@@ -25,6 +25,7 @@ class AuditOperation(Described):
     USER_ERASED = "user-erased", "A user and the user's history were erased."
     IMPORT_STARTED = "import-started", "An import, whose rows are good, began to change users."
     IMPORT_ENDED = "import-ended", "An import that had begun to change users ended, or was canceled."
+    HISTORY_SHORTENED = "history-shortened", "The beginning of the history moved; what was before is removed."
     SIGNING_KEY_REPLACED = "signing-key-replaced", "The key that signs the links of reports was replaced."
 
 

@@ -24,7 +24,7 @@ async def build(database: Database, files: ReportFiles, report: Report, claim: C
     """Builds the file of a report and returns its figures.
 
     Every byte is claimed before it is written; without `claim` there is no bound. Raises ReportStoreFull,
-    Unavailable, OSError.
+    Gone, Unavailable, OSError.
     """
     as_of = await cut_off(database)
     file_name = replace(report, as_of=as_of).file_name

@@ -52,6 +52,7 @@ async def work_for_node(assignment: Assignment, duty: Duty) -> None:
                     at_once if follower is None else follower.keep_pace,
                     turns.batch,
                 ),
+                settings.history_months,
             )
             async with asyncio.TaskGroup() as group:
                 if follower is not None:

@@ -10,6 +10,7 @@ from typing import Any, Final, LiteralString, NamedTuple, Self, TypeVar
 import msgspec
 import psycopg
 import structlog
+from psycopg import sql
 from psycopg.rows import RowMaker
 from psycopg_pool import PoolClosed, PoolTimeout
 
@@ -138,6 +139,12 @@ class Database:
             return (await connection.execute(query, parameters)).rowcount
 
         return await self._insisting(query, run)
+
+    async def run_once(self, query: sql.Composed) -> None:
+        """Runs one statement, in no transaction, once. Raises psycopg.Error, Unavailable."""
+        with self.span("ALTER TABLE"):
+            async with self._connection() as connection:
+                await connection.execute(query)
 
     @property
     def last_failure(self) -> str | None:

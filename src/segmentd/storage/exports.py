@@ -11,6 +11,7 @@ from psycopg import AsyncConnection, sql
 
 from segmentd.domain.errors import Fault, Invalid, SegmentNotFound
 from segmentd.domain.exports import ExportFormat, ExportOrder
+from segmentd.domain.history import check_kept
 from segmentd.domain.identifiers import Slug
 from segmentd.storage.copying import batches
 from segmentd.storage.database import Database, struct_row
@@ -61,6 +62,8 @@ class SegmentToExport(msgspec.Struct, frozen=True):
     is_now: bool
     is_ahead: bool
     """Whether that is in the future."""
+    begins_at: datetime | None
+    """The beginning of the history; None: all of it is kept."""
     id: int | None
     salt: int | None
     times: Sequence[datetime] | None
@@ -85,10 +88,10 @@ async def export_snapshot(database: Database, seconds: float) -> AsyncIterator[A
 
 
 async def find(connection: AsyncConnection, slug: Slug, at: datetime | None) -> SegmentToExport:
-    """The segment that a slug means at an instant (None: now). Raises SegmentNotFound, Invalid."""
+    """The segment that a slug means at an instant (None: now). Raises SegmentNotFound, Invalid, Gone."""
     async with connection.cursor(row_factory=struct_row(SegmentToExport)) as cursor:
         await cursor.execute(
-            "SELECT i.*, s.* FROM present p"
+            "SELECT i.*, k.begins_at, s.* FROM kept_history k, present p"
             " CROSS JOIN LATERAL (SELECT coalesce(asked.at, p.at) AS as_of, asked.at IS NULL AS is_now,"
             "   coalesce(asked.at > p.at, false) AS is_ahead FROM (SELECT %s::timestamptz AS at) asked) i"
             " LEFT JOIN LATERAL segment_to_export(%s, i.as_of) s ON true",
@@ -97,6 +100,7 @@ async def find(connection: AsyncConnection, slug: Slug, at: datetime | None) -> 
         [segment] = await cursor.fetchall()
     if segment.is_ahead:
         raise Invalid(Fault("/at", "this time is in the future"))
+    check_kept(at, segment.begins_at)
     if segment.id is None:
         raise SegmentNotFound([slug])
     return segment

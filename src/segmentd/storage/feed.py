@@ -13,6 +13,7 @@ import psycopg
 
 from segmentd.domain.errors import PositionExpired, Unavailable
 from segmentd.domain.feed import FeedChange, MembershipChange, SegmentChange
+from segmentd.domain.instants import rfc3339
 from segmentd.storage.database import Database, one_row, struct_row
 from segmentd.storage.positions import Log, Place, Position
 from segmentd.storage.replication import HOLD_TO_INDEXES
@@ -33,9 +34,14 @@ _FACTS: Final[LiteralString] = """
            still_has(%(timeline)s, '0/0'::pg_lsn + %(place)s::numeric) AS still_has,
            EXISTS (SELECT FROM forgotten_erasures WHERE xid >= %(xmax)s::xid8 OR xid = ANY (%(xip)s::xid8[]))
                AS has_forgotten,
+           -- Of a database that was restored, the number may still be to come.
+           k.last_xid < pg_snapshot_xmax(pg_current_snapshot())
+               AND (k.last_xid >= %(xmax)s::xid8 OR k.last_xid >= ANY (%(xip)s::xid8[])) AS has_removed,
+           k.last_xid IS NOT NULL AND %(xmax)s::xid8 = '0' AS lacks_beginning,
+           k.begins_at AS history_begins_at,
            w.last_xid::text::bigint AS last_xid,
            w.postponed::text[]::bigint[] AS postponed
-    FROM pg_control_system(), pg_database d,
+    FROM pg_control_system(), pg_database d, kept_history k,
          end_of_feed_window(%(xmax)s::xid8, %(xip)s::xid8[], %(most)s::integer) w
     WHERE d.datname = current_database()
 """
@@ -126,6 +132,9 @@ class _Facts(msgspec.Struct, frozen=True):
     is_noted: bool
     still_has: bool | None
     has_forgotten: bool
+    has_removed: bool | None
+    lacks_beginning: bool
+    history_begins_at: datetime | None
     last_xid: int | None
     postponed: list[int]
 
@@ -203,6 +212,8 @@ async def _read(
     async with database.transaction() as connection:
         await connection.execute(f"SET TRANSACTION ISOLATION LEVEL REPEATABLE READ; {HOLD_TO_INDEXES}")
         facts = await _facts(connection, after)
+        if facts.lacks_beginning or (after is not None and facts.has_removed):
+            raise _removed(facts)
         if after is not None:
             if after.log.timeline != facts.timeline and not facts.is_noted:
                 return None
@@ -244,6 +255,14 @@ async def _facts(connection: psycopg.AsyncConnection, after: Position | None) ->
         "most": WINDOW_CHANGES if begins_window else None,
     }
     return await one_row(connection, _Facts, _FACTS, parameters)
+
+
+def _removed(facts: _Facts) -> PositionExpired:
+    begins_at = "now" if facts.history_begins_at is None else rfc3339(facts.history_begins_at)
+    return PositionExpired(
+        f"Changes after this position were removed, the history begins at {begins_at}. Take the position now,"
+        " then read who is in the segments, and go on from that position."
+    )
 
 
 def _check(facts: _Facts, position: Position) -> None:

@@ -1,12 +1,13 @@
 """When the answer to "is the user in?" changed, and why (functions/05_history.sql)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Final, LiteralString, Self
 
 import msgspec
 
 from segmentd.domain.errors import Fault, Invalid, SegmentNotFound
+from segmentd.domain.history import check_kept, removed_before
 from segmentd.domain.identifiers import Slug, SlugValue, UserId
 from segmentd.domain.instants import InstantValue, Span, in_utc
 from segmentd.domain.memberships import Event, Evidence, Membership
@@ -61,20 +62,43 @@ USER_HISTORY_BACK: Final[LiteralString] = f"""
 """
 
 
+class Moment(msgspec.Struct, frozen=True):
+    """The present of a user, and the beginning of the history; None: all of it is kept."""
+
+    now: datetime
+    begins_at: datetime | None
+
+
+ReadEvents = Callable[[Database, UserId, Moment, Span, HistoryKey | None, int], Awaitable[Sequence[Event]]]
+"""Reads a page of a user's events in one order or the other."""
+
+
+async def moment_of(database: Database, user_id: UserId) -> Moment:
+    """The present, never before the user's latest change; and how far back the history goes.
+
+    What was before stays readable for an hour after the beginning moved. Raises Unavailable.
+    """
+    [moment] = await database.all(
+        Moment, "SELECT present_of(%s) AS now, begins_at FROM kept_history", [user_id]
+    )
+    return moment
+
+
 async def events_before(
     database: Database,
     user_id: UserId,
+    moment: Moment,
     period: Span,
     before: HistoryKey | None,
     limit: int,
 ) -> Sequence[Event]:
-    """Up to `limit` of the user's events in the half-open period, newest first. Raises Unavailable."""
-    begin, end = period
+    """Up to `limit` of the user's events in the half-open period, newest first. Raises Gone, Unavailable."""
+    begin, end = _kept(period, moment, before)
     return await database.all(
         Event,
         USER_HISTORY_BACK,
         {
-            "as_of": await _present_of(database, user_id),
+            "as_of": moment.now,
             "user_id": user_id,
             "begin": begin or EARLIEST,
             # No slug is before the empty one, so the end itself is left out.
@@ -89,18 +113,18 @@ async def events_before(
 async def events_after(
     database: Database,
     user_id: UserId,
+    moment: Moment,
     period: Span,
     after: HistoryKey | None,
     limit: int,
 ) -> Sequence[Event]:
-    """Up to `limit` of the user's events in the half-open period, oldest first. Raises Unavailable."""
-    now = await _present_of(database, user_id)
-    begin, end = period
+    """Up to `limit` of the user's events in the half-open period, oldest first. Raises Gone, Unavailable."""
+    begin, end = _kept(period, moment, after)
     return await database.all(
         Event,
         USER_HISTORY,
         {
-            "as_of": now,
+            "as_of": moment.now,
             "user_id": user_id,
             # The cursor's time is also a lower bound, so that earlier partitions are not read.
             "begin": max([begin or EARLIEST, after.at if after else EARLIEST]),
@@ -113,10 +137,20 @@ async def events_after(
     )
 
 
+def _kept(period: Span, moment: Moment, key: HistoryKey | None) -> Span:
+    """The part of a period that is kept. Raises Gone if the request, or its cursor, is about more."""
+    kept_since = moment.begins_at
+    check_kept(period.begins_at, kept_since)
+    check_kept(None if key is None else key.at, kept_since)
+    if kept_since is not None and period.ends_at is not None and period.ends_at <= kept_since:
+        raise removed_before(kept_since)
+    return Span(period.begins_at or kept_since, period.ends_at)
+
+
 async def segments_at(database: Database, user_id: UserId, at: datetime | None) -> Sequence[Membership]:
     """The user's segments at an instant (None: now), each with its source, by slug.
 
-    Raises Invalid, Unavailable.
+    Raises Invalid, Gone, Unavailable.
     """
     return await database.all(
         Membership,
@@ -126,7 +160,10 @@ async def segments_at(database: Database, user_id: UserId, at: datetime | None) 
 
 
 async def explain(database: Database, user_id: UserId, slug: Slug, at: datetime | None) -> Evidence:
-    """What decides membership at an instant (None: now). Raises SegmentNotFound, Invalid, Unavailable."""
+    """What decides membership at an instant (None: now).
+
+    Raises SegmentNotFound, Invalid, Gone, Unavailable.
+    """
     evidence = await database.one(
         Evidence,
         "SELECT * FROM explain_membership(%s, %s, %s)",
@@ -142,7 +179,7 @@ async def explain_all(
 ) -> Mapping[Slug, Evidence]:
     """As `explain` for several segments; those that did not live then are left out.
 
-    Raises Invalid, Unavailable.
+    Raises Invalid, Gone, Unavailable.
     """
     found = await database.all(
         _EvidenceOf,
@@ -159,17 +196,18 @@ async def instant(database: Database) -> datetime:
     return now.now
 
 
-async def _present_of(database: Database, user_id: UserId) -> datetime:
-    """The present, never before the user's latest change. Raises Unavailable."""
-    [now] = await database.all(_Instant, "SELECT present_of(%s) AS now", [user_id])
-    return now.now
+async def begins_at(database: Database) -> datetime | None:
+    """The beginning of the history; None: all of it is kept. Raises Unavailable."""
+    [beginning] = await database.all(_Beginning, "SELECT begins_at FROM kept_history")
+    return beginning.begins_at
 
 
 async def _asked_instant(database: Database, user_id: UserId, at: datetime | None) -> datetime:
-    now = await _present_of(database, user_id)
-    if at is not None and at > now:
+    moment = await moment_of(database, user_id)
+    if at is not None and at > moment.now:
         raise Invalid(Fault("/at", "this time is in the future"))
-    return at or now
+    check_kept(at, moment.begins_at)
+    return at or moment.now
 
 
 class _EvidenceOf(Evidence, frozen=True, kw_only=True):
@@ -178,3 +216,7 @@ class _EvidenceOf(Evidence, frozen=True, kw_only=True):
 
 class _Instant(msgspec.Struct, frozen=True):
     now: datetime
+
+
+class _Beginning(msgspec.Struct, frozen=True):
+    begins_at: datetime | None

@@ -53,6 +53,10 @@ class Measures(msgspec.Struct, frozen=True):
     """Since when the first of them is due; 0 where there is none."""
     events_written: int
     """Events written since PostgreSQL's counters began; a crash of PostgreSQL resets them."""
+    history_months: int
+    """The months of the history that have a partition, those to come included."""
+    history_begins_at: float
+    """The beginning of the history, in seconds since 1970; 0 where nothing was removed."""
     segments: int
     """Living segments: every node keeps them in memory."""
     audit_entries: int
@@ -74,6 +78,8 @@ MEASURES: Final[LiteralString] = """
            report_bytes() AS report_bytes, coalesce(lists.found, '[]') AS imports,
            import_bytes() AS import_bytes,
            due.terms AS terms_due, due.oldest AS term_due_oldest_seconds, written.events AS events_written,
+           written.months AS history_months,
+           (SELECT coalesce(extract(epoch FROM begins_at), 0)::float8 FROM kept_history) AS history_begins_at,
            (SELECT count(*) FROM segments WHERE deleted_at IS NULL) AS segments,
            -- Each entry is numbered, so this asks an index. Undone changes may leave gaps.
            (SELECT coalesce(max(id), 0) FROM audit_log) AS audit_entries
@@ -109,7 +115,8 @@ MEASURES: Final[LiteralString] = """
             LIMIT (SELECT 100000)
         ) d
     ) due, (
-        SELECT coalesce(sum(pg_stat_get_tuples_inserted(i.inhrelid)), 0)::bigint AS events
+        SELECT coalesce(sum(pg_stat_get_tuples_inserted(i.inhrelid)), 0)::bigint
+               + coalesce(removed_events(), 0) AS events, count(*) AS months
         FROM pg_inherits i
         WHERE i.inhparent = 'membership_events'::regclass
     ) written

@@ -9,6 +9,7 @@ import msgspec
 from segmentd.domain.bucketing import threshold
 from segmentd.domain.counts import MOST_SAMPLED, Counts, Preview, Tally
 from segmentd.domain.errors import Fault, Invalid, SegmentNotFound
+from segmentd.domain.history import check_kept
 from segmentd.domain.identifiers import Salt, Slug, UserId
 from segmentd.domain.pages import Limit
 from segmentd.domain.segments import Percent, Threshold
@@ -35,7 +36,7 @@ async def members_after(
 ) -> MembersPage:
     """Up to `limit` members, now or at an instant, with ids above `after`, in order.
 
-    It may have fewer members or none, with more to come. Raises SegmentNotFound, Invalid, Unavailable.
+    It may have fewer members or none, with more to come. Raises SegmentNotFound, Invalid, Gone, Unavailable.
     """
     segment = await (_segment_now(database, slug) if at is None else _segment_then(database, slug, at))
     [page] = await database.all(
@@ -76,8 +77,8 @@ MEMBERS_NOW: Final[LiteralString] = f"SELECT user_ids, walked_to FROM members_af
 MEMBERS_THEN: Final[LiteralString] = f"SELECT user_ids, walked_to FROM members_at_after({_OF})"
 
 SEGMENT_THEN: Final[LiteralString] = """
-    SELECT s.id, s.salt, r.percent, r.threshold, %(at)s > p.at AS is_ahead
-    FROM present p
+    SELECT s.id, s.salt, r.percent, r.threshold, %(at)s > p.at AS is_ahead, k.begins_at
+    FROM kept_history k, present p
     LEFT JOIN segment_at(%(slug)s, %(at)s) s ON true
     LEFT JOIN rollouts r
            ON r.segment_id = s.id AND r.started_at <= %(at)s AND (r.ended_at IS NULL OR r.ended_at > %(at)s)
@@ -85,7 +86,7 @@ SEGMENT_THEN: Final[LiteralString] = """
 
 
 async def count(moment: Moment, slug: Slug, at: datetime | None) -> Counts:
-    """The figures of a segment, now or at an instant. Raises SegmentNotFound, Invalid."""
+    """The figures of a segment, now or at an instant. Raises SegmentNotFound, Invalid, Gone."""
     if at is None:
         segment = await _segment_now(moment, slug)
         [row] = await moment.all(_Tallies, TALLY_NOW, _tallied(segment, segment.threshold))
@@ -146,6 +147,7 @@ async def _segment_then(source: Database | Moment, slug: Slug, at: datetime) -> 
     [found] = await source.all(_SegmentThen, SEGMENT_THEN, {"slug": slug, "at": at})
     if found.is_ahead:
         raise Invalid(Fault("/at", "this time is in the future"))
+    check_kept(at, found.begins_at)
     if found.id is None or found.salt is None:
         raise SegmentNotFound([slug])
     return _Segment(found.id, found.salt, found.percent, found.threshold, at)
@@ -165,6 +167,7 @@ class _SegmentThen(msgspec.Struct, frozen=True):
     percent: Percent | None
     threshold: Threshold | None
     is_ahead: bool
+    begins_at: datetime | None
 
 
 class _Tallies(Tally, frozen=True):

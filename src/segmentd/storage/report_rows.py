@@ -11,6 +11,7 @@ from typing import Final, LiteralString, NamedTuple
 
 from psycopg import AsyncConnection, sql
 
+from segmentd.domain.history import check_kept
 from segmentd.domain.reports import Report
 from segmentd.storage.copying import batches
 from segmentd.storage.database import Database
@@ -103,7 +104,11 @@ async def copied_rows(
     chunk_bytes: int,
     range_rows: int = RANGE_ROWS,
 ) -> AsyncGenerator[bytes]:
-    """The rows as CSV, in chunks of about so many bytes, from ranges of users of about `range_rows` rows."""
+    """The rows as CSV, in chunks of about so many bytes, from ranges of users of about `range_rows` rows.
+
+    Raises Gone if the history begins after the period of the report by now.
+    """
+    await _check_kept(connection, report)
     if report.user_id is not None:
         users, most = Users(0, None), 0
     else:
@@ -124,6 +129,12 @@ async def copied_rows(
         # It at most doubles: the next users may have more rows than these.
         size = max(min(size * range_rows // max(rows, 1), 2 * size, most), 1)
         users = await _users_after(connection, users.last, size)
+
+
+async def _check_kept(connection: AsyncConnection, report: Report) -> None:
+    cursor = await connection.execute("SELECT begins_at FROM kept_history")
+    row = await cursor.fetchone()
+    check_kept(report.begins_at, None if row is None else row[0])
 
 
 async def _users_after(connection: AsyncConnection, after: int, size: int) -> Users:

@@ -10,6 +10,7 @@ import psycopg
 
 from segmentd.domain.access import Actor
 from segmentd.domain.errors import ReportNotFound, SegmentNotFound, Unavailable
+from segmentd.domain.history import check_kept
 from segmentd.domain.instants import LAST_INSTANT
 from segmentd.domain.reports import (
     Built,
@@ -52,10 +53,11 @@ async def order(
 ) -> Report:
     """Takes an order and puts it into the job queue, both or neither.
 
-    Raises Invalid for its period, UserNotFound, SegmentNotFound, TooManyReports, ReportStoreFull,
+    Raises Invalid or Gone for its period, UserNotFound, SegmentNotFound, TooManyReports, ReportStoreFull,
     Unavailable.
     """
     order.period.check(await history.instant(database))
+    check_kept(order.period.begins_at, await history.begins_at(database))
     if order.user_id is not None:
         await users.get(database, order.user_id)
     async with database.transaction() as connection:

@@ -185,6 +185,48 @@ CREATE INDEX membership_events_effective ON membership_events (user_id, segment_
     WHERE effective;
 
 
+-- Since when the history is there (functions/16_retention.sql, docs/decisions/0099). One row.
+CREATE TABLE kept_history (
+    only_row       boolean     PRIMARY KEY DEFAULT true CHECK (only_row),
+    -- Requests about the time before are refused. Null: nothing was ever removed.
+    begins_at      timestamptz,
+    -- When it was set to that.
+    moved_at       timestamptz,
+    -- The latest transaction with an event before that. A position of the feed that has not seen it has expired.
+    last_xid       xid8,
+    -- Up to this user, `earlier_changes` has what stays of the time before; null: of all users.
+    summed_up_to   bigint,
+    -- The partition that is being removed.
+    dropping       text,
+    -- The events of removed partitions, as PostgreSQL counted them since `counted_since` (storage/measures.py).
+    removed_events bigint      NOT NULL DEFAULT 0,
+    counted_since  timestamptz
+);
+
+INSERT INTO kept_history DEFAULT VALUES;
+
+-- What stays of a user and a segment whose closed overrides were removed: the latest change before `as_of`, which was the
+-- beginning of the history then. Without it nobody could tell since when, or why, a user is in or out.
+CREATE TABLE earlier_changes (
+    user_id    bigint          NOT NULL,
+    segment_id bigint          NOT NULL,
+    as_of      timestamptz     NOT NULL,
+    -- Nulls: the user was never in before that.
+    at         timestamptz     CHECK (at < as_of),
+    operation  event_operation,
+    -- Also `rollout`.
+    cause      text            CHECK ((cause IS NULL) = (at IS NULL)),
+    -- Whether an override held at `as_of` that included the user. From `joins_at` on the overrides themselves tell: that
+    -- is the beginning of the override that held, or `as_of`.
+    included   boolean         NOT NULL,
+    joins_at    timestamptz     NOT NULL CHECK (joins_at <= as_of),
+    PRIMARY KEY (user_id, segment_id)
+);
+
+-- In the order in which exports read closed overrides.
+CREATE INDEX earlier_changes_of_segment ON earlier_changes (segment_id, user_id, joins_at);
+
+
 -- One decision of a change, with what it does (change_memberships). `place`: of its user among those of the call.
 CREATE TYPE membership_change AS (
     place      integer,
@@ -404,7 +446,7 @@ CREATE TABLE audit_log (
     on_behalf_of text,
     operation    text        NOT NULL CHECK (operation IN (
         'segment-created', 'segment-changed', 'segment-deleted', 'token-created', 'token-revoked', 'user-erased',
-        'signing-key-replaced', 'import-started', 'import-ended'
+        'signing-key-replaced', 'import-started', 'import-ended', 'history-shortened'
     )),
     -- The slug or the token's name; of an import the segment of the query.
     subject      text,
@@ -526,6 +568,17 @@ CREATE OR REPLACE FUNCTION make_event_partitions(p_months_ahead integer) RETURNS
 $$;
 
 SELECT make_event_partitions(3);
+
+-- The months that have a partition.
+CREATE OR REPLACE VIEW event_partitions AS
+SELECT p.oid, p.name, (make_date(p.year, p.month, 1) + interval '1 month') AT TIME ZONE 'UTC' AS ends_at
+FROM (
+    SELECT c.oid, c.relname::text AS name, split_part(c.relname, '_', 3)::integer AS year,
+           split_part(c.relname, '_', 4)::integer AS month
+    FROM pg_inherits i
+    JOIN pg_class c ON c.oid = i.inhrelid
+    WHERE i.inhparent = 'membership_events'::regclass
+) p;
 
 
 -----------------------------------------------------------------------------------------------------------------------
@@ -872,6 +925,12 @@ CREATE OR REPLACE FUNCTION latest_change(p_user_id bigint, p_segment_id bigint, 
         ) latest
         WHERE latest.ended_at IS NULL OR latest.ended_at > p_at
     )
+    -- Where the history before was removed: the latest change before that, from which on everything is known again.
+    , earlier AS MATERIALIZED (
+        SELECT e.as_of, e.at, e.operation::text, e.cause
+        FROM earlier_changes e
+        WHERE e.user_id = p_user_id AND e.segment_id = p_segment_id AND e.as_of > (SELECT registered_at FROM life)
+    )
     -- The latest stored event: nothing before it has to be read.
     , written AS MATERIALIZED (
         SELECT e.at
@@ -879,19 +938,52 @@ CREATE OR REPLACE FUNCTION latest_change(p_user_id bigint, p_segment_id bigint, 
         WHERE e.user_id = p_user_id
           AND e.segment_id = p_segment_id
           AND e.effective
-          AND e.at >= (SELECT registered_at FROM life)
+          AND e.at >= coalesce((SELECT r.as_of FROM earlier r), (SELECT registered_at FROM life))
           AND e.at <= p_at
         ORDER BY e.at DESC
         LIMIT 1
     )
     SELECT * FROM (
-        SELECT c.at, c.operation, c.cause
-        FROM effective_changes(p_at) c
-        WHERE c.user_id = p_user_id
-          AND c.segment_id = p_segment_id
-          AND c.at >= coalesce((SELECT w.at FROM written w), (SELECT registered_at FROM life))
-          AND c.at <= p_at
-        ORDER BY c.at DESC
+        (
+            SELECT c.at, c.operation, c.cause
+            FROM effective_changes(p_at) c
+            WHERE c.user_id = p_user_id
+              AND c.segment_id = p_segment_id
+              AND c.at >= coalesce(
+                  (SELECT w.at FROM written w), (SELECT r.as_of FROM earlier r), (SELECT registered_at FROM life)
+              )
+              AND c.at <= p_at
+            ORDER BY c.at DESC
+            LIMIT 1
+        )
+        UNION ALL
+        SELECT r.at, r.operation, r.cause FROM earlier r WHERE r.at IS NOT NULL
+        UNION ALL
+        -- The event of the first override may have been removed; the override itself tells the same.
+        SELECT o.since, CASE WHEN o.included THEN 'add' ELSE 'remove' END, 'request'
+        FROM (
+            SELECT m.since, m.included
+            FROM memberships m
+            WHERE m.user_id = p_user_id
+              AND m.segment_id = p_segment_id
+              AND m.since >= (SELECT registered_at FROM life)
+              AND m.since <= p_at
+            ORDER BY m.since
+            LIMIT 1
+        ) o
+        WHERE (SELECT k.begins_at IS NOT NULL FROM kept_history k)
+          AND NOT EXISTS (SELECT FROM written)
+          AND NOT EXISTS (SELECT FROM earlier)
+          AND o.included <> EXISTS (
+              SELECT
+              FROM rollouts r
+              JOIN segments s ON s.id = r.segment_id
+              WHERE r.segment_id = p_segment_id
+                AND r.started_at <= o.since
+                AND (r.ended_at IS NULL OR r.ended_at > o.since)
+                AND bucket(p_user_id, s.salt) < r.threshold
+          )
+        ORDER BY at DESC
         LIMIT 1
     ) known
     UNION ALL
@@ -1674,10 +1766,17 @@ BEGIN
     IF NOT FOUND THEN
         RETURN NULL;
     END IF;
+    -- Of some decisions the event was removed already, of some the override.
     decided_ids := ARRAY(
-        SELECT DISTINCT e.segment_id FROM membership_events e WHERE e.user_id = p_user_id ORDER BY e.segment_id
+        SELECT e.segment_id FROM membership_events e WHERE e.user_id = p_user_id
+        UNION
+        SELECT m.segment_id FROM memberships m WHERE m.user_id = p_user_id
+        UNION
+        SELECT r.segment_id FROM earlier_changes r WHERE r.user_id = p_user_id
+        ORDER BY 1
     );
     DELETE FROM membership_events WHERE user_id = p_user_id;
+    DELETE FROM earlier_changes WHERE user_id = p_user_id;
     DELETE FROM memberships WHERE user_id = p_user_id;
     DELETE FROM registrations WHERE user_id = p_user_id;
     DELETE FROM users WHERE id = p_user_id;
@@ -2990,17 +3089,30 @@ CREATE OR REPLACE FUNCTION latest_overrides(p_segment_id bigint, p_at timestampt
 $$;
 
 -- For each user with closed overrides, the last span of time in which such overrides had the user in without a gap; nulls
--- where all were exclusions.
+-- where all were exclusions. What is left of removed overrides is like one that ended where the next one began.
 CREATE OR REPLACE FUNCTION closed_overrides(p_segment_id bigint, p_at timestamptz, p_now boolean)
     RETURNS TABLE (user_id bigint, since timestamptz, ended_at timestamptz)
     LANGUAGE sql STABLE AS $$
     SELECT c.user_id, max(c.since) FILTER (WHERE c.included AND c.before IS DISTINCT FROM c.since),
            max(c.ended_at) FILTER (WHERE c.included)
     FROM (
-        SELECT m.user_id, m.included, m.since, m.ended_at,
-               lag(CASE WHEN m.included THEN m.ended_at END) OVER (PARTITION BY m.user_id ORDER BY m.ended_at) AS before
-        FROM memberships m
-        WHERE m.segment_id = p_segment_id AND m.ended_at IS NOT NULL AND (p_now OR m.since <= p_at)
+        SELECT o.user_id, o.included, o.since, o.ended_at,
+               lag(CASE WHEN o.included THEN o.ended_at END) OVER (PARTITION BY o.user_id ORDER BY o.ended_at) AS before
+        FROM (
+            (
+                SELECT m.user_id, m.included, m.since, m.ended_at
+                FROM memberships m
+                WHERE m.segment_id = p_segment_id AND m.ended_at IS NOT NULL AND (p_now OR m.since <= p_at)
+                ORDER BY m.user_id, m.ended_at
+            )
+            UNION ALL
+            (
+                SELECT e.user_id, e.included, e.at, e.joins_at
+                FROM earlier_changes e
+                WHERE e.segment_id = p_segment_id
+                ORDER BY e.user_id, e.joins_at
+            )
+        ) o
     ) c
     GROUP BY c.user_id
 $$;
@@ -3258,9 +3370,189 @@ $$;
 
 
 -----------------------------------------------------------------------------------------------------------------------
+-- functions/16_retention.sql
+
+-- What is older than the history has to be is removed by whole months (docs/decisions/0099). The steps are: the beginning
+-- of the history moves; an hour later, when nobody reads what was before any more, what must stay is summed up; then the
+-- months are removed. Each step can be repeated after a crash.
+
+-- Refuses questions about the time before `p_months` months ago, from the first instant of that month on. Returns that
+-- instant; null: nothing is older, or terms and deletions from before it are not written down yet.
+CREATE OR REPLACE FUNCTION shorten_history(p_months integer) RETURNS timestamptz
+    LANGUAGE plpgsql AS $$
+DECLARE
+    bound CONSTANT timestamptz :=
+        date_trunc('month', clock_instant() AT TIME ZONE 'UTC' - make_interval(months => p_months)) AT TIME ZONE 'UTC';
+    before timestamptz;
+BEGIN
+    SELECT k.begins_at INTO before FROM kept_history k FOR UPDATE;
+    IF bound <= before
+        OR NOT EXISTS (SELECT FROM event_partitions p WHERE p.ends_at <= bound)
+        -- An event that is written late would be one more of a month that is removed.
+        OR EXISTS (SELECT FROM memberships m WHERE m.ended_at IS NULL AND m.until < bound)
+        OR EXISTS (SELECT FROM segments s WHERE s.deleted_at < bound AND s.settled_at IS NULL)
+    THEN
+        RETURN NULL;
+    END IF;
+    UPDATE kept_history k
+    SET begins_at = bound,
+        moved_at = clock_timestamp(),
+        last_xid = greatest(k.last_xid, (SELECT max(e.xid) FROM membership_events e WHERE e.at < bound)),
+        summed_up_to = 0;
+    -- A position that has not seen these has expired by `last_xid` too.
+    DELETE FROM forgotten_erasures f WHERE f.xid <= (SELECT k.last_xid FROM kept_history k);
+    PERFORM note_in_audit_log(
+        'segmentd', NULL, 'history-shortened', NULL,
+        jsonb_build_object('begins_at', rfc3339(before)), jsonb_build_object('begins_at', rfc3339(bound))
+    );
+    RETURN bound;
+END
+$$;
+
+-- Whether all requests, reports and exports that began before the beginning of the history moved have ended.
+CREATE OR REPLACE FUNCTION nobody_reads_earlier(p_patience interval) RETURNS boolean
+    LANGUAGE sql VOLATILE
+    RETURN coalesce((
+        SELECT clock_timestamp() > k.moved_at + p_patience
+            AND NOT EXISTS (
+                SELECT
+                FROM pg_stat_activity a
+                WHERE a.datname = current_database()
+                  AND a.pid <> pg_backend_pid()
+                  AND a.backend_type = 'client backend'
+                  AND a.xact_start <= k.moved_at + p_patience
+            )
+        FROM kept_history k
+    ), false);
+
+-- For the next users with events before the history begins, about `p_limit` events: writes down the latest change of each
+-- segment whose closed overrides it removes, within the life in which the history begins. Returns how many users;
+-- null: there are no more.
+-- The users are locked against erasure only, not against changes.
+CREATE OR REPLACE FUNCTION sum_up_earlier(p_limit integer) RETURNS integer
+    LANGUAGE plpgsql SET enable_seqscan = off AS $$
+DECLARE
+    bound timestamptz;
+    after_user_id bigint;
+    user_ids bigint[];
+BEGIN
+    SELECT k.begins_at, k.summed_up_to INTO bound, after_user_id FROM kept_history k FOR UPDATE;
+    user_ids := ARRAY(
+        SELECT DISTINCT w.user_id
+        FROM (
+            SELECT e.user_id
+            FROM membership_events e
+            WHERE e.user_id > after_user_id AND e.at < bound
+            ORDER BY e.user_id
+            LIMIT p_limit
+        ) w
+        ORDER BY w.user_id
+    );
+    UPDATE kept_history SET summed_up_to = user_ids[cardinality(user_ids)];
+    IF cardinality(user_ids) = 0 THEN
+        RETURN NULL;
+    END IF;
+    PERFORM FROM users u WHERE u.id = ANY (user_ids) ORDER BY u.id FOR KEY SHARE;
+    INSERT INTO earlier_changes AS e (user_id, segment_id, as_of, at, operation, cause, included, joins_at)
+    SELECT p.user_id, p.segment_id, bound, c.at, c.operation::event_operation, c.cause,
+           coalesce(h.included, false), coalesce(h.since, bound)
+    FROM (
+        SELECT DISTINCT m.user_id, m.segment_id
+        FROM memberships m
+        JOIN registrations l ON l.user_id = m.user_id AND l.registered_at <= m.since
+        WHERE m.user_id = ANY (user_ids)
+          AND m.ended_at < bound
+          AND (l.ended_at IS NULL OR l.ended_at >= bound)
+    ) p
+    LEFT JOIN LATERAL latest_change(p.user_id, p.segment_id, bound - interval '1 microsecond') c ON true
+    LEFT JOIN LATERAL (
+        SELECT m.included, m.since
+        FROM memberships m
+        WHERE m.user_id = p.user_id AND m.segment_id = p.segment_id
+          AND m.since < bound AND (m.ended_at IS NULL OR m.ended_at >= bound)
+    ) h ON true
+    ON CONFLICT (user_id, segment_id) DO UPDATE
+    SET as_of = excluded.as_of, at = excluded.at, operation = excluded.operation, cause = excluded.cause,
+        included = excluded.included, joins_at = excluded.joins_at;
+    DELETE FROM memberships m WHERE m.user_id = ANY (user_ids) AND m.ended_at < bound;
+    RETURN cardinality(user_ids);
+END
+$$;
+
+-- Removes up to `p_limit` lives that ended before the history begins. Returns how many.
+CREATE OR REPLACE FUNCTION remove_earlier_lives(p_limit integer) RETURNS integer
+    LANGUAGE sql SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
+    WITH over AS (
+        DELETE FROM registrations l
+        USING (
+            SELECT o.user_id, o.registered_at
+            FROM registrations o
+            WHERE o.ended_at < (SELECT k.begins_at FROM kept_history k)
+            ORDER BY o.ended_at
+            LIMIT p_limit
+        ) o
+        WHERE l.user_id = o.user_id AND l.registered_at = o.registered_at
+        RETURNING l.user_id, l.ended_at
+    )
+    , forgotten AS (
+        DELETE FROM earlier_changes e USING over l WHERE e.user_id = l.user_id AND e.as_of <= l.ended_at
+    )
+    SELECT count(*)::integer FROM over
+$$;
+
+-- The next partition to remove, and how far that is: attached, pending (the detaching was interrupted) or detached. No
+-- row: there is none. A partition that an operator detached is not ours.
+CREATE OR REPLACE FUNCTION partition_to_drop() RETURNS TABLE (name text, state text)
+    LANGUAGE plpgsql AS $$
+DECLARE
+    bound timestamptz;
+    chosen text;
+BEGIN
+    SELECT k.begins_at, k.dropping INTO bound, chosen FROM kept_history k FOR UPDATE;
+    IF to_regclass(chosen) IS NULL THEN
+        SELECT p.name INTO chosen FROM event_partitions p WHERE p.ends_at <= bound ORDER BY p.ends_at LIMIT 1;
+        UPDATE kept_history SET dropping = chosen;
+    END IF;
+    RETURN QUERY
+        SELECT chosen, CASE WHEN i.inhrelid IS NULL THEN 'detached' WHEN i.inhdetachpending THEN 'pending' ELSE 'attached' END
+        FROM (SELECT to_regclass(chosen)::oid AS oid) c
+        LEFT JOIN pg_inherits i ON i.inhrelid = c.oid
+        WHERE c.oid IS NOT NULL;
+END
+$$;
+
+-- Since when PostgreSQL's counters of this database count; a crash begins them again.
+CREATE OR REPLACE FUNCTION counters_began_at() RETURNS timestamptz
+    LANGUAGE sql STABLE
+    RETURN (SELECT pg_stat_get_db_stat_reset_time(d.oid) FROM pg_database d WHERE d.datname = current_database());
+
+-- How many events of removed partitions these counters counted.
+CREATE OR REPLACE FUNCTION removed_events() RETURNS bigint
+    LANGUAGE sql STABLE
+    RETURN (
+        SELECT k.removed_events FROM kept_history k WHERE k.counted_since IS NOT DISTINCT FROM counters_began_at()
+    );
+
+-- Removes the partition that was detached, and counts its events for the figure of all that were written.
+CREATE OR REPLACE FUNCTION drop_detached_partition(p_name text) RETURNS void
+    LANGUAGE plpgsql AS $$
+BEGIN
+    UPDATE kept_history k
+    SET dropping = NULL,
+        removed_events = coalesce(removed_events(), 0) + pg_stat_get_tuples_inserted(p_name::regclass),
+        counted_since = counters_began_at()
+    WHERE k.dropping = p_name;
+    IF FOUND THEN
+        EXECUTE format('DROP TABLE %I', p_name);
+    END IF;
+END
+$$;
+
+
+-----------------------------------------------------------------------------------------------------------------------
 -- What `segmentd migrate` notes
 
 INSERT INTO schema_migrations (number, name) VALUES
     (1, '0001_tables.sql');
 INSERT INTO schema_functions (digest, version) VALUES
-    ('46514d1be6560af7dda3db6d4cd6176528a2242345d08e64fef489abcc03dfc7', '0.1.0');
+    ('8925b47b9e5f003e372d47488b960927a658623dd940f4e65b9c1a9b5f62d52a', '0.1.0');

@@ -78,3 +78,13 @@ async def test_what_happened_before_is_shown_page_by_page_each_change_once(
         ["B renamed, before it was A · team", "A segment created · anna"],
     ]
     assert (await reader.get("/activity?cursor=x")).status == 422
+
+
+async def test_where_the_history_was_shortened_its_pages_say_so_at_their_end(console: ConsoleApp) -> None:
+    reader = await console.logged_in(Role.READER)
+    await made(console, "A", users=1)
+    await console.database.execute("UPDATE kept_history SET begins_at = '2020-02-01Z'")
+
+    for path in ("/activity", "/users/1"):
+        assert "removed: 2020-02-01 00:00:00 UTC" in (await reader.get(path)).text
+    assert (await reader.get("/users/1?at=2020-01-31T00:00:00Z")).status == 410

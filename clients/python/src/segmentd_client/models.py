@@ -192,11 +192,12 @@ class Event(msgspec.Struct, frozen=True):
 
 
 class HistoryPage(msgspec.Struct, frozen=True):
-    """Events of a user, the newest last."""
+    """Events of a user, the newest last. What was before `begins_at` was removed; None: nothing was."""
 
     user_id: int
     events: Sequence[Event]
     next_cursor: str | None
+    begins_at: datetime | None = None
 
 
 class AuditEntry(msgspec.Struct, frozen=True):

@@ -139,7 +139,10 @@ async def list_history(call: Call, request: pb.ListHistoryRequest) -> pb.ListHis
         user_id, period, values.limit(request.page_size), values.cursor(request.page_token)
     )
     return pb.ListHistoryResponse(
-        user_id=user_id, events=map(_event, page.items), next_page_token=page.next_cursor or ""
+        user_id=user_id,
+        events=map(_event, page.items),
+        next_page_token=page.next_cursor or "",
+        begins_at=_stamp(page.begins_at),
     )
 
 

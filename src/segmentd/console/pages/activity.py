@@ -43,12 +43,16 @@ async def show_activity(
             str(h.fragment[_asking(visit, came.position, shown + len(changes)), _listed(visit, changes)])
         )
     found, position = await service.feed.recent(ROWS, cursor)
+    begins_at = None if found.next_cursor else await service.history_begins_at()
     return page(
         visit,
         visit.say(words.TITLE),
         cursor is None and [h.p[visit.say(words.ABOUT)], _live(visit, position.text())],
         cursor and h.p[h.a(href=visit.link("/activity"))[visit.say(words.NEWEST)]],
         _listed(visit, found.items) if found.items else empty(visit.say(words.NONE_YET)),
+        None
+        if begins_at is None
+        else h.p[visit.say(user_words.HISTORY_BEGINS), " ", moment(visit, begins_at)],
         next_page(visit, found.next_cursor and visit.link("/activity", cursor=found.next_cursor)),
     )
 

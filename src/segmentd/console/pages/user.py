@@ -224,6 +224,8 @@ async def _explanation(visit: Visit, service: Service, asked: Asked) -> h.Node:
 async def _timeline(visit: Visit, service: Service, asked: Asked) -> h.Node:
     end = asked.at or await service.present()
     begin = end - timedelta(days=asked.days)
+    if (kept_since := await service.history_begins_at()) is not None:
+        begin = max(begin, kept_since)
     events = await service.list_latest_events(
         asked.user_id, Span(begin, end + timedelta(microseconds=1)), EVENTS_OF_TIMELINE, None
     )
@@ -246,6 +248,9 @@ async def _history(visit: Visit, service: Service, asked: Asked) -> h.Node:
     return [
         h.h2("#history")[visit.say(words.HISTORY)],
         _events(visit, found) if found.items else empty(visit.say(words.NO_HISTORY)),
+        None
+        if found.begins_at is None or found.next_cursor
+        else h.p[visit.say(words.HISTORY_BEGINS), " ", moment(visit, found.begins_at)],
         found.next_cursor
         and h.p[
             h.a(

@@ -154,6 +154,7 @@ NO_HISTORY: Final = Text(
     "Nothing has happened yet. Every time that the user gets in or out will stand here, with its cause.",
     "Пока ничего не произошло. Здесь будет каждый вход и выход с его причиной.",
 )
+HISTORY_BEGINS: Final = Text("What was before this time was removed:", "Всё, что было раньше, удалено:")
 WHEN: Final = Text("When", "Когда")
 WHAT: Final = Text("What", "Что")
 CAUSE: Final = Text("Cause", "Почему")

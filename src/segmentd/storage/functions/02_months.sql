@@ -45,3 +45,14 @@ CREATE OR REPLACE FUNCTION make_event_partitions(p_months_ahead integer) RETURNS
 $$;
 
 SELECT make_event_partitions(3);
+
+-- The months that have a partition.
+CREATE OR REPLACE VIEW event_partitions AS
+SELECT p.oid, p.name, (make_date(p.year, p.month, 1) + interval '1 month') AT TIME ZONE 'UTC' AS ends_at
+FROM (
+    SELECT c.oid, c.relname::text AS name, split_part(c.relname, '_', 3)::integer AS year,
+           split_part(c.relname, '_', 4)::integer AS month
+    FROM pg_inherits i
+    JOIN pg_class c ON c.oid = i.inhrelid
+    WHERE i.inhparent = 'membership_events'::regclass
+) p;

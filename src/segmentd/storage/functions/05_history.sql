@@ -126,6 +126,12 @@ CREATE OR REPLACE FUNCTION latest_change(p_user_id bigint, p_segment_id bigint, 
         ) latest
         WHERE latest.ended_at IS NULL OR latest.ended_at > p_at
     )
+    -- Where the history before was removed: the latest change before that, from which on everything is known again.
+    , earlier AS MATERIALIZED (
+        SELECT e.as_of, e.at, e.operation::text, e.cause
+        FROM earlier_changes e
+        WHERE e.user_id = p_user_id AND e.segment_id = p_segment_id AND e.as_of > (SELECT registered_at FROM life)
+    )
     -- The latest stored event: nothing before it has to be read.
     , written AS MATERIALIZED (
         SELECT e.at
@@ -133,19 +139,52 @@ CREATE OR REPLACE FUNCTION latest_change(p_user_id bigint, p_segment_id bigint, 
         WHERE e.user_id = p_user_id
           AND e.segment_id = p_segment_id
           AND e.effective
-          AND e.at >= (SELECT registered_at FROM life)
+          AND e.at >= coalesce((SELECT r.as_of FROM earlier r), (SELECT registered_at FROM life))
           AND e.at <= p_at
         ORDER BY e.at DESC
         LIMIT 1
     )
     SELECT * FROM (
-        SELECT c.at, c.operation, c.cause
-        FROM effective_changes(p_at) c
-        WHERE c.user_id = p_user_id
-          AND c.segment_id = p_segment_id
-          AND c.at >= coalesce((SELECT w.at FROM written w), (SELECT registered_at FROM life))
-          AND c.at <= p_at
-        ORDER BY c.at DESC
+        (
+            SELECT c.at, c.operation, c.cause
+            FROM effective_changes(p_at) c
+            WHERE c.user_id = p_user_id
+              AND c.segment_id = p_segment_id
+              AND c.at >= coalesce(
+                  (SELECT w.at FROM written w), (SELECT r.as_of FROM earlier r), (SELECT registered_at FROM life)
+              )
+              AND c.at <= p_at
+            ORDER BY c.at DESC
+            LIMIT 1
+        )
+        UNION ALL
+        SELECT r.at, r.operation, r.cause FROM earlier r WHERE r.at IS NOT NULL
+        UNION ALL
+        -- The event of the first override may have been removed; the override itself tells the same.
+        SELECT o.since, CASE WHEN o.included THEN 'add' ELSE 'remove' END, 'request'
+        FROM (
+            SELECT m.since, m.included
+            FROM memberships m
+            WHERE m.user_id = p_user_id
+              AND m.segment_id = p_segment_id
+              AND m.since >= (SELECT registered_at FROM life)
+              AND m.since <= p_at
+            ORDER BY m.since
+            LIMIT 1
+        ) o
+        WHERE (SELECT k.begins_at IS NOT NULL FROM kept_history k)
+          AND NOT EXISTS (SELECT FROM written)
+          AND NOT EXISTS (SELECT FROM earlier)
+          AND o.included <> EXISTS (
+              SELECT
+              FROM rollouts r
+              JOIN segments s ON s.id = r.segment_id
+              WHERE r.segment_id = p_segment_id
+                AND r.started_at <= o.since
+                AND (r.ended_at IS NULL OR r.ended_at > o.since)
+                AND bucket(p_user_id, s.salt) < r.threshold
+          )
+        ORDER BY at DESC
         LIMIT 1
     ) known
     UNION ALL

@@ -100,10 +100,17 @@ BEGIN
     IF NOT FOUND THEN
         RETURN NULL;
     END IF;
+    -- Of some decisions the event was removed already, of some the override.
     decided_ids := ARRAY(
-        SELECT DISTINCT e.segment_id FROM membership_events e WHERE e.user_id = p_user_id ORDER BY e.segment_id
+        SELECT e.segment_id FROM membership_events e WHERE e.user_id = p_user_id
+        UNION
+        SELECT m.segment_id FROM memberships m WHERE m.user_id = p_user_id
+        UNION
+        SELECT r.segment_id FROM earlier_changes r WHERE r.user_id = p_user_id
+        ORDER BY 1
     );
     DELETE FROM membership_events WHERE user_id = p_user_id;
+    DELETE FROM earlier_changes WHERE user_id = p_user_id;
     DELETE FROM memberships WHERE user_id = p_user_id;
     DELETE FROM registrations WHERE user_id = p_user_id;
     DELETE FROM users WHERE id = p_user_id;

@@ -47,17 +47,30 @@ CREATE OR REPLACE FUNCTION latest_overrides(p_segment_id bigint, p_at timestampt
 $$;
 
 -- For each user with closed overrides, the last span of time in which such overrides had the user in without a gap; nulls
--- where all were exclusions.
+-- where all were exclusions. What is left of removed overrides is like one that ended where the next one began.
 CREATE OR REPLACE FUNCTION closed_overrides(p_segment_id bigint, p_at timestamptz, p_now boolean)
     RETURNS TABLE (user_id bigint, since timestamptz, ended_at timestamptz)
     LANGUAGE sql STABLE AS $$
     SELECT c.user_id, max(c.since) FILTER (WHERE c.included AND c.before IS DISTINCT FROM c.since),
            max(c.ended_at) FILTER (WHERE c.included)
     FROM (
-        SELECT m.user_id, m.included, m.since, m.ended_at,
-               lag(CASE WHEN m.included THEN m.ended_at END) OVER (PARTITION BY m.user_id ORDER BY m.ended_at) AS before
-        FROM memberships m
-        WHERE m.segment_id = p_segment_id AND m.ended_at IS NOT NULL AND (p_now OR m.since <= p_at)
+        SELECT o.user_id, o.included, o.since, o.ended_at,
+               lag(CASE WHEN o.included THEN o.ended_at END) OVER (PARTITION BY o.user_id ORDER BY o.ended_at) AS before
+        FROM (
+            (
+                SELECT m.user_id, m.included, m.since, m.ended_at
+                FROM memberships m
+                WHERE m.segment_id = p_segment_id AND m.ended_at IS NOT NULL AND (p_now OR m.since <= p_at)
+                ORDER BY m.user_id, m.ended_at
+            )
+            UNION ALL
+            (
+                SELECT e.user_id, e.included, e.at, e.joins_at
+                FROM earlier_changes e
+                WHERE e.segment_id = p_segment_id
+                ORDER BY e.user_id, e.joins_at
+            )
+        ) o
     ) c
     GROUP BY c.user_id
 $$;

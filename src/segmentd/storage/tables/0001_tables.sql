@@ -176,6 +176,48 @@ CREATE INDEX membership_events_effective ON membership_events (user_id, segment_
     WHERE effective;
 
 
+-- Since when the history is there (functions/16_retention.sql, docs/decisions/0099). One row.
+CREATE TABLE kept_history (
+    only_row       boolean     PRIMARY KEY DEFAULT true CHECK (only_row),
+    -- Requests about the time before are refused. Null: nothing was ever removed.
+    begins_at      timestamptz,
+    -- When it was set to that.
+    moved_at       timestamptz,
+    -- The latest transaction with an event before that. A position of the feed that has not seen it has expired.
+    last_xid       xid8,
+    -- Up to this user, `earlier_changes` has what stays of the time before; null: of all users.
+    summed_up_to   bigint,
+    -- The partition that is being removed.
+    dropping       text,
+    -- The events of removed partitions, as PostgreSQL counted them since `counted_since` (storage/measures.py).
+    removed_events bigint      NOT NULL DEFAULT 0,
+    counted_since  timestamptz
+);
+
+INSERT INTO kept_history DEFAULT VALUES;
+
+-- What stays of a user and a segment whose closed overrides were removed: the latest change before `as_of`, which was the
+-- beginning of the history then. Without it nobody could tell since when, or why, a user is in or out.
+CREATE TABLE earlier_changes (
+    user_id    bigint          NOT NULL,
+    segment_id bigint          NOT NULL,
+    as_of      timestamptz     NOT NULL,
+    -- Nulls: the user was never in before that.
+    at         timestamptz     CHECK (at < as_of),
+    operation  event_operation,
+    -- Also `rollout`.
+    cause      text            CHECK ((cause IS NULL) = (at IS NULL)),
+    -- Whether an override held at `as_of` that included the user. From `joins_at` on the overrides themselves tell: that
+    -- is the beginning of the override that held, or `as_of`.
+    included   boolean         NOT NULL,
+    joins_at    timestamptz     NOT NULL CHECK (joins_at <= as_of),
+    PRIMARY KEY (user_id, segment_id)
+);
+
+-- In the order in which exports read closed overrides.
+CREATE INDEX earlier_changes_of_segment ON earlier_changes (segment_id, user_id, joins_at);
+
+
 -- One decision of a change, with what it does (change_memberships). `place`: of its user among those of the call.
 CREATE TYPE membership_change AS (
     place      integer,
@@ -395,7 +437,7 @@ CREATE TABLE audit_log (
     on_behalf_of text,
     operation    text        NOT NULL CHECK (operation IN (
         'segment-created', 'segment-changed', 'segment-deleted', 'token-created', 'token-revoked', 'user-erased',
-        'signing-key-replaced', 'import-started', 'import-ended'
+        'signing-key-replaced', 'import-started', 'import-ended', 'history-shortened'
     )),
     -- The slug or the token's name; of an import the segment of the query.
     subject      text,

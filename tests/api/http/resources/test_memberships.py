@@ -492,7 +492,8 @@ async def test_a_period_of_history_begins_with_from_and_ends_before_to(api: Api)
 async def test_an_id_that_was_never_registered_has_an_empty_history(api: Api) -> None:
     answer = await api.get("users/999/history")
 
-    assert (answer.status_code, answer.json()) == (200, {"user_id": 999, "events": [], "next_cursor": None})
+    assert answer.status_code == 200
+    assert answer.json() == {"user_id": 999, "events": [], "next_cursor": None, "begins_at": None}
 
 
 async def test_an_unknown_user_is_no_error(api: Api) -> None:

@@ -20,7 +20,7 @@ from segmentd.api.http.types import (
     UseCases,
     instant,
 )
-from segmentd.domain.errors import Fault, Invalid, SegmentNotFound, TooManyExports
+from segmentd.domain.errors import Fault, Gone, Invalid, SegmentNotFound, TooManyExports
 from segmentd.domain.exports import ExportFormat, ExportOrder
 from segmentd.domain.instants import rfc3339
 from segmentd.service import Service
@@ -42,7 +42,9 @@ _EXAMPLES: Final = {
 }
 
 
-@get("/{slug:str}/export", opt={STREAMED: _EXAMPLES}, responses=problems(SegmentNotFound, TooManyExports))
+@get(
+    "/{slug:str}/export", opt={STREAMED: _EXAMPLES}, responses=problems(SegmentNotFound, Gone, TooManyExports)
+)
 async def export_segment(
     request: AnyRequest,
     slug: SlugParameter,

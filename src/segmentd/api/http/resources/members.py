@@ -26,7 +26,7 @@ from segmentd.api.http.types import (
     instant,
 )
 from segmentd.domain.counts import Counts, Preview
-from segmentd.domain.errors import SegmentNotFound, read
+from segmentd.domain.errors import Gone, SegmentNotFound, read
 from segmentd.domain.identifiers import Slug
 from segmentd.domain.instants import rfc3339
 from segmentd.domain.pages import USUAL_PAGE
@@ -121,7 +121,7 @@ class PreviewBody(Struct, frozen=True):
         )
 
 
-@get("/{slug:str}/users", responses=problems(SegmentNotFound))
+@get("/{slug:str}/users", responses=problems(SegmentNotFound, Gone))
 async def list_members(
     slug: SlugParameter,
     service: UseCases,
@@ -141,7 +141,7 @@ async def list_members(
     return MemberPage([ids.write(user_id) for user_id in page.items], page.next_cursor)
 
 
-@get("/{slug:str}/counts", responses=problems(SegmentNotFound))
+@get("/{slug:str}/counts", responses=problems(SegmentNotFound, Gone))
 async def count_members(
     request: AnyRequest, slug: SlugParameter, service: UseCases, at: InstantParameter = None
 ) -> CountsBody:

@@ -30,7 +30,7 @@ from segmentd.api.http.types import (
     instant,
     instant_text,
 )
-from segmentd.domain.errors import AnswerTooLarge, SegmentNotFound, read
+from segmentd.domain.errors import AnswerTooLarge, Gone, SegmentNotFound, read
 from segmentd.domain.identifiers import Slug, SlugValue, UserId
 from segmentd.domain.instants import InstantValue, Span, in_utc, rfc3339
 from segmentd.domain.memberships import (
@@ -214,9 +214,10 @@ class HistoryPage(Struct, frozen=True):
     user_id: WrittenId
     events: Sequence[EventBody]
     next_cursor: str | None
+    begins_at: str | None
 
 
-@get("/users/{user_id:str}/segments", opt=AS_ON_THE_HOT_PATH)
+@get("/users/{user_id:str}/segments", opt=AS_ON_THE_HOT_PATH, responses=problems(Gone))
 async def get_user_segments(
     user_id: UserIdParameter,
     service: UseCases,
@@ -255,7 +256,7 @@ async def change_user_segments(
     return ChangedBody.of(changed, ids)
 
 
-@get("/users/{user_id:str}/segments/{slug:str}", responses=problems(SegmentNotFound))
+@get("/users/{user_id:str}/segments/{slug:str}", responses=problems(SegmentNotFound, Gone))
 async def explain_membership(
     user_id: UserIdParameter,
     slug: SlugParameter,
@@ -268,7 +269,7 @@ async def explain_membership(
     return ExplanationBody.of(ids.write(user_id), slug, evidence)
 
 
-@get("/users/{user_id:str}/history")
+@get("/users/{user_id:str}/history", responses=problems(Gone))
 async def get_history(
     user_id: UserIdParameter,
     service: UseCases,
@@ -280,7 +281,12 @@ async def get_history(
 ) -> HistoryPage:
     """List every time that the user got in or out, oldest first, from `from` to before `to`."""
     page = await service.list_events(user_id, Span(instant("from", begin), instant("to", end)), limit, cursor)
-    return HistoryPage(ids.write(user_id), [EventBody.of(event) for event in page.items], page.next_cursor)
+    return HistoryPage(
+        ids.write(user_id),
+        [EventBody.of(event) for event in page.items],
+        page.next_cursor,
+        instant_text(page.begins_at),
+    )
 
 
 @post(

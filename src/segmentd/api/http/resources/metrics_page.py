@@ -92,6 +92,12 @@ def _of_database(found: Measures) -> Iterator[Metric]:
         "For how long the oldest of these terms has been due.",
         found.term_due_oldest_seconds,
     )
+    yield _gauge("history_months", "Months of the history that have a partition.", found.history_months)
+    yield _gauge(
+        "history_begins_timestamp_seconds",
+        "When the history begins, in seconds since 1970; 0 where nothing was removed.",
+        found.history_begins_at,
+    )
     yield _gauge("segments", "Living segments.", found.segments)
     yield _gauge("audit_log_entries", "Entries of the audit log.", found.audit_entries)
     yield CounterMetricFamily(

@@ -27,6 +27,7 @@ from segmentd.api.http.types import (
     instant_text,
 )
 from segmentd.domain.errors import (
+    Gone,
     ReportExpired,
     ReportNotFound,
     ReportNotReady,
@@ -100,7 +101,7 @@ class ReportBody(Struct, frozen=True):
     dto=StrictJson[Order],
     responses={
         200: ResponseSpec(ReportBody, generate_examples=False, description="done or failed in time"),
-        **problems(UserNotFound, SegmentNotFound, TooManyReports, ReportStoreFull),
+        **problems(UserNotFound, SegmentNotFound, Gone, TooManyReports, ReportStoreFull),
     },
 )
 async def order_report(
