@@ -25,6 +25,7 @@ from bench import (
     mass,
     paging,
     reading,
+    sizes,
     starting,
     writing,
 )
@@ -67,6 +68,7 @@ ROWS: Final[dict[str, Row]] = {
     "export": listing.exports,
     "import": listing.imports,
     "import-reads": beside_import.beside_import,
+    "sizes": sizes.sizes,
 }
 
 

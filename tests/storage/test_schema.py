@@ -16,6 +16,13 @@ from tests.support.postgres import new_database
 # pg_dump sorts what it writes by kind and name, and heads each part with a line like this.
 HEADING = re.compile(r"^-- (?:Data for )?Name: (.*?); Type: (.*?); .*\n--\n", re.MULTILINE)
 
+# Few rows, or none of users: each server would have them all, if users were divided among several.
+SHARED = {
+    *("segments", "rollouts", "segment_events", "catalog", "kept_history", "timelines", "forgotten_erasures"),
+    *("tokens", "access", "console_sessions", "audit_log", "signing_keys", "reports"),
+    *("imports", "import_ranges", "import_errors", "schema_migrations", "schema_functions"),
+}
+
 
 @pytest.fixture
 def by_schema_file(postgres_url: str) -> Callable[[str], dict[str, str]]:
@@ -138,3 +145,29 @@ def test_a_database_made_from_the_file_has_this_month_s_partition(empty_database
             "INSERT INTO membership_events (user_id, segment_id, at, operation, effective, cause, actor)"
             " VALUES (1, 1, clock_instant(), 'add', true, 'request', 'anonymous')"
         )
+
+
+def test_every_large_table_leads_with_the_user_and_refers_to_no_other(database_url: str) -> None:
+    """So users can be divided among servers: all that is unique, is unique within a user."""
+    with psycopg.connect(database_url) as connection:
+        unique = connection.execute(
+            "SELECT t.relname, x.indisprimary, (SELECT a.attname FROM pg_attribute a"
+            "  WHERE a.attrelid = t.oid AND a.attnum = x.indkey[0])"
+            " FROM pg_class t LEFT JOIN pg_index x ON x.indrelid = t.oid AND x.indisunique"
+            " WHERE t.relnamespace = 'public'::regnamespace AND t.relkind IN ('r', 'p')"
+            "  AND NOT t.relispartition"
+            "  AND t.relname <> 'job_queue_migrations' AND t.relname NOT LIKE 'procrastinate%'"
+        ).fetchall()
+        referring = connection.execute(
+            "SELECT conrelid::regclass::text FROM pg_constraint WHERE contype = 'f'"
+        ).fetchall()
+
+    large = [row for row in unique if row[0] not in SHARED]
+    assert {table for table, *_ in large} == {
+        *("users", "registrations", "memberships", "membership_events", "earlier_changes", "erasures")
+    }
+    assert {(table, column) for table, _, column in large} == {
+        (table, "id" if table == "users" else "user_id") for table, *_ in large
+    }
+    assert {table for table, is_primary, _ in large if is_primary} == {table for table, *_ in large}
+    assert not {table for (table,) in referring} & {table for table, *_ in large}
