@@ -588,3 +588,17 @@ def test_a_change_reads_the_rows_of_its_segments_alone_whatever_is_known_of_the_
         assert read["segments"] <= 4 + UNSETTLED
         assert read["rollouts"] <= 4
         assert read["memberships"] <= 20
+
+
+def test_a_change_looks_for_ended_terms_among_the_terms_of_its_users_alone(
+    postgres_url: str, large_template: str
+) -> None:
+    with (
+        new_database(postgres_url, large_template) as url,
+        nested_plans(url, "auto") as (connection, plans),
+    ):
+        connection.execute(UNKNOWN)
+        plans.clear()
+        connection.execute(CHANGES["memberships"])
+        [look] = [plan for plan in plans if "memberships_terms" in plan.indexes("memberships")]
+        assert look.read("memberships") <= 2  # those of one user, in living and in deleted segments

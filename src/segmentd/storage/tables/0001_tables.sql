@@ -144,6 +144,8 @@ CREATE INDEX memberships_excluding ON memberships (segment_id) WHERE ended_at IS
 -- The same for the past, so that a page of who was in reads no other segment's rows (docs/decisions/0060).
 CREATE INDEX memberships_past_of_segment ON memberships (segment_id, user_id, ended_at) WHERE ended_at IS NOT NULL;
 CREATE INDEX memberships_due ON memberships (until, user_id) WHERE ended_at IS NULL AND until IS NOT NULL;
+-- Each change asks whether a term of its users has ended (settle_before_changes).
+CREATE INDEX memberships_terms ON memberships (user_id, until) WHERE ended_at IS NULL AND until IS NOT NULL;
 
 CREATE TYPE event_operation AS ENUM ('add', 'remove');
 CREATE TYPE event_cause AS ENUM ('request', 'expiry', 'segment-deleted', 'user-deleted');
