@@ -235,10 +235,9 @@ class Node:
         return {int(line.split(";")[0]) for line in lines}
 
     def imports_are_over(self) -> bool:
-        """Whether the latest hundred imports that were received are done. Asserts that none has failed."""
+        """Whether nothing is done any more for the latest hundred imports; some may have been cut off."""
         found = {each["status"] for each in self.get("/imports", limit="100")["imports"]}
-        assert not found & {"failed", "canceled"}
-        return found <= {"done", "receiving"}
+        return found.isdisjoint({"checking", "applying"})
 
     def metric(self, name: str) -> float:
         page = httpx.get(f"{self.url}/metrics", timeout=PATIENCE_S).text
