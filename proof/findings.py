@@ -55,6 +55,12 @@ FINDINGS: Final = (
         "api/http/edge/test_plain_values.py",
     ),
     Finding(
+        "when the network of a primary was cut and its standby promoted, writes were back after 10.7 to 11 s",
+        "a connection whose other end was silent was given up after ten seconds",
+        "after five",
+        "serve/test_failing_over.py",
+    ),
+    Finding(
         "of the seeded faults, thirteen were noticed by no test near them: terms that end, and buckets that"
         " stand, at the very bound; the versions of erased users; names after a deletion; links of reports"
         " after an erasure; a renaming that changes only the case; a position that nobody was given",

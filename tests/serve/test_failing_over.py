@@ -22,7 +22,7 @@ from tests.support.pairs import Pair, pair
 from tests.support.patroni import Cluster, cluster, program_of_patroni
 from tests.support.processes import eventually
 
-ROUNDS = 20
+ROUNDS_BY_PATRONI = 20
 CLOCKS_APART_S = 0.5
 
 
@@ -133,7 +133,7 @@ def one_round(nodes: list[Node], first: int, fail_over: Callable[[list[Callers]]
 @pytest.mark.proof
 @pytest.mark.parametrize(
     ("ways", "synchronous", "rounds"),
-    [(("kill", "stop", "freeze", "cut"), True, ROUNDS), (("loss", "kill", "stop"), False, 9)],
+    [(("kill", "stop", "freeze", "cut"), True, 12), (("loss", "kill", "stop"), False, 6)],
 )
 def test_fail_overs_lose_nothing_that_the_standby_had_and_all_views_are_alike(
     tmp_path: Path, ways: tuple[str, ...], rounds: int, *, synchronous: bool
@@ -190,7 +190,7 @@ def test_twenty_fail_overs_by_patroni_lose_nothing(tmp_path: Path) -> None:
         servers = stack.enter_context(cluster(program_of_patroni() or ""))
         nodes = [stack.enter_context(node_of(servers.url, tmp_path / str(number))) for number in range(2)]
         figures: list[Figures] = []
-        for number, how in enumerate(islice(cycle(("postgres", "switch", "machine")), ROUNDS)):
+        for number, how in enumerate(islice(cycle(("postgres", "switch", "machine")), ROUNDS_BY_PATRONI)):
             fail_over = partial(failed_over_by_patroni, servers, how)
             figures.append(one_round(nodes, 2 + number * 10**6, fail_over))
             sys.stdout.write(f"{how}: {figures[-1]}\n")

@@ -19,7 +19,7 @@ from tests.support.processes import PATIENCE_S, descendants, eventually, is_aliv
 
 _SETTINGS: Final = (
     "fsync=off",
-    "max_connections=100",
+    "max_connections=200",
     "shared_buffers=32MB",
     "hot_standby_feedback=on",
     "wal_receiver_status_interval=1s",
