@@ -67,7 +67,7 @@ def _soak(options: Namespace, folder: Path) -> Measured:
 
 
 def _mutations(options: Namespace, folder: Path) -> Measured:
-    return mutations.run(folder, _say, _time_for(options, 1.0))
+    return mutations.run(folder, _say, _time_for(options, 2.5))
 
 
 def _long_tests(options: Namespace, folder: Path) -> Measured:
