@@ -8,7 +8,7 @@ import msgspec
 
 from bench.programs import BenchError, cores, wrk
 
-Kind = Literal["read", "lookup", "change", "evaluate", "evaluate-all"]
+Kind = Literal["read", "lookup", "change", "evaluate", "evaluate-all", "unleash", "growthbook"]
 
 _SCRIPT: Final = Path(__file__).with_name("load.lua")
 _MARK: Final = "BENCH "

@@ -16,7 +16,7 @@ from psycopg import sql
 from bench.loading import Progress, load_events, load_more_segments, load_users
 from bench.nodes import Node, node
 from bench.pgbench import make_tpcb
-from bench.population import Calendar
+from bench.population import USUAL, Calendar, Shape
 from bench.programs import BenchError
 from segmentd.storage import embedded
 from segmentd.storage.migrate import migrate
@@ -24,6 +24,7 @@ from segmentd.storage.migrate import migrate
 SEED: Final = 20261121
 POOL_SIZE: Final = 8
 MANY_SEGMENTS: Final = 10_000
+SHAPED_USERS: Final = 200_000
 
 
 class Plan(NamedTuple):
@@ -36,6 +37,8 @@ class Plan(NamedTuple):
     """How long a server is under load in each round."""
     small_size: int
     """Users of the small database, against which growth is measured."""
+    shaped_size: int
+    """Users of each database whose segments are of another shape."""
     events: int
     """Events in the month of the report."""
     writes: int
@@ -49,13 +52,21 @@ class Plan(NamedTuple):
     def usual(cls, size: int, rounds: int) -> "Plan":
         """Ten minutes on two cores for a million users."""
         return cls(
-            size, rounds, 5.0, min(100_000, size), min(5_000_000, 5 * size), 200, 1_000_000, 2 * rounds
+            size,
+            rounds,
+            5.0,
+            min(100_000, size),
+            min(SHAPED_USERS, size),
+            min(5_000_000, 5 * size),
+            200,
+            1_000_000,
+            2 * rounds,
         )
 
     @classmethod
     def quick(cls, size: int, rounds: int) -> "Plan":
         """Two minutes: to check that everything works, not to judge figures."""
-        return cls(size, rounds, 2.0, max(1, size // 10), 2 * size, 50, 50_000, 1)
+        return cls(size, rounds, 2.0, max(1, size // 10), max(1, size // 10), 2 * size, 50, 50_000, 1)
 
 
 class Lab:
@@ -68,6 +79,7 @@ class Lab:
         self.calendar = Calendar.before(datetime.now(UTC))
         self._undo = ExitStack()
         self._seeds = iter(range(1, 1_000_000))
+        self._shaped: dict[str, str] = {}
         self.top_rate: float | None = None
         """The rate of the hot read, once it is measured."""
 
@@ -134,7 +146,7 @@ class Lab:
     def tpcb_url(self) -> str:
         """A database with the tables of pgbench's TPC-B."""
         self.say("making the tables of TPC-B")
-        url = self._made("bench_tpcb")
+        url = self.made("bench_tpcb")
         make_tpcb(url)
         return url
 
@@ -146,25 +158,39 @@ class Lab:
 
     def body_sample(self) -> bytes:
         """An answer of the hot read of about the average length."""
-        bodies = [read(self.node.url, user_id) for user_id in range(1, min(self.plan.size, 500) + 1)]
-        length = sum(map(len, bodies)) / len(bodies)
-        return min(bodies, key=lambda body: abs(len(body) - length))
+        return average_body(self.node, self.plan.size)
 
     def migrated(self, name: str) -> str:
         """A new database with an empty schema."""
-        url = self._made(name)
+        url = self.made(name)
         asyncio.run(migrate(url))
         return url
 
-    def _loaded(self, name: str, size: int) -> str:
+    @contextmanager
+    def node_of_shape(self, name: str, shape: Shape) -> Iterator[Node]:
+        """A node on a database with few users and data of another shape, which are loaded once."""
+        if name not in self._shaped:
+            self._shaped[name] = self._loaded(f"bench_{name}", self.plan.shaped_size, shape)
+        with self.node_on(self._shaped[name], f"node {name}") as started:
+            yield started
+
+    def _loaded(self, name: str, size: int, shape: Shape = USUAL) -> str:
         url = self.migrated(name)
-        load_users(url, size, self.calendar, SEED, self.say)
+        load_users(url, size, self.calendar, SEED, self.say, shape)
         return url
 
-    def _made(self, name: str) -> str:
+    def made(self, name: str) -> str:
+        """A new database with nothing in it."""
         with psycopg.connect(self.server_url, autocommit=True) as connection:
             connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
         return urlsplit(self.server_url)._replace(path=f"/{name}").geturl()
+
+
+def average_body(node: Node, users: int) -> bytes:
+    """An answer of a node with so many users, of about the average length."""
+    bodies = [read(node.url, user_id) for user_id in range(1, min(users, 500) + 1)]
+    length = sum(map(len, bodies)) / len(bodies)
+    return min(bodies, key=lambda body: abs(len(body) - length))
 
 
 def read(url: str, user_id: int) -> bytes:

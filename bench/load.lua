@@ -1,4 +1,4 @@
--- Random requests for wrk: `wrk … -s load.lua URL -- KIND USERS SEED`, KIND read, lookup, change, evaluate or evaluate-all.
+-- Random requests for wrk: `wrk … -s load.lua URL -- KIND USERS SEED`, KIND one of the functions of `make` below.
 
 local thread_count = 0
 local path = "/api/v1/users/"
@@ -55,6 +55,18 @@ end
 
 make["evaluate-all"] = function()
   return wrk.format("POST", flags, json, context())
+end
+
+-- Of other products (bench/others).
+
+function make.unleash()
+  local frontend = { ["Authorization"] = "*:development.for-the-bench-alone" }
+  return wrk.format("GET", "/api/frontend?userId=" .. string.format("%d", math.random(1, users)), frontend)
+end
+
+function make.growthbook()
+  local body = '{"attributes":{"id":"' .. string.format("%d", math.random(1, users)) .. '"}}'
+  return wrk.format("POST", "/api/eval", json, body)
 end
 
 function done(summary, latency, requests)

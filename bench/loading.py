@@ -9,7 +9,17 @@ import psycopg
 from numpy.typing import NDArray
 from psycopg import sql
 
-from bench.population import SEGMENTS, Calendar, Overrides, Users, batches, instant_of, segments
+from bench.population import (
+    SEGMENTS,
+    USUAL,
+    Calendar,
+    Overrides,
+    Shape,
+    Users,
+    batches,
+    instant_of,
+    segments,
+)
 
 Progress = Callable[[str], None]
 
@@ -27,14 +37,16 @@ _SESSION: Final[LiteralString] = """
 """
 
 
-def load_users(url: str, size: int, calendar: Calendar, seed: int, say: Progress) -> None:
+def load_users(
+    url: str, size: int, calendar: Calendar, seed: int, say: Progress, shape: Shape = USUAL
+) -> None:
     """Loads the segments, and the users 1 to `size` with their overrides, into an empty schema."""
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute(_SESSION)
-        _load_segments(connection, calendar, seed)
+        _load_segments(connection, calendar, seed, shape)
         with _without_indexes(connection, "memberships", say):
             done = 0
-            for users, overrides in batches(size, calendar, seed):
+            for users, overrides in batches(size, calendar, seed, shape):
                 _copy_users(connection, users)
                 _copy_overrides(connection, overrides)
                 done += len(users.ids)
@@ -63,9 +75,9 @@ def load_events(url: str, events: int, users: int, calendar: Calendar, seed: int
         connection.execute("CHECKPOINT")
 
 
-def _load_segments(connection: psycopg.Connection, calendar: Calendar, seed: int) -> None:
+def _load_segments(connection: psycopg.Connection, calendar: Calendar, seed: int, shape: Shape) -> None:
     made_at = instant_of(calendar.segments_made)
-    population = segments(seed)
+    population = segments(seed, shape)
     with connection.transaction(), connection.cursor() as cursor:
         cursor.executemany(
             "INSERT INTO segments (id, slug, salt, created_at) OVERRIDING SYSTEM VALUE"
@@ -76,8 +88,8 @@ def _load_segments(connection: psycopg.Connection, calendar: Calendar, seed: int
             "INSERT INTO rollouts (segment_id, percent, started_at) VALUES (%s, %s, %s)",
             [(segment.id, segment.percent, made_at) for segment in population if segment.percent is not None],
         )
-        cursor.execute("SELECT setval(pg_get_serial_sequence('segments', 'id'), %s)", [SEGMENTS])
-        cursor.execute("UPDATE catalog SET version = %s, last_at = %s", [SEGMENTS, made_at])
+        cursor.execute("SELECT setval(pg_get_serial_sequence('segments', 'id'), %s)", [shape.segments])
+        cursor.execute("UPDATE catalog SET version = %s, last_at = %s", [shape.segments, made_at])
 
 
 def load_more_segments(url: str, total: int, calendar: Calendar) -> None:

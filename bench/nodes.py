@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Final, NamedTuple
 from urllib.parse import urlsplit
@@ -18,6 +19,7 @@ from segmentd.replica.status import ReplicaStatus, status_path
 READY: Final = "segmentd is ready on "
 _START_SECONDS: Final = 120.0
 _STOP_SECONDS: Final = 40.0
+_ASK_EVERY_S: Final = 0.01
 _CLONE_SECONDS: Final = 3600.0
 
 
@@ -29,6 +31,8 @@ class Node(NamedTuple):
     folder: Path
     started_in: float
     """Seconds from the start of the process to its ready line."""
+    alive_in: float | None = None
+    """Seconds until the first answer of /livez, where that was asked for."""
 
     @property
     def address(self) -> tuple[str, int]:
@@ -47,17 +51,17 @@ class Node(NamedTuple):
 
     def http_workers(self) -> Sequence[int]:
         """The process ids of its HTTP workers."""
-        return [pid for pid in _children(self.pid) if b"segmentd.serve.http_worker" in _command(pid)]
+        return [pid for pid, name in _descendants(self.pid).items() if name == "http_worker"]
 
     def grpc_worker(self) -> int:
         """The process id of its gRPC worker."""
-        [pid] = [pid for pid in _children(self.pid) if b"segmentd.serve.grpc_worker" in _command(pid)]
+        [pid] = [pid for pid, name in _descendants(self.pid).items() if name == "grpc_worker"]
         return pid
 
     @contextmanager
     def paused(self) -> Iterator[None]:
         """Stops all its processes for a while, so that a reference has the machine for itself."""
-        family = [self.pid, *_children(self.pid)]
+        family = [self.pid, *_descendants(self.pid)]
         for pid in family:
             os.kill(pid, signal.SIGSTOP)
         try:
@@ -75,8 +79,12 @@ def node(
     workers: int = 0,
     pool_size: int | None = None,
     flags: Sequence[str] = (),
+    port: int = 0,
 ) -> Iterator[Node]:
-    """A ready node on this data directory; without a database URL it runs an embedded PostgreSQL."""
+    """A ready node on this data directory; without a database URL it runs an embedded PostgreSQL.
+
+    With a port it is asked from the beginning whether it lives.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     own = {"SEGMENTD_DATABASE_URL": database_url, "SEGMENTD_POOL_SIZE": pool_size and str(pool_size)}
     inherited = {
@@ -87,7 +95,7 @@ def node(
     arguments = [
         "serve",
         "--port",
-        "0",
+        str(port),
         *(() if "--grpc-port" in flags else ("--grpc-port", "0")),
         "--workers",
         str(workers),
@@ -110,10 +118,11 @@ def node(
         ) as process,
     ):
         try:
+            alive_in = _first_answer(process, port) - begun if port else None
             url = _url(process)
             if url is None:
                 raise BenchError(f"segmentd did not start: {_last_line(log)}")
-            yield Node(url, process.pid, folder, time.perf_counter() - begun)
+            yield Node(url, process.pid, folder, time.perf_counter() - begun, alive_in)
         finally:
             _stop(process)
 
@@ -130,6 +139,19 @@ def _url(process: subprocess.Popen[str]) -> str | None:
         watchdog.cancel()
 
 
+def _first_answer(process: subprocess.Popen[str], port: int) -> float:
+    """When it first says that it lives. Raises BenchError."""
+    while process.poll() is None:
+        with closing(HTTPConnection("127.0.0.1", port, timeout=_START_SECONDS)) as asked:
+            try:
+                asked.request("GET", "/livez")
+                if asked.getresponse().status == 200:  # noqa: PLR2004 - OK
+                    return time.perf_counter()
+            except OSError:
+                time.sleep(_ASK_EVERY_S)
+    raise BenchError("segmentd did not start")
+
+
 def _stop(process: subprocess.Popen[str]) -> None:
     process.terminate()
     try:
@@ -139,19 +161,19 @@ def _stop(process: subprocess.Popen[str]) -> None:
         process.kill()
 
 
-def _children(pid: int) -> Sequence[int]:
+def _descendants(pid: int) -> dict[int, str]:
+    """The processes that a process started, and theirs, with their names."""
     listed = subprocess.run(
-        ["/bin/ps", "-A", "-o", "pid=,ppid="], capture_output=True, text=True, check=True
+        ["/bin/ps", "-A", "-o", "pid=,ppid=,comm="], capture_output=True, text=True, check=True
     ).stdout
-    pairs = [tuple(map(int, line.split())) for line in listed.splitlines()]
-    return [child for child, parent in pairs if parent == pid]
-
-
-def _command(pid: int) -> bytes:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
-        return b""
+    rows = [line.split(maxsplit=2) for line in listed.splitlines()]
+    found: dict[int, str] = {}
+    parents = {pid}
+    while parents:
+        children = {int(child): name for child, parent, name in rows if int(parent) in parents}
+        found |= children
+        parents = {*children}
+    return found
 
 
 def _last_line(log: Path) -> str:

@@ -13,7 +13,7 @@ import xxhash
 from bench.figures import Figure, Target
 from bench.lab import Lab
 from bench.nodes import node
-from bench.programs import BenchError
+from bench.programs import BenchError, free_port
 from segmentd.domain.decisions import Decision
 from segmentd.replica.kernel import BEST, Kernel, Plan
 
@@ -24,15 +24,17 @@ def start(lab: Lab) -> Iterator[Figure]:
     """From the command to the ready line: the first start on a data directory, and the next one."""
     first: list[float] = []
     warm: list[float] = []
+    alive: list[float] = []
     for number in range(min(lab.plan.rounds, 3)):
         folder = lab.folder / f"start {number}"
         for times, name in ((first, "first"), (warm, "warm")):
             lab.say(f"start: {name}, round {number + 1}")
             with (
-                node(folder, database_url=None) as started,
+                node(folder, database_url=None, port=free_port()) as started,
                 closing(HTTPConnection(*started.address)) as asked,
             ):
                 times.append(started.started_in)
+                alive.append(started.alive_in or 0)
                 asked.request("GET", "/readyz")
                 if asked.getresponse().status != 200:  # noqa: PLR2004 - OK
                     raise BenchError("the node printed its ready line before it was ready")
@@ -43,7 +45,7 @@ def start(lab: Lab) -> Iterator[Figure]:
         unit="s",
         values=warm,
         rate=False,
-        target=Target(3, 1.5, at_most=True),
+        target=Target(2, 1.2, at_most=True),
     )
     yield Figure(
         name="start-first",
@@ -52,6 +54,14 @@ def start(lab: Lab) -> Iterator[Figure]:
         values=first,
         rate=False,
         target=Target(6, 3, at_most=True),
+    )
+    yield Figure(
+        name="livez",
+        work="`segmentd serve` to the first 200 of GET /livez, first starts and others",
+        unit="s",
+        values=alive,
+        rate=False,
+        target=Target(1, 0.5, at_most=True),
     )
 
 

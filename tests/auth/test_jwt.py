@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from segmentd.auth.jwt import TOKEN_BYTES, JwtRules, JwtVerifier, Verified
+from segmentd.auth.jwt import JwtRules, JwtVerifier, Verified
+from segmentd.auth.tokens import TOKEN_BYTES
 from segmentd.domain.access import Principal, Role
 from segmentd.domain.errors import Unauthenticated
 from tests.support.issuer import ALGORITHMS, CLAIMS, NOW, Issuer, base64url, issuer, without

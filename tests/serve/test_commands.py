@@ -307,8 +307,14 @@ def test_check_tells_an_unreachable_database_after_the_configuration(tmp_path: P
 @pytest.mark.parametrize(
     ("module", "needless"),
     [
-        ("segmentd.cli", {"litestar", "lmdb", "numpy", "obstore"}),
-        ("segmentd.serve.node_worker", {"litestar", "uvicorn"}),
+        (
+            "segmentd.cli.commands",
+            {"asyncio", "litestar", "lmdb", "numpy", "obstore", "psycopg", "structlog"},
+        ),
+        ("segmentd.serve.run", {"cryptography", "grpc", "litestar", "lmdb", "numpy", "obstore"}),
+        ("segmentd.serve.node_worker", {"cryptography", "grpc", "litestar", "uvicorn"}),
+        # After its import no process can be forked any more.
+        ("segmentd.serve.http_worker", {"grpc"}),
     ],
 )
 def test_a_process_loads_no_library_that_it_has_no_use_for(module: str, needless: set[str]) -> None:

@@ -398,24 +398,3 @@ def test_ctrl_c_while_it_waits_for_another_s_migration_leaves_no_traceback(
 
         assert (code, output) == (130, "")
         assert "Traceback" not in service.errors
-
-
-def test_a_port_that_another_takes_while_it_starts_is_an_error_of_one_line(
-    empty_database_url: str, rows: Rows, tmp_path: Path
-) -> None:
-    rows("SELECT pg_advisory_lock(7236837900)")
-    with socket.socket() as other:
-        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        other.bind(("127.0.0.1", 0))
-        port = other.getsockname()[1]
-        quiet = {"SEGMENTD_LOG_LEVEL": "error"}
-        with serving("--database-url", empty_database_url, cwd=tmp_path, port=port, env=quiet) as service:
-            eventually(lambda: rows(SOMEBODY_WAITS))
-            other.listen()
-            rows("SELECT pg_advisory_unlock(7236837900)")
-
-            assert service.ended() == (1, "")
-            assert (
-                service.errors
-                == f"segmentd: cannot listen on 127.0.0.1, port {port}: Address already in use\n"
-            )

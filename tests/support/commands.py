@@ -1,7 +1,7 @@
 """The command `segmentd` in a process of its own that has imported everything already.
 
 Python imports for half a second, and tests run hundreds of commands: all are forked from one process, and so
-are the processes that they start (tests/support/becoming.py).
+are their fork servers (tests/support/becoming.py).
 """
 
 import multiprocessing
@@ -19,8 +19,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
 
-from segmentd.cli import main
-from tests.support.becoming import fork_processes
+from segmentd.__main__ import main
+from tests.support.becoming import fork_the_fork_server
 
 _FORKED: Final = multiprocessing.get_context("forkserver")
 _FORKED.set_forkserver_preload([__name__])
@@ -157,7 +157,7 @@ def _session(
 ) -> None:
     os.setsid()
     if not as_shipped:
-        fork_processes()
+        fork_the_fork_server()
     os.dup2(out.fileno(), sys.stdout.fileno())
     out.close()
     with err.open("ab") as file:

@@ -94,6 +94,10 @@ class Serving:
         self.url = found[1]
         return self
 
+    def poll(self) -> int | None:
+        """The exit code; None while it runs."""
+        return self._process.poll()
+
     def client(self) -> httpx.Client:
         """A client of the API."""
         return httpx.Client(base_url=f"{self.url}/api/v1/", timeout=PATIENCE_S, verify=TLS)

@@ -7,20 +7,22 @@ import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import structlog
 
-from segmentd.auth.jwt import TOKEN_BYTES, JwtVerifier
 from segmentd.auth.known_tokens import Known, KnownTokens
 from segmentd.auth.rate_limit import RateLimit
-from segmentd.auth.tokens import digest_of
+from segmentd.auth.tokens import TOKEN_BYTES, digest_of
 from segmentd.background import background
 from segmentd.domain.access import ANONYMOUS, Principal, Token, TokenId
 from segmentd.domain.errors import TooManyRequests, Unauthenticated, Unavailable
 from segmentd.observability.throttled import ThrottledLog
 from segmentd.storage import tokens
 from segmentd.storage.database import Database
+
+if TYPE_CHECKING:
+    from segmentd.auth.jwt import JwtVerifier  # with its ciphers, which few services need
 
 # Every process has to refuse a revoked token within a second.
 LOOK_EVERY_S: Final = 0.3
@@ -42,7 +44,7 @@ class AccessRules(NamedTuple):
     """Whether everybody may do everything while there are neither tokens nor JWTs."""
     bound_seconds: float
     """For how long tokens stay trusted after they were last read from the database; infinite: always."""
-    jwt: JwtVerifier | None = None
+    jwt: "JwtVerifier | None" = None
     rate_limit: RateLimit | None = None
 
 

@@ -9,11 +9,10 @@ import msgspec
 from jwt.types import Options
 
 from segmentd.auth.jwt_keys import KeyRing
+from segmentd.auth.tokens import TOKEN_BYTES
 from segmentd.domain.access import Principal, Role, read_caller_name
 from segmentd.domain.errors import Unauthenticated
 from segmentd.domain.instants import LAST_INSTANT
-
-TOKEN_BYTES: Final = 8192
 
 _LAST_SECOND: Final = LAST_INSTANT.timestamp()
 

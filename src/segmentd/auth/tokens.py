@@ -7,6 +7,9 @@ from typing import Final
 PREFIX: Final = "segmentd_"
 """People, and programs that search for leaked secrets, recognise a token by it."""
 
+TOKEN_BYTES: Final = 8192
+"""The longest JWT."""
+
 _RANDOM_BYTES: Final = 32
 
 

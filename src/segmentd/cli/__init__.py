@@ -2,20 +2,16 @@
 
 import gc
 import sys
-from typing import Annotated, Final
+from typing import Final
 
-from cyclopts import App, CycloptsError, Parameter
+from cyclopts import App, CycloptsError
 
 from segctl.command_line import leave, mount
 from segctl.failures import CommandFailed
 from segmentd import __version__
-from segmentd.cli.flags import NO_FLAGS, Flags
-from segmentd.cli.tokens import key, token
 from segmentd.config import ConfigurationError
 from segmentd.domain.errors import SegmentdError
-from segmentd.observability.logs import set_up_logging
 from segmentd.observability.terminal import printable
-from segmentd.serve import run
 from segmentd.storage.database_url import redacted
 
 app: Final = App(
@@ -26,44 +22,20 @@ app: Final = App(
     help_flags=["--help", "-h"],
 )
 
-# The commands take every setting as a flag; `segmentd.config` says what each one means.
-Settings = Annotated[Flags, Parameter(name="*")]
-
 mount(app)
-app.command(token)
-app.command(key)
-
-
-@app.command
-def serve(*, flags: Settings = NO_FLAGS) -> None:
-    """Serve the API; without a database URL, with an embedded PostgreSQL in the data directory."""
-    settings = flags.loaded().settings
-    set_up_logging(settings.log_level)
-    run.serve(settings)
-
-
-@app.command
-def worker(*, flags: Settings = NO_FLAGS) -> None:
-    """Run only the background jobs: ended terms, reports, partitions. `segmentd serve` runs them too."""
-    settings = flags.loaded().settings
-    set_up_logging(settings.log_level)
-    run.work(settings)
-
-
-@app.command
-def migrate(*, flags: Settings = NO_FLAGS) -> None:
-    """Bring the database's schema up to date."""
-    set_up_logging("warning")
-    count = run.migrate_once(flags.loaded().settings)
-    print(f"{count} migrations applied" if count else "the schema is up to date")
-
-
-@app.command
-def check(*, flags: Settings = NO_FLAGS) -> None:
-    """Show the configuration, and whether segmentd can use the database and its schema."""
-    set_up_logging("warning")
-    for line in run.check(flags.loaded()):
-        print(printable(line))
+# Each is imported when it runs: an import takes longer than all else that a command does before it serves.
+for _name, _sentence in (
+    ("serve", "Serve the API; without a database URL, with an embedded PostgreSQL in the data directory."),
+    (
+        "worker",
+        "Run only the background jobs: ended terms, reports, partitions. `segmentd serve` runs them too.",
+    ),
+    ("migrate", "Bring the database's schema up to date."),
+    ("check", "Show the configuration, and whether segmentd can use the database and its schema."),
+):
+    app.command(f"segmentd.cli.commands:{_name}", name=_name, help=_sentence)
+app.command("segmentd.cli.tokens:token", name="token", help="Make, list and revoke API tokens.")
+app.command("segmentd.cli.tokens:key", name="key", help="Replace the key that signs the links of reports.")
 
 
 def main() -> None:

@@ -19,6 +19,7 @@ import uvloop
 
 from segmentd.background import background, end
 from segmentd.config import Settings
+from segmentd.observability import measure_into
 from segmentd.observability.logs import set_up_logging
 
 LEAVE: Final = b"leave\n"
@@ -68,6 +69,7 @@ class Duty:
         # What is in memory now stays there until the end. The garbage collector need not look through it:
         # that would delay requests, and take a quarter of a second at the end.
         gc.freeze()
+        gc.enable()
         # A supervisor that has ended needs no report; `watch` finds out, and begins the stop.
         with suppress(BrokenPipeError):
             os.write(sys.stdout.fileno(), b"ready\n")
@@ -91,7 +93,9 @@ class Duty:
 
 def run_child(work: Callable[[Assignment, Duty], Awaitable[None]]) -> None:
     """The main function of a child process."""
+    gc.disable()  # until this process is ready: what it makes stays
     assignment = msgspec.json.decode(_first_line(), type=Assignment)
+    measure_into(assignment.metrics_dir)
     set_up_logging(assignment.settings.log_level)
     uvloop.run(_run(work, assignment))
 

@@ -6,17 +6,19 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from segmentd.auth.jwt import JwtRules, JwtVerifier
 from segmentd.auth.tokens import digest_of, new_secret
 from segmentd.config import SHORTEST_SECRET, Settings
 from segmentd.domain.access import Actor, CallerName, Role
 from segmentd.domain.errors import StartupFailed, TokenExists, Unavailable
 from segmentd.storage import tokens
 from segmentd.storage.database import Database
+
+if TYPE_CHECKING:
+    from segmentd.auth.jwt import JwtVerifier
 
 ADMIN: Final = CallerName("admin")
 
@@ -48,8 +50,12 @@ async def prepare_access(database_url: str, settings: Settings, *, may_be_open: 
         )
 
 
-def jwt_verifier(settings: Settings) -> JwtVerifier | None:
+def jwt_verifier(settings: Settings) -> "JwtVerifier | None":
     """What verifies JWTs, if the settings name a key. Raises StartupFailed."""
+    if settings.jwt_key is None and settings.jwt_jwks_file is None:
+        return None
+    from segmentd.auth.jwt import JwtRules, JwtVerifier  # noqa: PLC0415 - a start without JWTs loads no ciphers
+
     return JwtVerifier.of(
         JwtRules(
             key=settings.jwt_key,

@@ -52,5 +52,10 @@ async def _keep_tokens(told: ToldHere) -> None:
             await asyncio.sleep(AGAIN_AFTER_S)
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """The process."""
     run_child(follow_neighbour)
+
+
+if __name__ == "__main__":
+    main()

@@ -4,15 +4,15 @@ import asyncio
 from pathlib import Path
 from typing import Final
 
-from segmentd.api.grpc.calls import Calls
+from segmentd.api.grpc.calls import Calls, Limits
 from segmentd.api.grpc.hot import HotReads
-from segmentd.api.grpc.server import GrpcServer
+from segmentd.api.grpc.server import GrpcServer, ServerLimits
 from segmentd.background import background
+from segmentd.config import Settings
 from segmentd.domain.errors import Unavailable
 from segmentd.observability.metrics import Metrics
 from segmentd.serve.child import Assignment, Duty, run_child
 from segmentd.serve.grpc_tls import listen
-from segmentd.serve.limits import call_limits, server_limits
 from segmentd.serve.wiring import (
     database_of,
     metrics_in,
@@ -48,11 +48,11 @@ async def serve_grpc(assignment: Assignment, duty: Duty) -> None:
             ) as authenticator,
         ):
             use_cases = service(database, settings, node, metrics)
-            limits = call_limits(settings)
+            limits = _call_limits(settings)
             calls = Calls(use_cases, authenticator, limits, metrics or Metrics(), tracing)
             hot = HotReads(node.replica, authenticator, tracing.headers if tracing else ())
             url = settings.public_url or assignment.http_url
-            door = GrpcServer(calls, url, server_limits(settings), metrics, hot)
+            door = GrpcServer(calls, url, _server_limits(settings), metrics, hot)
             listen(door.server, assignment.grpc_address, settings)
             async with use_cases.watching():
                 await door.server.start()
@@ -77,5 +77,26 @@ async def _show_health(door: GrpcServer, use_cases: Service) -> None:
         await asyncio.sleep(LOOK_EVERY_S)
 
 
-if __name__ == "__main__":
+def _call_limits(settings: Settings) -> Limits:
+    """Of the calls of a gRPC process."""
+    return Limits(settings.max_requests, settings.request_seconds)
+
+
+def _server_limits(settings: Settings) -> ServerLimits:
+    """Of the connections of a gRPC process."""
+    return ServerLimits(
+        most_calls=settings.max_requests,
+        most_streams=settings.max_streams,
+        most_connections=settings.max_connections,
+        metadata_bytes=settings.max_header_bytes,
+        idle_seconds=settings.keep_alive_seconds,
+    )
+
+
+def main() -> None:
+    """The process."""
     run_child(serve_grpc)
+
+
+if __name__ == "__main__":
+    main()

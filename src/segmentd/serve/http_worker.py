@@ -111,5 +111,10 @@ async def _end_streams(use_cases: Service, stop: asyncio.Event) -> None:
     use_cases.end_watching()
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """The process."""
     run_child(serve_http)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,7 +1,5 @@
-"""The settings as the limits of each door."""
+"""The settings as the limits of HTTP."""
 
-from segmentd.api.grpc.calls import Limits
-from segmentd.api.grpc.server import ServerLimits
 from segmentd.api.http.edge.connection import ConnectionLimits
 from segmentd.api.http.edge.middleware import RequestLimits
 from segmentd.config import Settings
@@ -21,19 +19,3 @@ def connection_limits(settings: Settings) -> ConnectionLimits:
 def request_limits(settings: Settings) -> RequestLimits:
     """Of the requests of an HTTP process."""
     return RequestLimits(settings.max_requests, settings.request_seconds)
-
-
-def call_limits(settings: Settings) -> Limits:
-    """Of the calls of a gRPC process."""
-    return Limits(settings.max_requests, settings.request_seconds)
-
-
-def server_limits(settings: Settings) -> ServerLimits:
-    """Of the connections of a gRPC process."""
-    return ServerLimits(
-        most_calls=settings.max_requests,
-        most_streams=settings.max_streams,
-        most_connections=settings.max_connections,
-        metadata_bytes=settings.max_header_bytes,
-        idle_seconds=settings.keep_alive_seconds,
-    )

@@ -82,5 +82,10 @@ async def _follow(follower: Follower, database_url: str, duty: Duty) -> None:
             group.create_task(follower.follow(duty.stop, wake, ROUND_SECONDS))
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """The process."""
     run_child(work_for_node)
+
+
+if __name__ == "__main__":
+    main()

@@ -32,22 +32,19 @@ from segmentd.serve.connections import (
     warn_of_few_connections,
 )
 from segmentd.serve.distributor import Distributor
+from segmentd.serve.first_door import FirstDoor
 from segmentd.serve.first_token import is_loopback, open_database, prepare_access
-from segmentd.serve.grpc_tls import credentials_of
+from segmentd.serve.fork_server import FOLLOWING_WORKER, GRPC_WORKER, HTTP_WORKER, NODE_WORKER, ForkServer
+from segmentd.serve.grpc_tls import key_and_chain
 from segmentd.serve.healthcheck import note_serving
 from segmentd.serve.neighbour_settings import check_neighbour
-from segmentd.serve.supervisor import Kept, address, bind, bind_grpc, listen, supervise, worker_count
+from segmentd.serve.ports import address, bind_grpc
+from segmentd.serve.supervisor import Kept, supervise, worker_count
 from segmentd.storage import embedded
 from segmentd.storage.database import Database
 from segmentd.storage.migrate import migrate, pending_migrations
 from segmentd.storage.server import connected
 
-HTTP_WORKER: Final = "segmentd.serve.http_worker"
-GRPC_WORKER: Final = "segmentd.serve.grpc_worker"
-NODE_WORKER: Final = "segmentd.serve.node_worker"
-FOLLOWING_WORKER: Final = "segmentd.serve.following_worker"
-# How many connections may wait while all workers are busy or starting again.
-BACKLOG: Final = 2048
 # The folder of metric files within the node's folder.
 METRICS: Final = "metrics"
 
@@ -56,23 +53,22 @@ Result = TypeVar("Result")
 _log = structlog.get_logger(__name__)
 
 
-def serve(settings: Settings) -> None:
-    """Serves until SIGTERM or SIGINT. Raises StartupFailed.
+def serve(settings: Settings, door: FirstDoor) -> None:
+    """Serves until SIGTERM or SIGINT, once it can in place of this door. Raises StartupFailed.
 
     If the embedded PostgreSQL dies, everything starts again behind the same socket; requests wait there.
     """
     exporters_asked_for()  # a startup check: what the workers would miss is one error line here
     check_neighbour(settings)
     with (
-        closing(bind(settings)) as listener,
         kept_port(settings) as grpc_address,
         node_folder(Path(settings.data_dir)) as folder,
-        closing(Distributor(listener, folder, worker_count(settings))) as distributor,
+        closing(Distributor(door.listener, folder, worker_count(settings))) as distributor,
     ):
         clear_metrics(folder)
-        ready_line: str | None = f"segmentd is ready on {address(listener)}"
-        while not _serve_once(settings, listener, distributor, folder, ready_line, grpc_address):
-            _log.error("the embedded PostgreSQL died, starting again")
+        ready_line: str | None = f"segmentd is ready on {address(door.listener)}"
+        while not _serve_once(settings, door, distributor, folder, ready_line, grpc_address):
+            _log.error("the embedded PostgreSQL or the fork server died, starting again")
             ready_line = None
 
 
@@ -82,31 +78,28 @@ def work(settings: Settings) -> None:
     with any_database(settings) as (database_url, lives):
         asyncio.run(warn_of_few_connections(database_url, needs_of_worker(settings)))
         asyncio.run(migrate(database_url))
-        if not _supervise(
-            [Kept(NODE_WORKER, Assignment(settings, database_url))],
-            "segmentd worker is ready",
-            lives,
-            unready_seconds=0,
-        ):
-            raise StartupFailed("the embedded PostgreSQL died")
+        kept = [Kept(NODE_WORKER, Assignment(settings, database_url), server=ForkServer.of("worker"))]
+        if not _supervise(kept, "segmentd worker is ready", lives, unready_seconds=0):
+            raise StartupFailed("the embedded PostgreSQL or the fork server died")
 
 
 def _serve_once(
     settings: Settings,
-    listener: socket.socket,
+    door: FirstDoor,
     distributor: Distributor,
     folder: Path,
     ready_line: str | None,
     grpc_address: str | None,
 ) -> bool:
+    listener = door.listener
     may_be_open = is_loopback(listener) or settings.insecure_open
+    forks = ForkServer.of("serve")
     with own_database(settings) as (database_url, lives):
         if settings.follow is None:
             asyncio.run(warn_of_few_connections(database_url, needs_of_node(settings)))
             asyncio.run(migrate(database_url))
             asyncio.run(prepare_access(database_url, settings, may_be_open=may_be_open))
         forget_earlier_runs(folder)
-        listen(listener, BACKLOG)
         _note_serving(folder, listener)
         metrics_dir = str(folder / METRICS) if settings.metrics else None
         http = Assignment(
@@ -119,14 +112,15 @@ def _serve_once(
             grpc_address=grpc_address,
             http_url=address(listener),
         )
-        doors = [] if grpc_address is None else [Kept(GRPC_WORKER, http)]
+        doors = [] if grpc_address is None else [Kept(GRPC_WORKER, http, server=forks)]
         kept = [
-            Kept(HTTP_WORKER, replace(http, number=number, connections=queue.taking.fileno()), queue)
+            Kept(HTTP_WORKER, replace(http, number=number, connections=queue.taking.fileno()), queue, forks)
             for number, queue in enumerate(distributor.queues)
         ]
-        module = NODE_WORKER if settings.follow is None else FOLLOWING_WORKER
-        node = Kept(module, Assignment(settings, database_url, str(folder), metrics_dir=metrics_dir))
-        return _supervise([*kept, *doors, node], ready_line, lives, settings.unready_seconds, distributor)
+        alone = Assignment(settings, database_url, str(folder), metrics_dir=metrics_dir)
+        node = Kept(NODE_WORKER if settings.follow is None else FOLLOWING_WORKER, alone, server=forks)
+        door.leave()
+        return _supervise([*doors, *kept, node], ready_line, lives, settings.unready_seconds, distributor)
 
 
 @contextmanager
@@ -136,7 +130,7 @@ def kept_port(settings: Settings) -> Iterator[str | None]:
     if bound is None:
         yield None
         return
-    credentials_of(settings)  # a startup check
+    key_and_chain(settings)  # a startup check
     with closing(bound):
         yield address(bound).removeprefix("http://")
 
@@ -212,8 +206,11 @@ def _supervise(
     unready_seconds: float,
     distributor: Distributor | None = None,
 ) -> bool:
+    def needed() -> bool:
+        return lives() and all(process.can_start_again() for process in kept)
+
     try:
-        return asyncio.run(supervise(kept, ready_line, lives, unready_seconds, distributor))
+        return asyncio.run(supervise(kept, ready_line, needed, unready_seconds, distributor))
     except* StartupFailed as group:
         raise group.exceptions[0] from None
 

@@ -9,9 +9,6 @@ import re
 from typing import Final
 from urllib.parse import unquote
 
-import psycopg
-from psycopg.conninfo import conninfo_to_dict
-
 from segmentd.domain.errors import StartupFailed
 
 HIDDEN: Final = "***"
@@ -42,6 +39,9 @@ _SUSPICIOUS: Final = re.compile(
 
 def check_url(url: str) -> None:
     """Raises StartupFailed, without a part of the URL, if it is malformed or can be read in two ways."""
+    import psycopg  # noqa: PLC0415 - a start reads the settings first of all, and most have no URL
+    from psycopg.conninfo import conninfo_to_dict  # noqa: PLC0415
+
     try:
         parameters = conninfo_to_dict(url)
     except psycopg.ProgrammingError:  # its message would quote the URL, or a piece of it

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import pytest
+from litestar.types import Receive, Scope, Send
 
 from segmentd.api.http.edge.connection import ConnectionLimits
 from segmentd.api.http.edge.request_ids import RequestIds
@@ -304,6 +305,29 @@ async def test_requests_one_after_the_other_and_all_at_once_are_answered_in_orde
 
     ends = [answer.rpartition(b"\r\n\r\n")[2] for answer in answers]
     assert ends == [ANSWER, b'{"status":"ok"}', ANSWER, b'{"status":"ok"}', ANSWER]
+
+
+@pytest.mark.parametrize("count", [2, 64, 65, 200])
+async def test_hot_reads_that_come_at_once_are_answered_in_order_and_the_first_64_on_the_spot(
+    line: Line, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    by_the_parser = 0
+    as_shipped = HotPath.__call__
+
+    async def counted(self: HotPath, scope: Scope, receive: Receive, send: Send) -> None:
+        nonlocal by_the_parser
+        by_the_parser += 1
+        await as_shipped(self, scope, receive, send)
+
+    monkeypatch.setattr(HotPath, "__call__", counted)
+    reads = [HOT.replace(b"one", b"read-%d" % number) + b"\r\n" for number in range(count)]
+
+    answers = await line.say(b"".join(reads), answers=count)
+
+    ids = [re.findall(rb"(?i)x-request-id: (\S+)\r\n", answer) for answer in answers]
+    assert ids == [[b"read-%d" % number] for number in range(count)]
+    assert {answer.rpartition(b"\r\n\r\n")[2] for answer in answers} == {ANSWER}
+    assert by_the_parser == max(0, count - 64)
 
 
 async def test_a_body_that_looks_like_a_request_is_a_body(line: Line) -> None:

@@ -1,10 +1,10 @@
 """Refusals as bytes, for every module that sends one: problem documents (RFC 9457), or OFREP's failures."""
 
 from collections.abc import Mapping, Sequence
+from http import HTTPStatus
 from typing import Final, NamedTuple
 
 import msgspec
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from segmentd.api.http.ofrep.failures import failure, is_below_ofrep
 from segmentd.api.problems import Problem
@@ -62,7 +62,8 @@ def last_answer(path: str, problem: Problem, detail: str, headers: Sequence[tupl
     refusal = document(path, problem, detail, None)
     whole = [*headers, *head(problem, refusal), (b"connection", b"close")]
     lines = b"".join([b"%b: %b\r\n" % header for header in whole])
-    return b"%b%b\r\n%b" % (STATUS_LINE[refusal.status], lines, refusal.body)
+    status = HTTPStatus(refusal.status)
+    return b"HTTP/1.1 %d %b\r\n%b\r\n%b" % (status, status.phrase.encode(), lines, refusal.body)
 
 
 def head(problem: Problem, refusal: Document) -> Sequence[tuple[bytes, bytes]]:

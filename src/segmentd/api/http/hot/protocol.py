@@ -42,6 +42,9 @@ PLAIN_HEAD: Final = re.compile(
 # A larger body is given to the kernel beside its head, and not copied behind it.
 _WORTH_NO_COPY: Final = 2**13
 
+# How many reads of one connection are answered before others get their turn: less than a millisecond.
+_AT_ONCE: Final = 64
+
 _NAMES: Final = (AUTHORIZATION, HEADER, b"origin")
 _EVALUATION: Final = f"POST {BELOW}".encode()
 _CHANGE: Final = f"POST {BEFORE_ID}".encode()
@@ -103,6 +106,8 @@ class HotProtocol(LimitedProtocol):
             if line := _LINE.match(data):
                 if self._take_read(int(line[1]), data[line.end() :]):
                     return
+                if not (data := self._take_first(data)):
+                    return
             elif data.startswith(b"POST ") and self._take_post(data):
                 return
         super().data_received(data)
@@ -120,6 +125,19 @@ class HotProtocol(LimitedProtocol):
         if self.calls.reads is not None:
             self.calls.reads.add(time.perf_counter_ns() - begun)
         return True
+
+    def _take_first(self, data: bytes) -> bytes:
+        """Answers plain hot reads that came at once, up to the first other request; what is left.
+
+        The transport sends their answers together.
+        """
+        for _ in range(_AT_ONCE):
+            end = data.find(b"\r\n\r\n") + 4
+            line = _LINE.match(data, 0, end)
+            if line is None or self._is_busy() or not self._take_read(int(line[1]), data[line.end() : end]):
+                break
+            data = data[end:]
+        return data
 
     def _head_of(self, headers: bytes) -> Head | None:
         """What matters of the headers, up to the end of the request; None if they are not plain."""

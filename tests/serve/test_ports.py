@@ -6,7 +6,7 @@ import pytest
 
 from segmentd.config import Settings
 from segmentd.domain.errors import StartupFailed
-from segmentd.serve import supervisor
+from segmentd.serve import ports
 from tests.support.processes import PATIENCE_S
 
 
@@ -23,7 +23,7 @@ def left_over() -> Iterator[socket.socket]:
 def test_a_start_waits_for_the_port_of_grpc_that_a_killed_service_still_has(left_over: socket.socket) -> None:
     settings = Settings(grpc_port=left_over.getsockname()[1])
     with ThreadPoolExecutor(1) as starting:
-        bound = starting.submit(supervisor.bind_grpc, settings)
+        bound = starting.submit(ports.bind_grpc, settings)
         with pytest.raises(TimeoutError):
             bound.result(0.2)
 
@@ -37,8 +37,22 @@ def test_a_start_waits_for_the_port_of_grpc_that_a_killed_service_still_has(left
 def test_a_port_of_grpc_that_stays_in_use_is_an_error_of_one_line(
     left_over: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(supervisor, "LEFTOVER_S", 0.1)
+    monkeypatch.setattr(ports, "LEFTOVER_S", 0.1)
     with pytest.raises(
         StartupFailed, match=r"cannot listen on 127\.0\.0\.1, port \d+: Address already in use"
     ):
-        supervisor.bind_grpc(Settings(grpc_port=left_over.getsockname()[1]))
+        ports.bind_grpc(Settings(grpc_port=left_over.getsockname()[1]))
+
+
+def test_a_port_that_another_takes_meanwhile_is_an_error_of_one_line() -> None:
+    with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        other.bind(("127.0.0.1", 0))
+        port = other.getsockname()[1]
+        with ports.bind(Settings(port=port)) as bound:
+            other.listen()
+
+            with pytest.raises(StartupFailed) as failed:
+                ports.listen(bound, 1)
+
+    assert str(failed.value) == f"cannot listen on 127.0.0.1, port {port}: Address already in use"
