@@ -24,6 +24,7 @@ from bench.pgbench import make_tpcb, script_rate, tpcb_rate
 from bench.population import OVERRIDES, ROLLOUT_EVERY, SEGMENTS, Calendar, batches, segments
 from bench.processor import processor_seconds
 from bench.programs import Missing, wrk
+from bench.shapes import SHAPES
 from bench.table import table
 from segmentd.storage.database import Database
 from segmentd.storage.memberships import segments_of
@@ -183,6 +184,30 @@ async def test_the_client_of_grpc_counts_answers_and_takes_no_error_for_one() ->
             await put_calls(port, Calls("/a.Service/Call", users=2), 0.2, 1)
     finally:
         await server.stop(0)
+
+
+@pytest.mark.parametrize(
+    ("name", "total", "percentages", "overrides"),
+    [
+        ("explicit", 500, [], 10),
+        ("short", 200, [5] * 100, 2),
+        ("segments", 10_000, [10] * 100, 10),
+        ("percentages", 1000, [1] * 1000, 10),
+        ("usual", 1000, [10] * 100, 10),
+    ],
+)
+def test_a_shape_has_the_segments_percentages_and_overrides_that_its_row_names(
+    name: str, total: int, percentages: list[int], overrides: int
+) -> None:
+    shape = SHAPES[name].shape
+    made = segments(7, shape)
+    [(users, theirs)] = batches(50, CALENDAR, 7, shape)
+
+    assert len({segment.slug for segment in made}) == total
+    assert [segment.percent for segment in made if segment.percent is not None] == percentages
+    pairs = {*zip(theirs.user_ids.tolist(), theirs.segment_ids.tolist(), strict=True)}
+    assert len(pairs) == overrides * len(users.ids) == overrides * 50
+    assert {segment_id for _, segment_id in pairs} <= {segment.id for segment in made}
 
 
 def test_each_row_is_explained() -> None:
