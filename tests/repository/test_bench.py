@@ -20,6 +20,7 @@ from bench.changing import CHANGE, CHANGES
 from bench.figures import Figure, Skipped, Spread, Target, quantile
 from bench.grpc_load import Calls, put_calls
 from bench.loading import load_events, load_more_segments, load_users
+from bench.others.products import growthbook, unleash
 from bench.pgbench import make_tpcb, script_rate, tpcb_rate
 from bench.population import OVERRIDES, ROLLOUT_EVERY, SEGMENTS, Calendar, batches, segments
 from bench.processor import processor_seconds
@@ -274,6 +275,16 @@ def test_a_missing_program_is_named_with_what_to_install(monkeypatch: pytest.Mon
 
     with pytest.raises(Missing, match=r"wrk is not installed.*apt install wrk"):
         wrk()
+
+
+def test_a_product_that_is_not_installed_is_named_with_what_brings_it(tmp_path: Path) -> None:
+    with (
+        pytest.raises(Missing, match=r"npm install --prefix \S+ @growthbook/proxy-eval"),
+        growthbook(tmp_path),
+    ):
+        pass
+    with pytest.raises(Missing, match=r"npm install --prefix \S+ unleash-server"), unleash(tmp_path, {}):
+        pass
 
 
 def test_a_wrong_option_says_which_rows_there_are(capsys: pytest.CaptureFixture[str]) -> None:
