@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Final
 
 import msgspec
+import uvloop
 
 from bench.figures import Figure, Target
 from bench.lab import Lab
 from bench.nodes import Node
 from bench.processor import processor_seconds, server_process
 from bench.programs import BenchError
+from segmentd.observability.logs import set_up_logging
 from segmentd.replica.follower import Follower
 from segmentd.replica.notifications import listen
 from segmentd.storage.database import Database
@@ -143,4 +145,5 @@ async def follow(url: str, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(follow(sys.argv[1], Path(sys.argv[2])))
+    set_up_logging("warning")  # which does not write to the standard output
+    uvloop.run(follow(sys.argv[1], Path(sys.argv[2])))
