@@ -51,13 +51,16 @@ class FirstDoor:
         self._has_left.wait()
 
     def _serve(self) -> None:
-        with self._selector, self._woken:
-            while self._open or not self._has_left.is_set():
-                for key, _ in self._selector.select(SECONDS / 4 if self._open else None):
-                    self._go_on(key.fileobj)
-                now = time.monotonic()
-                for connection in [each for each, (_, end) in self._open.items() if end < now]:
-                    self._end(connection)
+        try:
+            with self._selector, self._woken:
+                while self._open or not self._has_left.is_set():
+                    for key, _ in self._selector.select(SECONDS / 4 if self._open else None):
+                        self._go_on(key.fileobj)
+                    now = time.monotonic()
+                    for connection in [each for each, (_, end) in self._open.items() if end < now]:
+                        self._end(connection)
+        finally:
+            self._has_left.set()  # whatever happens here, the start goes on
 
     def _go_on(self, ready: object) -> None:
         if ready is self.listener:
