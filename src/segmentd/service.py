@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager, suppress
-from datetime import datetime, timedelta
+from datetime import datetime
 from functools import partial
 from typing import Final, NamedTuple, TypeVar
 
@@ -17,15 +17,11 @@ from segmentd.domain.audit import AUDIT_KEYS, AuditEntry
 from segmentd.domain.counts import Counts, Preview
 from segmentd.domain.decisions import Decision, Decisions
 from segmentd.domain.errors import (
-    ReportExpired,
-    ReportNotFound,
-    ReportNotReady,
     SegmentNotFound,
     Unavailable,
 )
 from segmentd.domain.history import EventPage
 from segmentd.domain.identifiers import Slug, SlugPart, UserId
-from segmentd.domain.imports import IdempotencyKey, Import, ImportOrder
 from segmentd.domain.instants import Span
 from segmentd.domain.memberships import (
     Change,
@@ -36,37 +32,23 @@ from segmentd.domain.memberships import (
     check_together,
 )
 from segmentd.domain.pages import SLUG_KEYS, USER_KEYS, Limit, Listing, Page
-from segmentd.domain.reports import (
-    LONGEST_WAIT_S,
-    REPORT_KEYS,
-    ListedReport,
-    Report,
-    ReportId,
-    ReportKey,
-    ReportLimits,
-    ReportOrder,
-    Status,
-)
 from segmentd.domain.segments import NOTHING_SEEN, NewSegment, Percent, Segment, SegmentUpdate
 from segmentd.domain.texts import Name
 from segmentd.domain.users import User
 from segmentd.exports import Exports
 from segmentd.feed.following import Feed
 from segmentd.imports.desk import ImportDesk
-from segmentd.imports.receive import Upload
 from segmentd.observability.metrics import Metrics
 from segmentd.replica.node import Answer, Node, Replicated, Slugs, Stored
 from segmentd.replica.replica import Replica, ReplicaMeasures
 from segmentd.replica.watching import Watcher
-from segmentd.reports.files import ReportFiles
-from segmentd.reports.links import SignedReport, is_signed, sign
+from segmentd.reports.desk import ReportDesk
 from segmentd.storage import (
     audit_log,
     history,
     measures,
     members,
     memberships,
-    reports,
     segments,
     users,
 )
@@ -75,28 +57,11 @@ from segmentd.storage.database import Database
 from segmentd.storage.long_reads import LongReads
 from segmentd.storage.lookout import Lookout
 from segmentd.storage.replication import OwnWrite
-from segmentd.storage.signing_keys import SigningKeys
-from segmentd.waiting import Waiting
 
 Found = TypeVar("Found")
 
-# Orders that a process handles at once: with hundreds of them, connections remain for other requests.
-ORDERS_AT_ONCE: Final = 2
-# The same for changes of many users: each takes up to a second of its connection.
+# Changes of many users that a process makes at once: each takes up to a second of its connection.
 CHANGES_OF_MANY_AT_ONCE: Final = 2
-
-
-class ReportDesk(NamedTuple):
-    """What reports need besides the database."""
-
-    files: ReportFiles
-    enqueue: reports.Enqueue
-    lifetime: timedelta
-    limits: ReportLimits = ReportLimits()
-    longest_wait_s: float = LONGEST_WAIT_S
-    """The longest that an order may wait for its report."""
-    signing_keys: Sequence[bytes] = ()
-    """The keys of the settings, used instead of those in the database; the first one signs."""
 
 
 class Measured(NamedTuple):
@@ -120,18 +85,18 @@ class Service:
     def __init__(
         self,
         database: Database,
-        desk: ReportDesk,
+        reports: ReportDesk,
         imports: ImportDesk,
         exports: Exports,
         feed: Feed,
         node: Node | None = None,
         metrics: Metrics | None = None,
     ) -> None:
+        self.reports = reports
         self.imports = imports
         self.exports = exports
         self.feed = feed
         self._database = database
-        self._desk = desk
         self._node = node
         self._metrics = metrics or Metrics()
         self._applying = Applying(database, node, self._metrics)
@@ -141,20 +106,14 @@ class Service:
             GroupLimits(seconds=database.longest_wait_s),
             database.note_timeout,
         )
-        self._orders = asyncio.Semaphore(ORDERS_AT_ONCE)
         self._long_reads = LongReads(database, self._metrics)
-        self._waiting: Waiting[ReportId, Report] = Waiting(
-            "reports", partial(reports.final, database), self._metrics.report_waiters
-        )
         self._leaving = False
         self._lookout = Lookout(database)
-        self.signing_keys = SigningKeys(database, desk.signing_keys)
-        """The keys of links."""
 
     def leave(self) -> None:
         """Before a stop: from now on the service is not ready, and no request waits for a job."""
         self._leaving = True
-        self._waiting.end()
+        self.reports.end_waiting()
         self.imports.end_waiting()
         self.feed.end_waiting()
 
@@ -168,7 +127,7 @@ class Service:
         watch = lookout.watch() if node is None else lookout.watch(node.note_database)
         async with (
             background(watch, "look whether the database answers"),
-            background(self.signing_keys.watch(), "look for signing keys"),
+            background(self.reports.keys.watch(), "look for signing keys"),
         ):
             yield
 
@@ -207,7 +166,7 @@ class Service:
             with suppress(Unavailable):
                 found = await measures.measure(self._database)
         replica = None if self._node is None else self._node.replica.measure()
-        limits = self._desk.limits.store_bytes, self.imports.store_bytes
+        limits = self.reports.store_bytes, self.imports.store_bytes
         return Measured(found, replica, *limits, self._has_database)
 
     # Segments
@@ -442,78 +401,6 @@ class Service:
     async def history_begins_at(self) -> datetime | None:
         """The beginning of the history; None: all of it is kept."""
         return await history.begins_at(self._database)
-
-    # Reports
-
-    async def order_report(self, order: ReportOrder, actor: Actor, wait_s: float = 0) -> SignedReport:
-        """Orders a report, which a background job builds, and waits up to so many seconds until it is final.
-
-        If the wait fails, the answer is the order as it is then. Raises Invalid,
-        UserNotFound, SegmentNotFound, TooManyReports, ReportStoreFull.
-        """
-        clock, desk = asyncio.get_running_loop().time, self._desk
-        give_up = clock() + desk.longest_wait_s
-        async with self._orders:
-            keys = await self.signing_keys.look()  # before the order: after it nothing may fail
-            report = await reports.order(
-                self._database, order, actor, desk.limits, desk.lifetime, desk.enqueue
-            )
-        if (seconds := min(wait_s, give_up - clock())) > 0:
-            report = await self._waiting.wait(report.id, seconds) or report
-        return SignedReport(report, sign(report.id, keys[0]))
-
-    async def get_report(self, report_id: ReportId) -> SignedReport:
-        """One report. Raises ReportNotFound."""
-        keys = await self.signing_keys.look()
-        return SignedReport(await reports.get(self._database, report_id), sign(report_id, keys[0]))
-
-    async def list_reports(self, limit: Limit, cursor: str | None) -> Page[ListedReport]:
-        """A page of the reports of all callers, the newest orders first. Raises Invalid."""
-        listed = partial(reports.list_before, self._database)
-        return await Listing("reports", REPORT_KEYS).page(listed, ReportKey.of, limit, cursor)
-
-    async def report_signatures(self, some: Sequence[Report]) -> Mapping[ReportId, str]:
-        """The signatures of the links of some reports."""
-        keys = await self.signing_keys.look()
-        return {report.id: sign(report.id, keys[0]) for report in some}
-
-    async def get_report_file(self, report_id: ReportId, signature: str) -> Report:
-        """A report with a file, by its link.
-
-        Raises ReportNotFound (also for a wrong signature), ReportNotReady, ReportExpired.
-        """
-        if not is_signed(report_id, signature, await self.signing_keys.look()):
-            raise ReportNotFound
-        report = await reports.get(self._database, report_id)
-        if report.expires_at <= await history.instant(self._database):
-            raise ReportExpired
-        if report.status is not Status.DONE:
-            raise ReportNotReady(report.reason)
-        return report
-
-    def read_report(self, report: Report, begin: int, end: int) -> AsyncIterator[bytes]:
-        """The bytes of a report's file from `begin` to before `end`."""
-        return self._desk.files.read(report.file_name, begin, end)
-
-    # Imports; `imports` has the use cases of one that there is.
-
-    async def import_list(
-        self,
-        order: ImportOrder,
-        upload: Upload,
-        actor: Actor,
-        key: IdempotencyKey | None = None,
-        wait_s: float = 0,
-    ) -> Import:
-        """Receives a list, and waits up to so many seconds until the import is final.
-
-        Raises what ImportDesk.bring does.
-        """
-        found = await self.imports.bring(order, upload, actor, key)
-        seconds = min(wait_s, self._desk.longest_wait_s)
-        if seconds > 0 and not found.status.final:
-            found = await self.imports.wait(found.id, seconds) or await self.imports.get(found.id)
-        return found
 
     # Who changed what
 

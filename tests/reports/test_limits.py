@@ -81,7 +81,7 @@ async def test_a_caller_who_may_order_no_more_keeps_nobody_else_from_it(
     rows.run(UNDER_WAY, "a batch", LIMITS.of_caller)
     use_cases = service(database, Settings(data_dir=str(tmp_path)))
 
-    assert (await use_cases.order_report(of_november(), Actor("somebody else"))).report.status == "pending"
+    assert (await use_cases.reports.order(of_november(), Actor("somebody else"))).report.status == "pending"
 
 
 def of_november() -> ReportOrder:
@@ -107,7 +107,7 @@ async def test_what_is_final_or_expired_is_not_under_way(office: Office, rows: R
 async def test_callers_take_turns(database: Database, rows: Rows, tmp_path: Path) -> None:
     use_cases = service(database, Settings(data_dir=str(tmp_path)))
     for caller in ("batch", "batch", "batch", "one", "one"):
-        await use_cases.order_report(of_november(), Actor(caller))
+        await use_cases.reports.order(of_november(), Actor(caller))
 
     assert rows.column(
         "SELECT r.ordered_by FROM procrastinate_jobs j JOIN reports r ON r.id::text = j.args ->> 'report_id'"

@@ -36,11 +36,13 @@ class ImportDesk:
         database: Database,
         enqueue: import_rows.Enqueue,
         metrics: Metrics,
-        limits: ImportLimits | None = None,
+        limits: ImportLimits,
+        longest_wait_s: float,
     ) -> None:
         self._database = database
         self._enqueue = enqueue
-        self._limits = limits or ImportLimits()
+        self._limits = limits
+        self._longest_wait_s = longest_wait_s
         self._metrics = metrics
         self._received_at_once = 0
         self._waiting: Waiting[ImportId, Import] = Waiting(
@@ -57,13 +59,18 @@ class ImportDesk:
         self._waiting.end()
 
     async def bring(
-        self, order: ImportOrder, upload: Upload, actor: Actor, key: IdempotencyKey | None = None
+        self,
+        order: ImportOrder,
+        upload: Upload,
+        actor: Actor,
+        key: IdempotencyKey | None = None,
+        wait_s: float = 0,
     ) -> Import:
         """Receives a list and lets it be applied; with a key that names an import, returns that one.
 
-        A file that cannot be read gives an import that has failed. Raises Invalid, SegmentNotFound,
-        SegmentHasPercentage, IdempotencyKeyReused, IdempotencyKeyInUse, TooManyImports, ImportStoreFull,
-        BodyBrokeOff, Unavailable.
+        Waits up to so many seconds until the import is final. A file that cannot be read gives an import that
+        has failed. Raises Invalid, SegmentNotFound, SegmentHasPercentage, IdempotencyKeyReused,
+        IdempotencyKeyInUse, TooManyImports, ImportStoreFull, BodyBrokeOff, Unavailable.
         """
         if self._received_at_once >= MOST_RECEIVED_AT_ONCE:
             raise TooManyImports(f"This process receives {MOST_RECEIVED_AT_ONCE} imports; try again shortly.")
@@ -80,17 +87,15 @@ class ImportDesk:
         finally:
             self._received_at_once -= 1
             self._metrics.imports_received.set(self._received_at_once)
-        return await imports.get(self._database, begun.id)
+        seconds = min(wait_s, self._longest_wait_s)
+        found = await self._waiting.wait(begun.id, seconds) if seconds > 0 else None
+        return found or await self.get(begun.id)
 
     async def _receive(self, begun: Import, order: ImportOrder, upload: Upload, actor: Actor) -> None:
         figures = await receive(self._database, begun, order.format, upload, self._limits)
         if figures is not None:
             with suppress(import_rows.Ended):  # canceled in this very moment
                 await import_rows.received(self._database, begun.number, actor, figures, self._enqueue)
-
-    async def wait(self, import_id: ImportId, seconds: float) -> Import | None:
-        """The import once it is final; None if that takes longer, or if too many requests wait already."""
-        return await self._waiting.wait(import_id, seconds)
 
     async def get(self, import_id: ImportId) -> Import:
         """One import. Raises ImportNotFound."""

@@ -50,7 +50,7 @@ def http_door(
         None if settings.public_url is None else public_address(settings.public_url),
         networks(settings.trusted_proxies),
     )
-    links = EventLinks(use_cases.signing_keys)
+    links = EventLinks(use_cases.reports.keys)
     ids = RequestIds()
     measured = metrics or Metrics()
     room = Room.of(settings.max_connections, settings.max_unsent_bytes, measured)

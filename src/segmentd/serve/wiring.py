@@ -28,12 +28,14 @@ from segmentd.replica.node import Node
 from segmentd.replica.notifications import Notifier
 from segmentd.replica.replica import Replica
 from segmentd.replica.watching import Watchers
+from segmentd.reports.desk import ReportDesk, ReportTerms
 from segmentd.reports.files import ReportFiles
 from segmentd.serve.first_token import jwt_verifier
 from segmentd.serve.tallied import TALLIED
-from segmentd.service import ReportDesk, Service
+from segmentd.service import Service
 from segmentd.storage.database import Database
 from segmentd.storage.no_database import Nowhere
+from segmentd.storage.signing_keys import SigningKeys
 from segmentd.streams import Streams
 
 # How often a process updates the metrics of its pool and flushes its tallies of hot calls.
@@ -53,22 +55,28 @@ def service(
 
     Exports use connections of `export_database`, if it is given.
     """
-    desk = ReportDesk(
-        files=report_files(settings),
-        enqueue=report_queue(),
-        lifetime=timedelta(days=settings.report_days),
-        limits=ReportLimits(settings.reports_per_caller, settings.report_store_bytes),
-        longest_wait_s=settings.request_seconds * WAITING_SHARE,
-        signing_keys=[key.encode() for key in (settings.report_key, settings.report_key_before) if key],
-    )
     measured = metrics or Metrics()
+    longest_wait_s = settings.request_seconds * WAITING_SHARE
+    keys = settings.report_key, settings.report_key_before
+    reports = ReportDesk(
+        database,
+        report_files(settings),
+        report_queue(),
+        SigningKeys(database, [key.encode() for key in keys if key]),
+        ReportTerms(
+            timedelta(days=settings.report_days),
+            ReportLimits(settings.reports_per_caller, settings.report_store_bytes),
+            longest_wait_s,
+        ),
+        measured,
+    )
     limits = ImportLimits(settings.imports_per_caller, settings.import_store_bytes)
-    imports = ImportDesk(database, import_queue(), measured, limits)
+    imports = ImportDesk(database, import_queue(), measured, limits, longest_wait_s)
     export_limits = ExportLimits(settings.exports_at_once, settings.export_seconds)
     exports = Exports(export_database or database, export_limits, measured)
     streams = Streams(settings.max_streams, measured.event_streams) if node is None else node.watchers.streams
-    feed = Feed(database, measured, streams, desk.longest_wait_s)
-    return Service(database, desk, imports, exports, feed, node, measured)
+    feed = Feed(database, measured, streams, longest_wait_s)
+    return Service(database, reports, imports, exports, feed, node, measured)
 
 
 def database_of(

@@ -66,7 +66,7 @@ async def test_reports_of_all_callers_are_listed_page_by_page_the_newest_first(
     assert "Who has the role editor can order one." in (await reader.get("/reports")).text
     for number in range(1, 4):
         period = Period.of_month(f"2025-0{number}")
-        await console.service.order_report(
+        await console.service.reports.order(
             ReportOrder(period, None, Slug("A"), header=False), Actor(f"t{number}")
         )
     await console.service.delete_segment(Slug("A"), Actor("t"))

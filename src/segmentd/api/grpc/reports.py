@@ -36,11 +36,11 @@ class Reports:
             values.slug(request.segment, "segment") if request.HasField("segment") else None,
             request.header,
         )
-        return self._message(await call.service.order_report(order, call.actor))
+        return self._message(await call.service.reports.order(order, call.actor))
 
     async def get_report(self, call: Call, request: pb.GetReportRequest) -> pb.Report:
         """The status of a report."""
-        return self._message(await call.service.get_report(read_report_id(request.id)))
+        return self._message(await call.service.reports.get(read_report_id(request.id)))
 
     def _message(self, signed: SignedReport) -> pb.Report:
         report, signature = signed

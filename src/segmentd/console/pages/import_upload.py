@@ -27,7 +27,7 @@ async def bring(request: AnyRequest, service: UseCases) -> Response[bytes]:
             raise Invalid(Fault("/file", "choose a file"))
         order = ordered(sent.form, sent.name)
         upload = Upload(sent.content, is_packed(sent.name), request.content_length or 0)
-        found = await service.import_list(order, upload, visit.actor())
+        found = await service.imports.bring(order, upload, visit.actor())
     except BodyBrokeOff:
         raise ClientException("The body broke off.") from None
     except SegmentdError as error:

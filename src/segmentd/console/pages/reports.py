@@ -63,7 +63,7 @@ async def order(request: AnyRequest, service: UseCases) -> Response[bytes]:
     }
     try:
         wanted = converted({**values, "header": bool(form.text("header"))}, Order).to_order(Ids.STRING)
-        ordered = await service.order_report(wanted, visit.actor())
+        ordered = await service.reports.order(wanted, visit.actor())
     except SegmentdError as error:
         field_of_it = {SegmentNotFound: "segment", UserNotFound: "user_id"}.get(type(error))
         pointers = {f"/{name}": name for name in ("month", "user_id", "segment")} | {"": "month"}
@@ -77,7 +77,7 @@ async def show_report(
 ) -> Response[bytes]:
     """One report; as a part only its progress."""
     visit = Visit.of(request)
-    found = await service.get_report(read_report_id(report_id))
+    found = await service.reports.get(read_report_id(report_id))
     progress = _progress(visit, found, file_link(request, *found))
     if is_for_a_part(request):
         return html(progress)
@@ -118,7 +118,7 @@ async def _reports_page(
     request: AnyRequest, service: Service, refusal: Refusal, cursor: str | None = None
 ) -> Response[bytes]:
     visit = Visit.of(request)
-    found = await service.list_reports(ROWS, cursor)
+    found = await service.reports.list(ROWS, cursor)
     may_order = visit.may("order_report")
     return page(
         visit,
@@ -137,7 +137,7 @@ async def _listed(
     request: AnyRequest, visit: Visit, service: Service, some: Sequence[ListedReport]
 ) -> h.Element:
     now = await service.present()
-    signatures = await service.report_signatures(some)
+    signatures = await service.reports.signatures(some)
     columns = (words.ORDERED, words.ORDERED_BY, words.STATUS, words.PERIOD, words.ABOUT_WHAT, words.FILE)
 
     def file(report: ListedReport) -> h.Node:

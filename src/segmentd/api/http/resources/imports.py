@@ -236,7 +236,7 @@ async def create_import(  # noqa: PLR0913 - each is a parameter of the query, or
     )
     seconds = preferred_wait(prefer)
     try:
-        found = await service.import_list(order, upload, actor(request), key, seconds)
+        found = await service.imports.bring(order, upload, actor(request), key, seconds)
     except BodyBrokeOff:
         raise ClientException("The body broke off.") from None
     headers = {"Location": location(request, f"/api/v1/imports/{found.id}")}

@@ -117,7 +117,7 @@ async def order_report(
     the answer waits for the report; if it cannot wait, it is 202 with the report as it is then.
     """
     seconds = preferred_wait(prefer)
-    report, signature = await service.order_report(data.to_order(ids), actor(request), seconds)
+    report, signature = await service.reports.order(data.to_order(ids), actor(request), seconds)
     headers = {"Location": location(request, f"/api/v1/reports/{report.id}")}
     if seconds:
         headers["Preference-Applied"] = f"wait={seconds}"
@@ -131,7 +131,7 @@ async def order_report(
 @get("/{report_id:str}", responses=problems(ReportNotFound))
 async def get_report(request: AnyRequest, report_id: ReportIdParameter, service: UseCases) -> ReportBody:
     """Read the status of a report."""
-    report, signature = await service.get_report(read_report_id(report_id))
+    report, signature = await service.reports.get(read_report_id(report_id))
     return ReportBody.of(report, file_link(request, report, signature))
 
 
@@ -154,7 +154,7 @@ async def get_report_file(
     if_range: Annotated[str | None, HeaderParameter(name="If-Range")] = None,
 ) -> Response[bytes] | Stream:
     """Fetch the CSV file: user_id;segment;add or remove;time."""
-    report = await service.get_report_file(read_report_id(report_id), signature)
+    report = await service.reports.get_file(read_report_id(report_id), signature)
     size = report.size or 0
     headers = {
         "ETag": f'"{report.sha256}"',
@@ -168,10 +168,10 @@ async def get_report_file(
     if span is not None and not span:
         return Response(b"", status_code=416, headers=headers | {"Content-Range": f"bytes */{size}"})
     if span is None:
-        return await _file(service.read_report(report, 0, size), 200, size, headers)
+        return await _file(service.reports.read(report, 0, size), 200, size, headers)
     begin, end = span.start, span.stop
     headers["Content-Range"] = f"bytes {begin}-{end - 1}/{size}"
-    return await _file(service.read_report(report, begin, end), 206, end - begin, headers)
+    return await _file(service.reports.read(report, begin, end), 206, end - begin, headers)
 
 
 async def _file(content: AsyncIterator[bytes], status: int, size: int, headers: Mapping[str, str]) -> Stream:
