@@ -76,7 +76,11 @@ class Copy:
         paths = os.pathsep.join(str(folder / source) for source in ("src", "clients/python/src"))
         # Modules are compiled again where their times are others: each fault has a second of its own.
         self._now = int(time.time())
-        self._env = os.environ | {"PYTHONPATH": paths, "SEGMENTD_TEST_DATABASE_URL": database_url}
+        self._env = os.environ | {
+            "PYTHONPATH": paths,
+            "SEGMENTD_TEST_DATABASE_URL": database_url,
+            "SEGMENTD_TEST_FAILS_FAST": "1",
+        }
         self._env.pop("PYTHONDONTWRITEBYTECODE", None)
         self._warm: subprocess.Popen[bytes] | None = None
 
