@@ -39,7 +39,7 @@ FINDINGS: Final = (
         "a start right after a kill of the supervisor failed: the port of gRPC was in use",
         "the gRPC worker of the killed service had its port until it ended; HTTP's is the supervisor's alone",
         "a start waits for that port, ten seconds at most",
-        "serve/test_supervisor.py",
+        "serve/test_ports.py",
     ),
     Finding(
         "valid JSON with a field that no schema names was refused, and the OpenAPI document allowed it",
