@@ -187,7 +187,7 @@ CREATE INDEX membership_events_effective ON membership_events (user_id, segment_
     WHERE effective;
 
 
--- Since when the history is there (functions/16_retention.sql, docs/decisions/0099). One row.
+-- Since when the history is there (functions/16_retention.sql, docs/decisions/0101). One row.
 CREATE TABLE kept_history (
     only_row       boolean     PRIMARY KEY DEFAULT true CHECK (only_row),
     -- Requests about the time before are refused. Null: nothing was ever removed.
@@ -3384,7 +3384,7 @@ $$;
 -----------------------------------------------------------------------------------------------------------------------
 -- functions/16_retention.sql
 
--- What is older than the history has to be is removed by whole months (docs/decisions/0099). The steps are: the beginning
+-- What is older than the history has to be is removed by whole months (docs/decisions/0101). The steps are: the beginning
 -- of the history moves; an hour later, when nobody reads what was before any more, what must stay is summed up; then the
 -- months are removed. Each step can be repeated after a crash.
 
@@ -3567,4 +3567,4 @@ $$;
 INSERT INTO schema_migrations (number, name) VALUES
     (1, '0001_tables.sql');
 INSERT INTO schema_functions (digest, version) VALUES
-    ('e82d2cf58963150f62e2076322863cd1b0015b5eddfc5c52deb19b550caabe0d', '0.1.0');
+    ('c98330913aba1a1ed8da71e4fc6fcc218be8c95e1a503eec89378b2f690d3635', '0.1.0');

@@ -129,7 +129,7 @@ SCHEMAS: Final[Mapping[str, object]] = {
         "threshold": 100000,
         "salt": "22",
     },
-    "HistoryPage": {"user_id": 1000, "events": [_EVENT], "next_cursor": None, "begins_at": None},
+    "HistoryPage": {"user_id": 1000, "events": [_EVENT], "next_cursor": None},
     "LookupBody": {
         "users": [{"user_id": 1000, "segments": [_SALE, _VOICE]}, {"user_id": 1002, "segments": []}]
     },

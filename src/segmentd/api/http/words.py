@@ -35,7 +35,7 @@ FIELDS: Final[Mapping[str, str]] = {
     "month": "a month in UTC, YYYY-MM; instead of from and to",
     "name": "a name for people, at most 256 characters; it need not be unique",
     "next": "where the next request goes on: its `after`",
-    "begins_at": "the beginning of the history, what was before was removed; null where all of it is kept",
+    "begins_at": "the beginning of the history, what was before was removed; absent where all of it is kept",
     "next_cursor": "the cursor of the next page; null where this is the last",
     "on_behalf_of": "for whom the caller did it, as the header X-On-Behalf-Of said",
     "operation": "what was done",

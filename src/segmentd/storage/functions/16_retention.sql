@@ -1,4 +1,4 @@
--- What is older than the history has to be is removed by whole months (docs/decisions/0099). The steps are: the beginning
+-- What is older than the history has to be is removed by whole months (docs/decisions/0101). The steps are: the beginning
 -- of the history moves; an hour later, when nobody reads what was before any more, what must stay is summed up; then the
 -- months are removed. Each step can be repeated after a crash.
 

@@ -178,7 +178,7 @@ CREATE INDEX membership_events_effective ON membership_events (user_id, segment_
     WHERE effective;
 
 
--- Since when the history is there (functions/16_retention.sql, docs/decisions/0099). One row.
+-- Since when the history is there (functions/16_retention.sql, docs/decisions/0101). One row.
 CREATE TABLE kept_history (
     only_row       boolean     PRIMARY KEY DEFAULT true CHECK (only_row),
     -- Requests about the time before are refused. Null: nothing was ever removed.

@@ -493,7 +493,7 @@ async def test_an_id_that_was_never_registered_has_an_empty_history(api: Api) ->
     answer = await api.get("users/999/history")
 
     assert answer.status_code == 200
-    assert answer.json() == {"user_id": 999, "events": [], "next_cursor": None, "begins_at": None}
+    assert answer.json() == {"user_id": 999, "events": [], "next_cursor": None}
 
 
 async def test_an_unknown_user_is_no_error(api: Api) -> None:

@@ -208,13 +208,13 @@ class EventBody(Struct, frozen=True):
         )
 
 
-class HistoryPage(Struct, frozen=True):
-    """A user's events, oldest first."""
+class HistoryPage(Struct, frozen=True, omit_defaults=True):
+    """A user's events, oldest first. `begins_at`: what was before is removed; absent where all is kept."""
 
     user_id: WrittenId
     events: Sequence[EventBody]
     next_cursor: str | None
-    begins_at: str | None
+    begins_at: str | None = None
 
 
 @get("/users/{user_id:str}/segments", opt=AS_ON_THE_HOT_PATH, responses=problems(Gone))
