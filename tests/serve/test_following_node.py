@@ -3,13 +3,18 @@
 import asyncio
 import os
 import signal
+import socket
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import grpc
 import httpx
+import pytest
 
+from segmentd.api.grpc.generated import segmentd_pb2 as pb
+from tests.support.grpc_door import stub
 from tests.support.processes import PATIENCE_S, TLS, Serving, eventually, failure, run, serving
 from tests.support.relay import relay_to
 from tests.support.tokens import bearer
@@ -80,6 +85,32 @@ def refuses_the_rest(far: Caller, neighbour: str) -> None:
         assert neighbour in problem["detail"]
 
 
+def commands_say_what_it_follows(folder: Path, env: Mapping[str, str], neighbour: str) -> None:
+    assert f"database: none; follows {neighbour}" in run("check", cwd=folder, env=env).stdout
+    assert "has no database" in failure(run("migrate", cwd=folder, env=env))
+    both = {**env, "SEGMENTD_DATABASE_URL": "postgresql://somewhere/else"}
+    assert "follow or database_url" in failure(run("serve", cwd=folder, env=both))
+
+
+async def answers_grpc(port: int) -> None:
+    known: Any = {"metadata": [("authorization", f"Bearer {ADMIN}")], "timeout": PATIENCE_S}
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        read = stub(channel, "Memberships/ListUserSegments", pb.UserSegments)
+        found = await read(pb.ListUserSegmentsRequest(user_id=1), wait_for_ready=True, **known)
+        assert [*found.segments] == ["A"]
+        listing = stub(channel, "Segments/ListSegments", pb.ListSegmentsResponse)
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await listing(pb.ListSegmentsRequest(), **known)
+        assert refused.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+def free_port() -> int:
+    with socket.socket() as chosen:
+        chosen.bind(("127.0.0.1", 0))
+        port: int = chosen.getsockname()[1]
+        return port
+
+
 def environment(near: str, token_file: Path) -> Mapping[str, str]:
     token_file.write_text(ADMIN + "\n")
     return {"SEGMENTD_FOLLOW": near, "SEGMENTD_NEIGHBOUR_TOKEN_FILE": str(token_file)}
@@ -104,7 +135,9 @@ async def test_a_following_node_answers_reads_and_refuses_the_rest(database_url:
         async with relay_to(near_node.url) as relay:
             neighbour = relay.url.replace("@", "")
             env = environment(neighbour, tmp_path / "token")
-            far_node = stack.enter_context(serving(cwd=here["far"], env=env))
+            grpc_port = free_port()
+            doors = {**env, "SEGMENTD_GRPC_PORT": str(grpc_port)}
+            far_node = stack.enter_context(serving(cwd=here["far"], env=doors))
             await asyncio.to_thread(far_node.ready)
             far, reader = Caller(far_node), Caller(far_node, made.stdout.strip())
 
@@ -116,13 +149,10 @@ async def test_a_following_node_answers_reads_and_refuses_the_rest(database_url:
             await come(lambda: reader.reads() == ["A"])
             await asyncio.to_thread(answers_reads_with_its_age, far, near)
             await asyncio.to_thread(refuses_the_rest, far, neighbour)
+            await answers_grpc(grpc_port)
             assert await asyncio.to_thread(Caller(far_node, "x" * 40).reads) is None
 
-            found = await asyncio.to_thread(run, "check", cwd=here["far"], env=env)
-            assert f"database: none; follows {neighbour}" in found.stdout
-            refused = await asyncio.to_thread(run, "migrate", cwd=here["far"], env=env)
-            assert "has no database" in failure(refused)
-
+            await asyncio.to_thread(commands_say_what_it_follows, here["far"], env, neighbour)
             [worker] = [pid for pid, name in far_node.family().items() if "following_work" in name]
             os.kill(worker, signal.SIGKILL)
             await asyncio.to_thread(near.add, 2, "A")
