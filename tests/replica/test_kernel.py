@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from segmentd.domain.bucketing import BUCKETS, buckets
@@ -29,6 +29,7 @@ from tests.support.rows import Rows
 
 NOW = 1_000_000
 MOST_ID = 2**30 - 1
+ONE_SEGMENT = CatalogState(1, [ReplicatedSegment(1, "s", 0, None)])
 # `make proof` asks for more (tests/repository/test_kernel_build.py).
 EXAMPLES = int(os.environ.get("KERNEL_EXAMPLES", "40"))
 FORMS = [Form(bytes, b","), Form(lambda slug: slug[1:-1], b" -- "), Form(lambda slug: slug[:2], b"")]
@@ -73,6 +74,7 @@ def decided(segment: ReplicatedSegment, user_id: int, of_segment: Mapping[int, O
 
 
 @settings(max_examples=EXAMPLES)
+@example(ONE_SEGMENT, [(1, [Override(1, end=NOW)]), (2, [Override(1, end=NOW + 1)])])
 @given(catalogs(), st.lists(st.tuples(user_ids, st.one_of(st.none(), overrides)), max_size=4))
 def test_each_kernel_decides_and_joins_by_the_rule(
     catalog: CatalogState, users: Sequence[tuple[int, Sequence[Override] | None]]
