@@ -72,6 +72,8 @@ class HotProtocol(LimitedProtocol):
 
     _headers: Sequence[tuple[bytes, bytes]] | None = None
     _head = b""
+    # Answers that are sent together, while they are made.
+    _together: list[bytes] | None = None
     # The change that is under way.
     _pending: PendingChange | None = None
 
@@ -129,18 +131,25 @@ class HotProtocol(LimitedProtocol):
     def _take_first(self, data: bytes) -> bytes:
         """Answers plain hot reads that came at once, up to the first other request; what is left.
 
-        The transport sends their answers together.
+        Their answers are sent together: most of what an answer costs here is its own write.
         """
+        together: list[bytes] = []
+        self._together = together
         for _ in range(_AT_ONCE):
             end = data.find(b"\r\n\r\n") + 4
             line = _LINE.match(data, 0, end)
             if line is None or self._is_busy() or not self._take_read(int(line[1]), data[line.end() : end]):
                 break
             data = data[end:]
+        self._together = None
+        if together:
+            self.transport.write(b"".join(together))
         return data
 
     def _head_of(self, headers: bytes) -> Head | None:
         """What matters of the headers, up to the end of the request; None if they are not plain."""
+        if headers.find(b"\r\n\r\n") + 4 != len(headers):  # another request follows, or some of it is missing
+            return None
         plain = PLAIN_HEAD.fullmatch(headers)
         if plain is None or not (plain[1] is None or is_host(plain[1])):
             return None
@@ -223,7 +232,9 @@ class HotProtocol(LimitedProtocol):
 
     def _answer(self, answer: Answer | Evaluated) -> None:
         head, body = answer.head(self._server_lines()), answer.body
-        if len(body) < _WORTH_NO_COPY:
+        if self._together is not None:
+            self._together.append(head + body)
+        elif len(body) < _WORTH_NO_COPY:
             self.transport.write(head + body)
         else:
             self.transport.writelines((head, body))
