@@ -13,7 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final, NamedTuple
 
-from proof import histories, kills, long_tests, mutations, scenarios, soak, upgrade
+from proof import console, histories, kills, long_tests, mutations, scenarios, soak, upgrade
 from proof.results import PAGE, Measured, Result, keep, kept, page
 from proof.whole import MOST_MINUTES, Part, Whole
 from tests.support.postgres import new_database, quick_server
@@ -70,6 +70,11 @@ def _mutations(options: Namespace, folder: Path) -> Measured:
     return mutations.run(folder, _say, _time_for(options, 2.5))
 
 
+def _console(options: Namespace, folder: Path) -> Measured:
+    del options
+    return console.console(folder, _say)
+
+
 def _long_tests(options: Namespace, folder: Path) -> Measured:
     del folder
     return long_tests.run(_time_for(options, 1.0), _say)
@@ -119,6 +124,13 @@ PROOFS: Final[dict[str, Proof]] = {
         6,
         {"operations": (20_000, "of all clients together"), "seed": (1, "of everything random")},
         _upgrade,
+    ),
+    "console": Proof(
+        "in a real browser people do what the console is for, with script and without, and with keys alone;"
+        " axe-core finds no serious fault on any page, nothing is loaded from elsewhere, no page has 100 kB",
+        4,
+        {},
+        _console,
     ),
 }
 

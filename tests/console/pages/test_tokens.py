@@ -1,11 +1,17 @@
 """Tokens and the audit log, which administrators see."""
 
+import pytest
+
+from segmentd.console.pages import tokens
 from segmentd.domain.access import Role
+from segmentd.domain.pages import Limit
 from tests.console.pages.test_segment import form_token, made
 from tests.support.console import ConsoleApp
 
 
-async def test_an_administrator_makes_a_token_that_is_shown_once_and_revokes_it(console: ConsoleApp) -> None:
+async def test_an_administrator_makes_a_token_that_is_shown_once_and_revokes_it(
+    console: ConsoleApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
     admin = await console.logged_in(Role.ADMIN, "boss", name="Eve")
     token = form_token(await admin.get("/tokens"))
     for fields, field, status in (
@@ -36,6 +42,10 @@ async def test_an_administrator_makes_a_token_that_is_shown_once_and_revokes_it(
     await console.authenticator.look()
     assert (await shop.get("/segments")).texts("h1") == ["Log in"]
     assert (await admin.send("/tokens/revoke", form_token=token, name="nobody")).status == 404
+
+    monkeypatch.setattr(tokens, "ROWS", Limit(1))
+    [older] = (await admin.get("/tokens")).all("a", rel="next")
+    assert (await admin.get(older.attributes["href"])).texts("td")[::6] == ["boss"]
 
     audit = await admin.get("/audit")
     assert audit.texts("td")[1:4] == ["boss for Eve", "token revoked", "<b>shop"]

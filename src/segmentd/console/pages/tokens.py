@@ -4,11 +4,12 @@ from datetime import datetime, timedelta
 from typing import Final
 
 import htpy as h
+import msgspec
 from litestar import Response, get, post
 from litestar.di import NamedDependency
 
 from segmentd.api.http.edge.guard import OPERATION
-from segmentd.api.http.types import AnyRequest
+from segmentd.api.http.types import AnyRequest, CursorParameter
 from segmentd.auth.administration import TokenDesk
 from segmentd.console.forms import (
     NONE_REFUSED,
@@ -21,20 +22,27 @@ from segmentd.console.forms import (
     read_form,
     whole,
 )
-from segmentd.console.layout import empty, moment, notice, page, see_other, sentence, table
+from segmentd.console.layout import empty, moment, next_page, notice, page, see_other, sentence, table
 from segmentd.console.sessions import Sessions
 from segmentd.console.visit import Visit
 from segmentd.console.words import tokens as words
 from segmentd.domain.access import Role, Token, read_caller_name
 from segmentd.domain.errors import Fault, Invalid, SegmentdError, TokenExists, read
+from segmentd.domain.pages import Limit, Listing, Page, RowKey
+
+ROWS: Final = Limit(25)
+_KEYS: Final[msgspec.msgpack.Decoder[int]] = msgspec.msgpack.Decoder(RowKey)
+_LISTING: Final = Listing("tokens", _KEYS)
 
 
 @get("/tokens", opt={OPERATION: "list_tokens"})
-async def show_tokens(request: AnyRequest, sessions: NamedDependency[Sessions]) -> Response[bytes]:
-    """All tokens, and the form that makes one."""
+async def show_tokens(
+    request: AnyRequest, sessions: NamedDependency[Sessions], cursor: CursorParameter = None
+) -> Response[bytes]:
+    """A page of all tokens, the newest first, and the form that makes one."""
     visit = Visit.of(request)
     told = notice(visit, words.DONE.get(request.query_params.get("done", "")))
-    return await _page(visit, sessions.tokens, told)
+    return await _page(visit, sessions.tokens, told, cursor=cursor)
 
 
 @post("/tokens", opt={OPERATION: "create_token"})
@@ -83,9 +91,17 @@ def _term(form: Form) -> timedelta | None:
 
 
 async def _page(
-    visit: Visit, desk: TokenDesk, told: h.Node = None, refusal: Refusal = NONE_REFUSED
+    visit: Visit,
+    desk: TokenDesk,
+    told: h.Node = None,
+    refusal: Refusal = NONE_REFUSED,
+    *,
+    cursor: str | None = None,
 ) -> Response[bytes]:
     now, tokens = await desk.list()
+    before = _LISTING.key_in(cursor)
+    older = [each for each in reversed(tokens) if before is None or each.id < before]
+    found = Page[Token].of(older, ROWS, lambda last: _LISTING.cursor_after(last.id))
     columns = (words.NAME, words.ROLE, words.MADE, words.ENDS, words.LAST_USED, words.STATE)
     return page(
         visit,
@@ -103,11 +119,12 @@ async def _page(
                     "–" if each.last_used_on is None else f"{each.last_used_on}",
                     _state(visit, each, now),
                 )
-                for each in reversed(tokens)
+                for each in found.items
             ),
         )
-        if tokens
+        if found.items
         else empty(visit.say(words.NONE_YET if visit.is_open else words.NONE_YET_CLOSED)),
+        next_page(visit, found.next_cursor and visit.link("/tokens", cursor=found.next_cursor)),
         not visit.is_open and _creation(visit, refusal),
         status=refusal.status,
     )

@@ -81,8 +81,9 @@
 
   // A page that came without a reload is read from its beginning, as after one.
   function begin(event) {
-    if (event.detail.boosted && event.target.id === "content" && !event.target.querySelector("[autofocus]")) {
-      event.target.focus({ preventScroll: true });
+    const content = document.getElementById("content");
+    if (event.detail.boosted && event.target === document.body && !content.querySelector("[autofocus]")) {
+      content.focus({ preventScroll: true });
     }
   }
 
