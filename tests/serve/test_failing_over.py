@@ -131,9 +131,10 @@ def one_round(nodes: list[Node], first: int, fail_over: Callable[[list[Callers]]
 
 
 @pytest.mark.proof
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize(
     ("ways", "synchronous", "rounds"),
-    [(("kill", "stop", "freeze", "cut"), True, 12), (("loss", "kill", "stop"), False, 6)],
+    [(("kill", "stop", "freeze", "cut"), True, 8), (("loss", "kill", "stop"), False, 6)],
 )
 def test_fail_overs_lose_nothing_that_the_standby_had_and_all_views_are_alike(
     tmp_path: Path, ways: tuple[str, ...], rounds: int, *, synchronous: bool
