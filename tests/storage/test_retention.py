@@ -190,11 +190,11 @@ async def prove(
 async def test_no_answer_about_the_time_since_then_changes_wherever_it_is_broken_off(
     api: Api, office: Office, clock: Clock, database: Database, rows: Rows
 ) -> None:
-    await prove(api, office, clock, database, rows, seed=1, instants=0, times=2)
+    await prove(api, office, clock, database, rows, seed=10, instants=0, times=2)
 
 
 @pytest.mark.proof
-@pytest.mark.parametrize("seed", range(2, 12))
+@pytest.mark.parametrize("seed", range(11))
 async def test_the_same_of_other_stories(
     api: Api, office: Office, clock: Clock, database: Database, rows: Rows, seed: int
 ) -> None:

@@ -3469,11 +3469,18 @@ BEGIN
     SELECT p.user_id, p.segment_id, bound, c.at, c.operation::event_operation, c.cause,
            coalesce(h.included, false), coalesce(h.since, bound)
     FROM (
-        SELECT DISTINCT m.user_id, m.segment_id
+        SELECT m.user_id, m.segment_id
         FROM memberships m
         JOIN registrations l ON l.user_id = m.user_id AND l.registered_at <= m.since
         WHERE m.user_id = ANY (user_ids)
           AND m.ended_at < bound
+          AND (l.ended_at IS NULL OR l.ended_at >= bound)
+        UNION
+        -- What was written down before: an event since then may be removed now, whose override still holds.
+        SELECT r.user_id, r.segment_id
+        FROM earlier_changes r
+        JOIN registrations l ON l.user_id = r.user_id AND l.registered_at < r.as_of
+        WHERE r.user_id = ANY (user_ids)
           AND (l.ended_at IS NULL OR l.ended_at >= bound)
     ) p
     LEFT JOIN LATERAL latest_change(p.user_id, p.segment_id, bound - interval '1 microsecond') c ON true
@@ -3567,4 +3574,4 @@ $$;
 INSERT INTO schema_migrations (number, name) VALUES
     (1, '0001_tables.sql');
 INSERT INTO schema_functions (digest, version) VALUES
-    ('c98330913aba1a1ed8da71e4fc6fcc218be8c95e1a503eec89378b2f690d3635', '0.1.0');
+    ('7ccf4d5fcea6dbfb0bf82367e586a67e12536fd0105917e8cffc3f72e9ab496a', '0.1.0');

@@ -83,11 +83,18 @@ BEGIN
     SELECT p.user_id, p.segment_id, bound, c.at, c.operation::event_operation, c.cause,
            coalesce(h.included, false), coalesce(h.since, bound)
     FROM (
-        SELECT DISTINCT m.user_id, m.segment_id
+        SELECT m.user_id, m.segment_id
         FROM memberships m
         JOIN registrations l ON l.user_id = m.user_id AND l.registered_at <= m.since
         WHERE m.user_id = ANY (user_ids)
           AND m.ended_at < bound
+          AND (l.ended_at IS NULL OR l.ended_at >= bound)
+        UNION
+        -- What was written down before: an event since then may be removed now, whose override still holds.
+        SELECT r.user_id, r.segment_id
+        FROM earlier_changes r
+        JOIN registrations l ON l.user_id = r.user_id AND l.registered_at < r.as_of
+        WHERE r.user_id = ANY (user_ids)
           AND (l.ended_at IS NULL OR l.ended_at >= bound)
     ) p
     LEFT JOIN LATERAL latest_change(p.user_id, p.segment_id, bound - interval '1 microsecond') c ON true
