@@ -52,7 +52,7 @@ OWN = {
     "api/http/hot/calls.py": {"_LONGEST_LOOKUP: Final = 2 ** 16"},
     "api/http/hot/changes.py": {"_LONGEST_CHANGE: Final = 2 ** 16"},
     "api/http/hot/posts.py": {"HEADS_REMEMBERED: Final = 256", "LONGEST_REMEMBERED: Final = 1024"},
-    "api/http/hot/protocol.py": {"_WORTH_NO_COPY: Final = 2 ** 13"},
+    "api/http/hot/protocol.py": {"_AT_ONCE: Final = 64", "_WORTH_NO_COPY: Final = 2 ** 13"},
     "api/http/ofrep/event_links.py": {"RENEWED_EVERY_S: Final = 1800", "_INACTIVITY_S: Final = 120"},
     "api/http/ofrep/events.py": {
         "HEARTBEAT_S: Final = 15.0",
