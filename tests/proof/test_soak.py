@@ -36,7 +36,7 @@ def quarter(
         (lambda: quarter(memory=80), "memory of http_worker 1"),
         (lambda: quarter(descriptors=60), "descriptors of http_worker 1"),
         (lambda: quarter(connections=20), "connections"),
-        (lambda: quarter(replica=6 * MIB), "replica"),
+        (lambda: quarter(replica=40 * MIB), "replica"),
         (lambda: quarter(table=Table(20_000, 900, 8 * MIB)), "bytes a row of users"),
         (lambda: quarter(table=Table(20_000, 9_000, 5 * MIB)), "9,000 dead rows"),
         (lambda: quarter(seconds=0.05), "p99 of read"),

@@ -1,11 +1,13 @@
 """The job queue's own tables, which procrastinate brings and segmentd migrates, and its connections."""
 
 import asyncio
+from collections.abc import Mapping
 from contextlib import suppress
 from importlib import resources
 from typing import Any, Final, LiteralString
 
 import psycopg
+import structlog
 from procrastinate import PsycopgConnector
 from procrastinate.exceptions import ConnectorException
 from procrastinate.schema import SchemaManager
@@ -29,7 +31,19 @@ MOST_CONNECTIONS: Final = 3 * (QUEUE_CONNECTIONS + 1) + REPORT_CONNECTIONS + IMP
 # How long a connection is waited for. A worker without a database stops soon after it is asked to.
 LONGEST_WAIT_S: Final = 3.0
 _PAUSE_S: Final = 1.0
+_FETCH: Final = queries["fetch_job"]
 _ENDS_OF_JOBS: Final = (queries["finish_job"], queries["retry_job"])
+_HEARTBEAT: Final = queries["update_heartbeat"]
+_UNKNOWN: Final[LiteralString] = """
+    SELECT id FROM procrastinate_jobs
+    WHERE status = 'doing' AND worker_id = %(worker_id)s AND id <> ALL (%(known)s)
+"""
+_GIVE_UP: Final[LiteralString] = """
+    UPDATE procrastinate_jobs SET worker_id = NULL
+    WHERE status = 'doing' AND worker_id = %(worker_id)s AND id = ANY (%(lost)s)
+"""
+
+_log = structlog.get_logger(__name__)
 
 _NOTE: Final = "CREATE TABLE IF NOT EXISTS job_queue_migrations (name text PRIMARY KEY)"
 
@@ -64,9 +78,10 @@ async def install(connection: psycopg.AsyncConnection) -> int:
 
 
 class QueueConnector(PsycopgConnector):
-    """The access of a worker to the queue, which also notes how a job ended while the database was away.
+    """The access of a worker to the queue, which keeps jobs from counting as running for ever.
 
-    Otherwise the job would count as running for as long as its worker lives, and keep its lock.
+    It notes late how a job ended while the database was away. With each heartbeat it looks for jobs that
+    count as its worker's and are not: a fail-over lost their end, or an outage the answer to the fetch.
     """
 
     def __init__(self, database_url: str, stop: asyncio.Event) -> None:
@@ -80,13 +95,29 @@ class QueueConnector(PsycopgConnector):
             kwargs={"application_name": "segmentd jobs", "reachability": Reachability()},
         )
         self._stop = stop
+        self._known: set[int] = set()
+        self._unknown: set[int] = set()
 
-    # As wide as the original.
+    # As wide as the originals.
+    async def execute_query_one_async(self, query: LiteralString, **arguments: Any) -> dict[str, Any]:  # noqa: ANN401
+        """As the original. Raises ConnectorException."""
+        row = await super().execute_query_one_async(query, **arguments)
+        if query == _FETCH and row["id"] is not None:
+            self._known.add(row["id"])
+        return row
+
     async def execute_query_async(self, query: LiteralString, **arguments: Any) -> None:  # noqa: ANN401
         """As the original; after an outage the end of a job is noted late, unless there is a stop before.
 
         Raises ConnectorException.
         """
+        await self._execute(query, arguments)
+        if query in _ENDS_OF_JOBS:
+            self._known.discard(arguments["job_id"])
+        elif query == _HEARTBEAT:
+            await self._give_up_lost(arguments["worker_id"])
+
+    async def _execute(self, query: LiteralString, arguments: Mapping[str, Any]) -> None:
         repeated = False
         while True:
             try:
@@ -103,3 +134,13 @@ class QueueConnector(PsycopgConnector):
             repeated = True
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._stop.wait(), _PAUSE_S)
+
+    async def _give_up_lost(self, worker_id: int) -> None:
+        """Takes from the worker what it did not know at the last look either: that counts as stalled then."""
+        rows = await self.execute_query_all_async(_UNKNOWN, worker_id=worker_id, known=[*self._known])
+        # One look may be in the middle of a fetch.
+        unknown = {row["id"] for row in rows}
+        if lost := unknown & self._unknown:
+            _log.warning("giving up jobs that this worker does not know", jobs=sorted(lost))
+            await self._execute(_GIVE_UP, {"worker_id": worker_id, "lost": [*lost]})
+        self._unknown = unknown - lost
