@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from segmentd.api.http.edge.connection import ConnectionLimits, LimitedProtocol
@@ -192,12 +192,26 @@ def ways(
         yield Ways(runner, replica, Wire(protocol, hot), Wire(LimitedProtocol.within(LIMITS), alone))
 
 
+# Who is going to be refused is not asked for the body first.
+EXPECTING: Final = (
+    b"POST %b HTTP/1.1\r\nHost: h\r\nOrigin: %b\r\nExpect: 100-continue\r\n"
+    b"Content-Type: application/json\r\nContent-Length: 20\r\n\r\n"
+)
+REFUSED: Final = EXPECTING % (b"/ofrep/v1/evaluate/flags", b"https://other.example") + b'{"user_ids":[1,2,3]}'
+LOOKED_UP: Final = (EXPECTING % (b"/api/v1/lookup", b"x")).replace(
+    b"Origin: x\r\n", b""
+) + b'{"user_ids":[1,2,3]}'
+
+
 @pytest.mark.parametrize("effort", EFFORTS)
 def test_any_bytes_in_any_pieces_are_answered_as_by_the_framework(ways: Ways, effort: settings) -> None:
     answered = 0
 
     @effort
     @given(pieces())
+    @example([REFUSED])
+    @example([REFUSED[:-20], REFUSED[-20:]])
+    @example([LOOKED_UP])
     def run(received: list[bytes]) -> None:
         nonlocal answered
         by_hot_path, by_framework = ways.answers(received)

@@ -17,7 +17,7 @@ from segmentd.api.http.edge.cors import Cors, Headers
 from segmentd.api.http.edge.guard import API_KEY, AUTHORIZATION, bearer
 from segmentd.api.http.edge.request_ids import HEADER, RequestIds
 from segmentd.api.http.edge.send_buffer import SMALL_ANSWER, Room
-from segmentd.api.http.hot.plain import Noted, noted
+from segmentd.api.http.hot.plain import EXPECT, Noted, noted
 from segmentd.api.http.ofrep.answers import PRIVATE, is_named
 from segmentd.api.http.ofrep.event_links import EventLinks
 from segmentd.api.http.ofrep.failures import FLAGS
@@ -52,7 +52,7 @@ _JSON: Final = frozenset(
 _NONE_MATCH: Final = b"if-none-match"
 _ORIGIN: Final = b"origin"
 _SITE: Final = b"sec-fetch-site"
-_UNUSUAL: Final = frozenset({b"content-encoding", b"x-forwarded-prefix"})
+_UNUSUAL: Final = frozenset({b"content-encoding", b"x-forwarded-prefix", EXPECT})
 NOTED: Final = (
     frozenset({AUTHORIZATION, API_KEY, HEADER, b"content-type", b"content-length", _NONE_MATCH, _ORIGIN})
     | {_SITE}
