@@ -19,8 +19,8 @@ USER_SEGMENTS: Final = f"{BEFORE_ID}{{user_id}}{AFTER_ID}"
 Noted = Mapping[bytes, bytes]
 
 EXPECT: Final = b"expect"
-# The headers that the framework checks in a request with a body. It does not ask for the body of a client that
-# it refuses (Expect).
+# The headers that the framework checks in a request with a body. It does not ask for the body of a client
+# that it refuses (Expect).
 _UNUSUAL_WITH_A_BODY: Final = frozenset({b"content-encoding", b"origin", b"sec-fetch-site", EXPECT})
 ACTS_FOR: Final = ON_BEHALF_OF.lower().encode()
 NOTED: Final = frozenset({AUTHORIZATION, b"content-type", HEADER, ACTS_FOR}) | _UNUSUAL_WITH_A_BODY
