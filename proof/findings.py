@@ -61,6 +61,18 @@ FINDINGS: Final = (
         "serve/test_failing_over.py",
     ),
     Finding(
+        "a job whose end a fail-over lost counted as running for as long as its worker lived, with its lock",
+        "its worker was alive, so nobody took it over",
+        "with each heartbeat a worker gives up the jobs that count as its own and that it does not know",
+        "storage/test_job_queue.py",
+    ),
+    Finding(
+        "a client that expects to be asked for its body was asked by the hot path before it was refused",
+        "the body was received first",
+        "such a request is for the framework, which refuses without asking",
+        "api/http/hot/test_streams.py",
+    ),
+    Finding(
         "of the seeded faults, thirteen were noticed by no test near them: terms that end, and buckets that"
         " stand, at the very bound; the versions of erased users; names after a deletion; links of reports"
         " after an erasure; a renaming that changes only the case; a position that nobody was given",
