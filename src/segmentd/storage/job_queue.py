@@ -101,7 +101,7 @@ class QueueConnector(PsycopgConnector):
     # As wide as the originals.
     async def execute_query_one_async(self, query: LiteralString, **arguments: Any) -> dict[str, Any]:  # noqa: ANN401
         """As the original. Raises ConnectorException."""
-        row = await super().execute_query_one_async(query, **arguments)
+        row: dict[str, Any] = await super().execute_query_one_async(query, **arguments)
         if query == _FETCH and row["id"] is not None:
             self._known.add(row["id"])
         return row
